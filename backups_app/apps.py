@@ -1,0 +1,11 @@
+from django.apps import AppConfig
+
+
+class BackupsConfig(AppConfig):
+    name = "backups_app"
+    verbose_name = "Backups"
+
+    def ready(self) -> None:
+        from backups_app import pipelines
+
+        pipelines.register()

@@ -1,0 +1,128 @@
+"""What backup, verify and restore runs do, and how their end is read after a lost worker."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import psycopg
+
+from backups_app import steps, work
+from backups_app.models import Backup, ReplacedDatabase
+from opsconsole.choices import BackupReason, RunKind, RunStatus
+from opsconsole.exceptions import AdapterError
+from opsconsole.models import Run
+from opsconsole.runner.health_step import HealthStep
+from opsconsole.runner.registry import Pipeline, Resolution, register_pipeline
+from opsconsole.runner.step import RunContext, Step
+from opsconsole.services.secrets import resolve_dsn
+from opsconsole.targets import server
+
+
+def register() -> None:
+    register_pipeline(
+        Pipeline(RunKind.BACKUP, steps=backup_steps, resolve=resolve_backup,
+                 describe=describe_backup, cleanup=cleanup)
+    )  # fmt: skip
+    register_pipeline(
+        Pipeline(RunKind.VERIFY, steps=lambda _context: [steps.BackupPreflight(), steps.ProveAgain()],
+                 resolve=resolve_backup, describe=describe_backup, cleanup=cleanup)
+    )  # fmt: skip
+    register_pipeline(
+        Pipeline(RunKind.RESTORE, steps=restore_steps, resolve=resolve_restore,
+                 describe=describe_restore, cleanup=cleanup)
+    )  # fmt: skip
+
+
+def backup_steps(context: RunContext) -> list[Step]:
+    reason = BackupReason(context.run.parameters.get("reason", BackupReason.MANUAL))
+    return [steps.BackupPreflight(), steps.TakeBackup(reason), steps.ProveBackup()]
+
+
+def restore_steps(_context: RunContext) -> list[Step]:
+    return [
+        steps.RestorePreflight(),
+        steps.BuildReplacement(),
+        steps.SwapIn(),
+        HealthStep("after"),
+    ]
+
+
+def describe_backup(context: RunContext) -> str:
+    backup: Backup | None = context.notes.get("backup")
+    if backup is None:
+        return "No backup was taken. The database was only read."
+    return f"Backup {backup.pk}, {backup.size_bytes / 1e6:,.1f} MB, {backup.proof_level.label}."
+
+
+def describe_restore(context: RunContext) -> str:
+    replaced = context.run.result.get("replaced")
+    if not replaced:
+        return "The live database was not touched."
+    return f"The restored database is live; the replaced one is kept as {replaced}."
+
+
+def cleanup(context: RunContext) -> None:
+    """Drop the scratch databases of this run. A swapped-in one no longer bears its name."""
+    for name in (work.proof_name, work.built_name):
+        work.drop_scratch(context, name(context.dsn.database, context.run.pk))
+
+
+def settle_server(run: Run) -> list[ReplacedDatabase]:
+    """After a lost worker: end its sessions, settle its swap, drop its scratch databases.
+
+    Returns the swaps that happened. Raises AdapterError while its sessions are still there.
+    """
+    dsn = resolve_dsn(run.target)
+    with server.connect(
+        dsn, application_name=f"opsconsole:resolve:{run.pk}", database=server.MAINTENANCE_DATABASE
+    ) as connection:
+        connection.execute("SET lock_timeout = '2s'")
+        # The swap's own session is left to complete or reopen: it is done within seconds.
+        server.wait_for_sessions_end(connection, f"{server.APPLICATION_PREFIX}{run.pk}:swap", 6)
+        left = server.end_sessions(connection, f"{server.APPLICATION_PREFIX}{run.pk}:", seconds=10)
+        if left:
+            raise AdapterError(f"{len(left)} sessions of the lost run are still on the server")
+        happened = []
+        for replaced in ReplacedDatabase.objects.filter(run=run):
+            with suppress(psycopg.errors.UndefinedDatabase):
+                if work.reconcile_swap(connection, replaced):
+                    happened.append(replaced)
+        for name in (work.proof_name, work.built_name):
+            server.drop_database(connection, name(dsn.database, run.pk))
+    discard_partial_archives(run)
+    return happened
+
+
+def discard_partial_archives(run: Run) -> None:
+    """Remove archive files of the run that no backup row lists."""
+    listed = set(run.backups.values_list("key", flat=True))
+    folder = work.storage().path(run.environment.path)
+    for path in folder.glob(f"*-run{run.pk}.dump.zst*") if folder.exists() else ():
+        key = f"{run.environment.path}/{path.name.removesuffix('.partial').removesuffix('.json')}"
+        if key not in listed:
+            work.storage().discard(key)
+
+
+def resolve_backup(run: Run) -> Resolution:
+    settle_server(run)
+    backup = run.backups.first()
+    if backup and backup.proof_level.tone == "good":
+        return Resolution(RunStatus.SUCCEEDED, f"The worker was lost after backup {backup.pk} was proven.")  # fmt: skip
+    if backup:
+        return Resolution(RunStatus.FAILED, f"The worker was lost before backup {backup.pk} was proven; it stays listed as {backup.proof_level.label}.")  # fmt: skip  # noqa: E501
+    return Resolution(RunStatus.FAILED, "The worker was lost. No backup was taken; the database was only read.")  # fmt: skip  # noqa: E501
+
+
+def resolve_restore(run: Run) -> Resolution:
+    happened = settle_server(run)
+    if happened:
+        run.result["replaced"] = happened[-1].replaced_name
+        return Resolution(
+            RunStatus.SUCCEEDED,
+            "The worker was lost, and the server shows that the restored database is live; "
+            f"the replaced one is kept as {happened[-1].replaced_name}.",
+        )
+    return Resolution(
+        RunStatus.FAILED,
+        "The worker was lost, and the server shows that the live database was not replaced.",
+    )

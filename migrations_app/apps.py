@@ -1,0 +1,11 @@
+from django.apps import AppConfig
+
+
+class MigrationsConfig(AppConfig):
+    name = "migrations_app"
+    verbose_name = "Migrations"
+
+    def ready(self) -> None:
+        from migrations_app import pipeline
+
+        pipeline.register()

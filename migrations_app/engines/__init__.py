@@ -1,0 +1,27 @@
+"""Engines: each reads and applies one tool's migrations. A new one is a file and a line here."""
+
+from migrations_app.engines.kinds import (
+    AppliedMigration,
+    Engine,
+    FolderReading,
+    MigrationScript,
+    MigrationState,
+    ScriptFailed,
+    ScriptUnknown,
+    Statement,
+)
+from migrations_app.engines.prisma import PrismaEngine
+
+ENGINES: dict[str, type[Engine]] = {"prisma": PrismaEngine}
+
+__all__ = [
+    "ENGINES",
+    "AppliedMigration",
+    "Engine",
+    "FolderReading",
+    "MigrationScript",
+    "MigrationState",
+    "ScriptFailed",
+    "ScriptUnknown",
+    "Statement",
+]

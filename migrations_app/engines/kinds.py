@@ -1,0 +1,200 @@
+"""What every engine speaks: scripts on disk, rows of the history table, the two compared."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from opsconsole.exceptions import AdapterError
+
+Log = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One SQL statement of a script. `line` is where it starts, counted from 1."""
+
+    line: int
+    text: str
+    kind: str
+    is_transactional: bool = True
+    # The index that CREATE INDEX CONCURRENTLY names, if it names one.
+    concurrent_index: str = ""
+    is_data_change: bool = False
+
+    @property
+    def shown(self) -> str:
+        """One line of at most 120 characters."""
+        flat = " ".join(self.text.split())
+        return flat if len(flat) <= 120 else f"{flat[:119]}…"
+
+
+@dataclass(frozen=True)
+class MigrationScript:
+    """One migration on disk. `refusal` says why the project's own tool would reject it."""
+
+    name: str
+    file: str
+    sql: str
+    checksum: str
+    statements: tuple[Statement, ...]
+    is_atomic: bool
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class FolderReading:
+    """What a migrations folder holds; `problems` stop every migration from it."""
+
+    scripts: list[MigrationScript]
+    problems: list[str]
+    tool_version: str = ""
+
+
+@dataclass(frozen=True)
+class AppliedMigration:
+    """One row of the history table."""
+
+    id: str
+    name: str
+    checksum: str
+    started_at: datetime
+    finished_at: datetime | None
+    rolled_back_at: datetime | None
+    logs: str | None
+    steps: int
+
+
+@dataclass(frozen=True)
+class MigrationState:
+    """One migration name, as folder and history together say it is."""
+
+    name: str
+    state: str
+    script: MigrationScript | None = None
+    row: AppliedMigration | None = None
+    resolved_by_hand: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """As stored in a TargetState; the SQL itself is stored by its hash."""
+        script, row = self.script, self.row
+        return {
+            "name": self.name,
+            "state": self.state,
+            "checksum": script.checksum if script else (row.checksum if row else ""),
+            "file": script.file if script else "",
+            "is_atomic": script.is_atomic if script else None,
+            "statements": len(script.statements) if script else None,
+            "refusal": script.refusal if script else "",
+            "by_hand": self.resolved_by_hand,
+            "started_at": row.started_at.isoformat() if row else None,
+            "finished_at": row.finished_at.isoformat() if row and row.finished_at else None,
+            "logs": (row.logs or "") if row else "",
+        }
+
+
+@dataclass
+class Outcome:
+    """What applying a script did. `rows_written` counts our own rows, to be subtracted."""
+
+    landed: list[Statement] = field(default_factory=list)
+    rows_written: int = 0
+
+
+class ScriptFailed(AdapterError):
+    """A statement failed, and what landed is known."""
+
+    def __init__(
+        self, script: MigrationScript, line: int, statement: Statement, reason: str,
+        outcome: Outcome,
+    ) -> None:  # fmt: skip
+        super().__init__(f"{script.file} line {line}: {reason}")
+        self.script = script
+        self.line = line
+        self.statement = statement
+        self.reason = reason
+        self.outcome = outcome
+
+
+class ScriptUnknown(AdapterError):
+    """The session ended under a statement whose effect is not bound to the history row."""
+
+    def __init__(self, script: MigrationScript, statement: Statement, outcome: Outcome) -> None:
+        super().__init__(
+            f"{script.file} line {statement.line}: the connection was lost while it ran"
+        )
+        self.script = script
+        self.statement = statement
+        self.outcome = outcome
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Waits, in seconds, and how often a wait for a lock is tried again."""
+
+    lock_timeout: float
+    statement_timeout: float
+    lock_retries: int
+    tool_lock_wait: float
+
+
+class Engine(ABC):
+    """Reads one tool's folder and history table, and applies its scripts as the tool would.
+
+    `schema` is where the tool keeps its history table.
+    """
+
+    def __init__(self, folder: Path, schema: str = "public") -> None:
+        self.folder = folder
+        self.schema = schema
+
+    @abstractmethod
+    def read_folder(self) -> FolderReading:
+        """Read the scripts in the tool's order. Raises AdapterError when it cannot be read."""
+
+    @abstractmethod
+    def read_history(self, connection: psycopg.Connection) -> list[AppliedMigration]:
+        """All rows of the history table, oldest first; empty when there is no table."""
+
+    @abstractmethod
+    def compare(
+        self, scripts: list[MigrationScript], rows: list[AppliedMigration], *, is_locked: bool
+    ) -> list[MigrationState]:
+        """The state of every name. `is_locked`: the tool's own lock is held by somebody."""
+
+    @abstractmethod
+    def is_locked(self, connection: psycopg.Connection) -> bool:
+        """Whether the tool's lock is held in the connected database."""
+
+    @abstractmethod
+    def take_lock(self, connection: psycopg.Connection, limits: Limits, sleep: Callable) -> None:
+        """Take the tool's lock on this session, polling. Raises AdapterError when it is held."""
+
+    @abstractmethod
+    def ensure_history(self, connection: psycopg.Connection) -> None:
+        """Create the history table if it is missing and the tool would create it too."""
+
+    @abstractmethod
+    def apply(
+        self, connection: psycopg.Connection, script: MigrationScript, limits: Limits, log: Log,
+        sleep: Callable[[float], None],
+    ) -> Outcome:  # fmt: skip
+        """Apply one script and write its history row. Raises ScriptFailed or ScriptUnknown."""
+
+    @abstractmethod
+    def mark_rolled_back(self, connection: psycopg.Connection, name: str) -> None:
+        """Let a failed migration be pending again. Raises AdapterError if it did not fail."""
+
+    @abstractmethod
+    def mark_applied(self, connection: psycopg.Connection, script: MigrationScript) -> None:
+        """Record a migration as applied without running it. Raises AdapterError if it is."""
+
+    @abstractmethod
+    def note_interrupted(self, connection: psycopg.Connection, name: str, text: str) -> None:
+        """Write into an unfinished row why it is unfinished."""

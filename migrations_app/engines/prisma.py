@@ -1,0 +1,538 @@
+"""Prisma Migrate 6 and 7: its folder, its `_prisma_migrations` table, its lock.
+
+Sources: prisma-engines (checksum.rs, postgres.rs, apply_migrations.rs) and the CLI itself,
+which must agree with every row written here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+import tomllib
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row
+
+from migrations_app.engines.kinds import (
+    AppliedMigration,
+    Engine,
+    FolderReading,
+    Limits,
+    Log,
+    MigrationScript,
+    MigrationState,
+    Outcome,
+    ScriptFailed,
+    ScriptUnknown,
+    Statement,
+)
+from migrations_app.engines.statements import (
+    split_statements,
+    transaction_control,
+    without_wrapper,
+)
+from opsconsole.exceptions import AdapterError
+from opsconsole.targets import activity
+from opsconsole.targets.server import reason_of
+
+TABLE = "_prisma_migrations"
+ADVISORY_LOCK = 72707369
+SPLITTING_SINCE = (7, 4)
+LOCK_NOT_AVAILABLE = "55P03"
+BACKOFF_SECONDS = (0.5, 1, 2, 4, 8)
+CREATE_TABLE = """
+CREATE TABLE {table} (
+    "id"                    VARCHAR(36) PRIMARY KEY NOT NULL,
+    "checksum"              VARCHAR(64) NOT NULL,
+    "finished_at"           TIMESTAMPTZ,
+    "migration_name"        VARCHAR(255) NOT NULL,
+    "logs"                  TEXT,
+    "rolled_back_at"        TIMESTAMPTZ,
+    "started_at"            TIMESTAMPTZ NOT NULL DEFAULT now(),
+    "applied_steps_count"   INTEGER NOT NULL DEFAULT 0
+)
+"""
+
+
+def checksum_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def matches(text: str, checksum: str) -> bool:
+    """Prisma's comparison: raw, or with either line ending throughout."""
+    unix = text.replace("\r\n", "\n")
+    return checksum in {checksum_of(text), checksum_of(unix), checksum_of(unix.replace("\n", "\r\n"))}
+
+
+class PrismaEngine(Engine):
+    """See `Engine`; the folder is `prisma/migrations`."""
+
+    @property
+    def table(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, TABLE)
+
+    # -- the folder
+
+    def read_folder(self) -> FolderReading:
+        try:
+            folders = sorted(path for path in self.folder.iterdir() if path.is_dir())
+        except OSError as error:
+            raise AdapterError(f"cannot read {self.folder}: {error.strerror}") from error
+        version = self._tool_version()
+        problems = self._lock_file_problems()
+        scripts = []
+        for path in folders:
+            file = path / "migration.sql"
+            try:
+                text = file.read_bytes().decode()
+            except FileNotFoundError:
+                problems.append(f"{path.name} holds no migration.sql (Prisma's error P3015)")
+                continue
+            except (OSError, UnicodeDecodeError) as error:
+                problems.append(f"{path.name}/migration.sql cannot be read: {error}")
+                continue
+            scripts.append(self._script(path.name, text, version))
+        return FolderReading(scripts, problems, version)
+
+    def _script(self, name: str, text: str, version: str) -> MigrationScript:
+        statements = split_statements(text)
+        return MigrationScript(
+            name=name,
+            file=f"{name}/migration.sql",
+            sql=text,
+            checksum=checksum_of(text),
+            statements=statements,
+            is_atomic=without_wrapper(statements) is not None,
+            refusal=_refusal(statements, version),
+        )
+
+    def _lock_file_problems(self) -> list[str]:
+        try:
+            text = (self.folder / "migration_lock.toml").read_text()
+            provider = tomllib.loads(text).get("provider")
+        except FileNotFoundError:
+            return []
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            return [f"migration_lock.toml cannot be read: {error}"]
+        if provider in {"postgresql", "postgres"}:
+            return []
+        return [f"migration_lock.toml is for {provider}, not postgresql (Prisma's error P3019)"]
+
+    def _tool_version(self) -> str:
+        """The project's own Prisma version, from its lock file or what is installed."""
+        for parent in list(self.folder.parents)[:4]:
+            for file, keys in (
+                ("node_modules/prisma/package.json", ("version",)),
+                ("package-lock.json", ("packages", "node_modules/prisma", "version")),
+                ("package.json", ("devDependencies", "prisma")),
+                ("package.json", ("dependencies", "prisma")),
+            ):
+                try:
+                    value = json.loads((parent / file).read_text())
+                    for key in keys:
+                        value = value[key]
+                except (OSError, ValueError, KeyError, TypeError):
+                    continue
+                return str(value).lstrip("^~=v ")
+        return ""
+
+    # -- the history table
+
+    def read_history(self, connection: psycopg.Connection) -> list[AppliedMigration]:
+        if not self._has_table(connection):
+            return []
+        with connection.cursor(row_factory=class_row(AppliedMigration)) as cursor:
+            cursor.execute(
+                sql.SQL(
+                    "SELECT id, migration_name AS name, checksum, started_at, finished_at,"
+                    " rolled_back_at, logs, applied_steps_count AS steps FROM {}"
+                    " ORDER BY started_at, migration_name"
+                ).format(self.table)
+            )
+            return cursor.fetchall()
+
+    def _has_table(self, connection: psycopg.Connection) -> bool:
+        row = connection.execute(
+            "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = %s AND c.relname = %s",
+            [self.schema, TABLE],
+        ).fetchone()
+        return row is not None
+
+    def compare(
+        self, scripts: list[MigrationScript], rows: list[AppliedMigration], *, is_locked: bool
+    ) -> list[MigrationState]:
+        by_name: dict[str, list[AppliedMigration]] = {}
+        for row in rows:
+            by_name.setdefault(row.name, []).append(row)
+        on_disk = {script.name: script for script in scripts}
+        states = [
+            _state(name, on_disk.get(name), by_name.get(name, []), is_locked)
+            for name in sorted(on_disk.keys() | by_name.keys())
+        ]
+        # A name whose rows were all rolled back and whose folder is gone is only history.
+        states = [s for s in states if not (s.state == "pending" and s.script is None)]
+        newest = max((s.name for s in states if s.state in {"applied", "edited"}), default="")
+        return [
+            MigrationState(s.name, "out_of_order", s.script, s.row)
+            if s.state == "pending" and s.name < newest
+            else s
+            for s in states
+        ]
+
+    def is_locked(self, connection: psycopg.Connection) -> bool:
+        row = connection.execute(
+            "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = %s"
+            " AND objsubid = 1 AND granted AND pid <> pg_backend_pid() AND database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database())",
+            [ADVISORY_LOCK],
+        ).fetchone()
+        return row is not None
+
+    def take_lock(
+        self, connection: psycopg.Connection, limits: Limits, sleep: Callable[[float], None]
+    ) -> None:
+        deadline = time.monotonic() + limits.tool_lock_wait
+        while True:
+            row = connection.execute(
+                "SELECT pg_try_advisory_lock(%s)", [ADVISORY_LOCK]
+            ).fetchone()
+            if row and row[0]:
+                return
+            if time.monotonic() > deadline:
+                raise AdapterError(
+                    "Prisma's own lock is held by another session: another deploy is running, "
+                    "or a killed one left its session behind"
+                )
+            # Polled: a session blocked on the lock deadlocks with CREATE INDEX CONCURRENTLY.
+            sleep(0.1)
+
+    def ensure_history(self, connection: psycopg.Connection) -> None:
+        if self._has_table(connection):
+            return
+        row = connection.execute(
+            "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = %s AND c.relkind IN ('r', 'p')",
+            [self.schema],
+        ).fetchone()
+        if row and row[0]:
+            raise AdapterError(
+                "the schema is not empty and has no _prisma_migrations (Prisma's error P3005): "
+                "baseline it with `prisma migrate resolve --applied`"
+            )
+        connection.execute(sql.SQL(CREATE_TABLE).format(table=self.table))
+
+    # -- applying
+
+    def apply(
+        self,
+        connection: psycopg.Connection,
+        script: MigrationScript,
+        limits: Limits,
+        log: Log,
+        sleep: Callable[[float], None],
+    ) -> Outcome:
+        connection.execute(
+            sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema))
+        )
+        current: list[Statement] = []
+        connection.add_notice_handler(
+            lambda notice: log(
+                f"  {notice.severity} {notice.sqlstate}: {notice.message_primary}"
+                + (f" ({script.file} line {current[-1].line})" if current else ""),
+                "hm" if notice.severity_nonlocalized == "WARNING" else "",
+            )
+        )
+        row_id = str(uuid.uuid4())
+        connection.execute(
+            sql.SQL(
+                "INSERT INTO {} (id, checksum, migration_name, started_at, applied_steps_count)"
+                " VALUES (%s, %s, %s, now(), 0)"
+            ).format(self.table),
+            [row_id, script.checksum, script.name],
+        )
+        applying = _Applying(self, connection, script, limits, log, sleep, row_id, current)
+        inner = without_wrapper(script.statements)
+        try:
+            return applying.at_once(inner) if inner is not None else applying.one_by_one()
+        except ScriptFailed as failure:
+            self.note_interrupted(connection, script.name, _prisma_log(failure))
+            raise
+
+    def finish_row(self, connection: psycopg.Connection, row_id: str) -> None:
+        connection.execute(
+            sql.SQL(
+                "UPDATE {} SET finished_at = clock_timestamp(),"
+                " applied_steps_count = applied_steps_count + 1 WHERE id = %s"
+            ).format(self.table),
+            [row_id],
+        )
+
+    def mark_rolled_back(self, connection: psycopg.Connection, name: str) -> None:
+        changed = connection.execute(
+            sql.SQL(
+                "UPDATE {} SET rolled_back_at = now() WHERE migration_name = %s"
+                " AND finished_at IS NULL AND rolled_back_at IS NULL"
+            ).format(self.table),
+            [name],
+        ).rowcount
+        if not changed:
+            raise AdapterError(f"{name} is not in a failed state (Prisma's errors P3011, P3012)")
+
+    def mark_applied(self, connection: psycopg.Connection, script: MigrationScript) -> None:
+        rows = [r for r in self.read_history(connection) if r.name == script.name]
+        if any(r.finished_at and not r.rolled_back_at for r in rows):
+            raise AdapterError(f"{script.name} is already applied (Prisma's error P3008)")
+        with connection.transaction():
+            connection.execute(
+                sql.SQL(
+                    "UPDATE {} SET rolled_back_at = now() WHERE migration_name = %s"
+                    " AND finished_at IS NULL AND rolled_back_at IS NULL"
+                ).format(self.table),
+                [script.name],
+            )
+            connection.execute(
+                sql.SQL(
+                    "INSERT INTO {} (id, checksum, migration_name, logs, started_at, finished_at,"
+                    " applied_steps_count) VALUES (%s, %s, %s, '', now(), now(), 0)"
+                ).format(self.table),
+                [str(uuid.uuid4()), script.checksum, script.name],
+            )
+
+    def note_interrupted(self, connection: psycopg.Connection, name: str, text: str) -> None:
+        connection.execute(
+            sql.SQL(
+                "UPDATE {} SET logs = %s WHERE migration_name = %s AND finished_at IS NULL"
+                " AND rolled_back_at IS NULL"
+            ).format(self.table),
+            [text, name],
+        )
+
+
+class _Applying:
+    """One script being applied on one session."""
+
+    def __init__(
+        self, engine: PrismaEngine, connection: psycopg.Connection, script: MigrationScript,
+        limits: Limits, log: Log, sleep: Callable[[float], None], row_id: str,
+        current: list[Statement],
+    ) -> None:  # fmt: skip
+        self.engine = engine
+        self.connection = connection
+        self.script = script
+        self.limits = limits
+        self.log = log
+        self.sleep = sleep
+        self.row_id = row_id
+        self.current = current
+        self.outcome = Outcome()
+
+    def at_once(self, statements: tuple[Statement, ...]) -> Outcome:
+        """All statements and the history row's end in one transaction: the row is the evidence."""
+
+        def everything() -> None:
+            for statement in statements:
+                self._execute(statement)
+            self.outcome.rows_written = activity.rows_written_here(self.connection)
+            self.engine.finish_row(self.connection, self.row_id)
+
+        self._in_transaction(everything)
+        self.outcome.landed = list(statements)
+        return self.outcome
+
+    def one_by_one(self) -> Outcome:
+        """Each statement as it stands; what is inside the script's own BEGIN lands at its COMMIT."""
+        open_block: list[Statement] = []
+        in_block = False
+        for statement in self.script.statements:
+            control = transaction_control(statement)
+            if control:
+                self._plain(statement, open_block)
+                in_block = control == "begin"
+                if control == "commit":
+                    self.outcome.landed += [*open_block, statement]
+                open_block = [statement] if in_block else []
+            elif in_block:
+                self._plain(statement, open_block)
+                open_block.append(statement)
+            elif statement.is_transactional:
+                self._alone(statement)
+            else:
+                self._outside_transaction(statement)
+        self.connection.execute("RESET lock_timeout")
+        self.engine.finish_row(self.connection, self.row_id)
+        return self.outcome
+
+    def _plain(self, statement: Statement, open_block: list[Statement]) -> None:
+        try:
+            if transaction_control(statement) == "commit":
+                self.outcome.rows_written += activity.rows_written_here(self.connection)
+            self._execute(statement)
+            if transaction_control(statement) == "begin":
+                self._set_local_limits()
+        except psycopg.Error as error:
+            self._fail(statement, error, unknown=transaction_control(statement) == "commit")
+
+    def _alone(self, statement: Statement) -> None:
+        def only_this() -> None:
+            self._execute(statement)
+            self.outcome.rows_written += activity.rows_written_here(self.connection)
+
+        self._in_transaction(only_this, unknown_if_lost=True)
+        self.outcome.landed.append(statement)
+
+    def _outside_transaction(self, statement: Statement) -> None:
+        # Without lock_timeout: a wait of CONCURRENTLY blocks nobody, and giving it up leaves
+        # an invalid index behind.
+        self.connection.execute("SET lock_timeout = 0")
+        self.connection.execute("SET statement_timeout = 0")
+        try:
+            self._execute(statement)
+        except psycopg.Error as error:
+            self._drop_invalid_index(statement)
+            self._fail(statement, error, unknown=True)
+        self.outcome.landed.append(statement)
+
+    def _in_transaction(
+        self, work: Callable[[], None], *, unknown_if_lost: bool = False
+    ) -> None:
+        """Run in a transaction; a wait for a lock is given up and tried again, never waited out."""
+        for attempt in range(self.limits.lock_retries + 1):
+            self.current.clear()
+            rows_before = self.outcome.rows_written
+            try:
+                with self.connection.transaction():
+                    self._set_local_limits()
+                    work()
+            except psycopg.Error as error:
+                self.outcome.rows_written = rows_before
+                if error.sqlstate == LOCK_NOT_AVAILABLE and attempt < self.limits.lock_retries:
+                    self._wait_and_retry(attempt)
+                    continue
+                last = self.current[-1] if self.current else self.script.statements[0]
+                self._fail(last, error, unknown=unknown_if_lost)
+            return
+
+    def _wait_and_retry(self, attempt: int) -> None:
+        pause = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
+        self.log(
+            f"  line {self.current[-1].line}: a lock was not free within "
+            f"{self.limits.lock_timeout:g} s; gave up the wait so that nobody queues behind it, "
+            f"trying again in {pause:g} s",
+            "hm",
+        )
+        self.sleep(pause)
+
+    def _set_local_limits(self) -> None:
+        for name, seconds in (
+            ("lock_timeout", self.limits.lock_timeout),
+            ("statement_timeout", self.limits.statement_timeout),
+        ):
+            self.connection.execute(
+                "SELECT set_config(%s, %s, true)", [name, str(int(seconds * 1000))]
+            )
+
+    def _execute(self, statement: Statement) -> None:
+        self.current.append(statement)
+        self.connection.execute(statement.text.encode())
+
+    def _fail(self, statement: Statement, error: psycopg.Error, *, unknown: bool) -> None:
+        """Raise ScriptFailed, or ScriptUnknown when the session is gone and it matters."""
+        if self.connection.closed or self.connection.broken:
+            if unknown:
+                raise ScriptUnknown(self.script, statement, self.outcome) from error
+            raise error
+        if self.connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            self.connection.execute("ROLLBACK")
+        raise ScriptFailed(
+            self.script, _error_line(statement, error), statement, reason_of(error), self.outcome
+        ) from error
+
+    def _drop_invalid_index(self, statement: Statement) -> None:
+        name = statement.concurrent_index
+        if not name or self.connection.closed or self.connection.broken:
+            return
+        if drop_invalid_index(self.connection, name):
+            self.log(f"  dropped the invalid index {name} that it left behind", "hm")
+
+
+def drop_invalid_index(connection: psycopg.Connection, name: str) -> bool:
+    """Drop the index if it is there and invalid; returns whether it was."""
+    row = connection.execute(
+        "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(%s) AND NOT indisvalid",
+        [_quoted(name)],
+    ).fetchone()
+    if row is None:
+        return False
+    connection.execute(
+        sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(*name.split(".", 1)))
+    )
+    return True
+
+
+def has_valid_index(connection: psycopg.Connection, name: str) -> bool:
+    row = connection.execute(
+        "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(%s) AND indisvalid", [_quoted(name)]
+    ).fetchone()
+    return row is not None
+
+
+def _quoted(name: str) -> str:
+    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split(".", 1))
+
+
+def _state(
+    name: str, script: MigrationScript | None, rows: list[AppliedMigration], is_locked: bool
+) -> MigrationState:
+    """The rules of the history table, in Prisma's order of precedence."""
+    unfinished = [r for r in rows if r.finished_at is None and r.rolled_back_at is None]
+    if unfinished:
+        return MigrationState(name, "running" if is_locked else "failed", script, unfinished[-1])
+    live = [r for r in rows if r.finished_at and r.rolled_back_at is None]
+    if not live:
+        return MigrationState(name, "pending", script, None)
+    row = live[-1]
+    by_hand = row.steps == 0 and row.started_at == row.finished_at
+    if script is None:
+        return MigrationState(name, "missing_locally", None, row, by_hand)
+    state = "applied" if matches(script.sql, row.checksum) else "edited"
+    return MigrationState(name, state, script, row, by_hand)
+
+
+def _refusal(statements: tuple[Statement, ...], version: str) -> str:
+    """Why the project's own Prisma would reject the script; empty when it would not.
+
+    Before 7.4 a file is sent whole, as one implicit transaction: a statement that cannot run
+    in a transaction has to be alone in its file.
+    """
+    outside = [s for s in statements if not s.is_transactional]
+    if not outside or len(statements) == 1:
+        return ""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match and (int(match[1]), int(match[2])) >= SPLITTING_SINCE:
+        return ""
+    return (
+        f"line {outside[0].line} cannot run inside a transaction, and Prisma "
+        f"{version or '6'} sends the file as one: move it to a migration of its own"
+    )
+
+
+def _error_line(statement: Statement, error: psycopg.Error) -> int:
+    position = error.diag.statement_position
+    if not position:
+        return statement.line
+    return statement.line + statement.text.count("\n", 0, int(position) - 1)
+
+
+def _prisma_log(failure: ScriptFailed) -> str:
+    return (
+        "A migration failed to apply. New migrations cannot be applied before the error is "
+        f"recovered from.\n\nMigration name: {failure.script.name}\n\nDatabase error:\n"
+        f"{failure.reason}\n\nPosition: {failure.script.file} line {failure.line}\n"
+    )

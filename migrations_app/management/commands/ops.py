@@ -1,0 +1,440 @@
+"""`manage.py ops`: everything the pages do, from a shell, through the same services and queue."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+from django.db import OperationalError
+from django.utils.timezone import now
+
+from backups_app.models import Backup
+from backups_app.services import request_backup, request_restore
+from migrations_app import demo
+from migrations_app.services import (
+    CHECKLIST,
+    current_plan,
+    request_migrate,
+    request_observation,
+    request_resolution,
+)
+from opsconsole.choices import Role, RunStatus
+from opsconsole.demo.address import dsn_of, find
+from opsconsole.demo.traffic import Traffic
+from opsconsole.exceptions import ConsoleError, Refused
+from opsconsole.models import AuditEvent, Environment, HealthResult, LogChunk, Run, User
+from opsconsole.permissions import authorize, visible_environments
+from opsconsole.services import health, runs
+from opsconsole.tasks import sample_health
+
+DONE, FAILED, REFUSED = 0, 1, 2
+
+
+class Command(BaseCommand):
+    help = "List, migrate, back up, restore and check environments of a running console."
+    requires_system_checks = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        common = argparse.ArgumentParser(add_help=False)
+        common.add_argument("--as", dest="user", help="act as this user (default: the first admin)")
+        common.add_argument("--json", action="store_true", help="print one JSON document")
+        waiting = argparse.ArgumentParser(add_help=False, parents=[common])
+        waiting.add_argument("--wait", action="store_true", help="follow the log to the end")
+        waiting.add_argument("--reason", default="", help="why; kept with the run")
+        verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+        def verb(name: str, text: str, *, parents: list, takes: str = "") -> argparse.ArgumentParser:
+            added = verbs.add_parser(name, help=text, parents=parents)
+            if takes:
+                added.add_argument(takes)
+            return added
+
+        verb("environments", "list environments", parents=[common])
+        verb("pending", "read what is pending", parents=[common], takes="environment")
+        migrate = verb("migrate", "apply what is pending", parents=[waiting], takes="environment")
+        migrate.add_argument("--confirm", default="", help="the name of a protected environment")
+        migrate.add_argument(
+            "--checked", action="store_true",
+            help="the pre-deployment checklist of a protected environment is done",
+        )  # fmt: skip
+        resolve = verb("resolve", "mark a failed migration", parents=[waiting], takes="environment")
+        resolve.add_argument("migration")
+        resolve.add_argument("--mark", choices=["rolled_back", "applied"], required=True)
+        verb("backup", "take and prove a backup", parents=[waiting], takes="environment")
+        restore = verb("restore", "swap a backup in", parents=[waiting], takes="backup")
+        restore.add_argument("--to", dest="environment", required=True)
+        restore.add_argument("--confirm", default="", help="the name of a protected environment")
+        verb("health", "ask the health checks now", parents=[common], takes="environment")
+        listing = verb("runs", "list runs, newest first", parents=[common])
+        listing.add_argument("--limit", type=int, default=20)
+        one = verb("run", "show one run", parents=[common], takes="run")
+        one.add_argument("--log", action="store_true", help="print its log")
+        verb("cancel", "cancel a run", parents=[common], takes="run")
+        decide = verb("decide", "settle a run that needs it", parents=[common], takes="run")
+        decide.add_argument("status", choices=["succeeded", "failed", "rolled_back"])
+        decide.add_argument("--reason", required=True)
+        trail = verb("audit", "list the audit trail, newest first", parents=[common])
+        trail.add_argument("--limit", type=int, default=50)
+        self._add_demo(verbs, common)
+
+    def _add_demo(self, verbs: Any, common: argparse.ArgumentParser) -> None:
+        things = verbs.add_parser("demo", help="the demo application").add_subparsers(
+            dest="thing", required=True, metavar="THING"
+        )
+        things.add_parser("reset", help="put everything back", parents=[common])
+        things.add_parser("services", help="list the backends to run", parents=[common])
+        things.add_parser("mend", help="take broken migrations away", parents=[common])
+        broken = things.add_parser("break-sql", help="add one that fails", parents=[common])
+        broken.add_argument("--non-atomic", action="store_true")
+        things.add_parser("break-health", help="add one that breaks /health", parents=[common])
+        traffic = things.add_parser("traffic", help="read and write until stopped", parents=[common])
+        traffic.add_argument("environment")
+        traffic.add_argument("--clients", type=int, default=10)
+        traffic.add_argument("--seconds", type=float, default=0, help="stop by itself after")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        self.options = argparse.Namespace(**options)
+        name = options["thing"] if options["verb"] == "demo" else options["verb"]
+        action: Callable[[], int] = getattr(self, "do_" + name.replace("-", "_"))
+        try:
+            status = action()
+        except ConsoleError as error:
+            self._refuse(str(error))
+        except OperationalError:
+            self._refuse("the console's database does not answer: is `manage.py up` running on "
+                         "this OPSCONSOLE_HOME?")  # fmt: skip
+        else:
+            sys.exit(status)
+
+    def _refuse(self, message: str) -> None:
+        self.stderr.write(message)
+        sys.exit(REFUSED)
+
+    # -- who and what
+
+    def actor(self) -> User:
+        if self.options.user:
+            user = User.objects.filter(username=self.options.user, is_active=True).first()
+        else:
+            user = User.objects.filter(memberships__role=Role.ADMIN).order_by("pk").first()
+        if user is None:
+            raise Refused(f"there is no user {self.options.user or 'with the role admin'}")
+        return user
+
+    def environment(self) -> Environment:
+        path = self.options.environment
+        try:
+            return visible_environments(self.actor()).get(
+                application__slug=path.partition("/")[0], slug=path.partition("/")[2]
+            )
+        except Environment.DoesNotExist:
+            known = ", ".join(e.path for e in visible_environments(self.actor()))
+            raise Refused(f"there is no environment {path}; there are: {known or 'none'}") from None
+
+    def run_of(self) -> Run:
+        if not str(self.options.run).isdigit():
+            raise Refused(f"{self.options.run} is not the number of a run")
+        run = Run.objects.for_list().filter(pk=self.options.run).first()
+        if run is None:
+            raise Refused(f"there is no run {self.options.run}")
+        authorize(self.actor(), "console.view", run.environment)
+        return run
+
+    def print(self, document: Any, lines: list[str]) -> None:
+        if self.options.json:
+            self.stdout.write(json.dumps(document, indent=2, default=str))
+        else:
+            for line in lines:
+                self.stdout.write(line)
+
+    # -- verbs
+
+    def do_environments(self) -> int:
+        rows = []
+        for environment in visible_environments(self.actor()):
+            state = environment.target.latest_state
+            known = state is not None and not state.error
+            rows.append(
+                {
+                    "environment": environment.path,
+                    "protected": environment.is_protected,
+                    "pending": len(state.pending) if known and state else None,
+                    "applied": len(state.applied) if known and state else None,
+                    "read_at": state.observed_at if state else None,
+                    "error": state.error if state else "not read yet",
+                }
+            )
+        self.print(rows, [f"{r['environment']:40} {_pending_text(r)}" for r in rows])
+        return DONE
+
+    def do_pending(self) -> int:
+        state = self._fresh_state(self.environment())
+        if state.error:
+            raise Refused(state.error)
+        rows = [m for m in state.data["migrations"] if m["state"] in {"pending", "out_of_order"}]
+        lines = [m["name"] for m in rows] or ["nothing is pending"]
+        self.print(rows, lines + [f"refused: {text}" for text in state.data["refusals"]])
+        return DONE
+
+    def _fresh_state(self, environment: Environment) -> Any:
+        """Ask a worker to read the target, and wait for what it saw."""
+        asked = now()
+        request_observation(environment)
+        for _attempt in range(300):
+            state = environment.target.latest_state
+            if state and state.observed_at > asked:
+                return state
+            time.sleep(0.1)
+        raise Refused("no worker answered within 30 s: is the console running?")
+
+    def do_migrate(self) -> int:
+        environment, actor = self.environment(), self.actor()
+        authorize(actor, "run.start", environment)
+        self._fresh_state(environment)
+        plan, _state = current_plan(environment)
+        note = f"confirmed on the command line by {actor}"
+        ticked = {key: {"ok": True, "note": note} for key, _text in CHECKLIST}
+        run = request_migrate(
+            actor=actor,
+            environment=environment,
+            plan_hash=plan.hash,
+            idempotency_key=uuid.uuid4().hex,
+            reason=self.options.reason,
+            typed_name=self.options.confirm,
+            checklist=ticked if self.options.checked else {},
+        )
+        return self._started(run)
+
+    def do_resolve(self) -> int:
+        environment = self.environment()
+        run = request_resolution(
+            actor=self.actor(),
+            environment=environment,
+            name=self.options.migration,
+            mark=self.options.mark,
+            reason=self.options.reason,
+            idempotency_key=uuid.uuid4().hex,
+        )
+        return self._started(run)
+
+    def do_backup(self) -> int:
+        return self._started(
+            request_backup(
+                actor=self.actor(),
+                environment=self.environment(),
+                idempotency_key=uuid.uuid4().hex,
+                reason=self.options.reason,
+            )
+        )
+
+    def do_restore(self) -> int:
+        backup = None
+        if str(self.options.backup).isdigit():
+            backup = Backup.objects.listed().filter(pk=self.options.backup).first()
+        if backup is None:
+            raise Refused(f"there is no backup {self.options.backup}")
+        return self._started(
+            request_restore(
+                actor=self.actor(),
+                backup=backup,
+                environment=self.environment(),
+                idempotency_key=uuid.uuid4().hex,
+                typed_name=self.options.confirm,
+                reason=self.options.reason,
+            )
+        )
+
+    def do_health(self) -> int:
+        environment = self.environment()
+        asked = now()
+        health.request_check(actor=self.actor(), environment=environment)
+        sample_health.apply_async([environment.pk], retry=False)
+        wanted = environment.health_checks.filter(is_enabled=True).count()
+        results: list[HealthResult] = []
+        for _attempt in range(300):
+            found = environment.health_results.filter(observed_at__gt=asked, run=None)
+            results = list(found[:wanted])
+            if len(results) >= wanted:
+                break
+            time.sleep(0.1)
+        rows = [_health(r) for r in results]
+        self.print(rows, [f"{r['check']:20} {r['summary']} in {r['latency_ms']:.0f} ms" for r in rows])
+        return DONE if rows and all(r["healthy"] for r in rows) else FAILED
+
+    def do_runs(self) -> int:
+        seen = Run.objects.for_list().filter(environment__in=visible_environments(self.actor()))
+        rows = [_run_row(run) for run in seen[: self.options.limit]]
+        self.print(rows, [f"{r['id']:>6}  {r['status']:16} {r['title']}" for r in rows])
+        return DONE
+
+    def do_run(self) -> int:
+        run = self.run_of()
+        document = self._document(run)
+        lines = [f"{run}: {run.title}, {run.state.label}", run.summary]
+        lines += [f"  {s['name']:12} {s['status']:10} {s['seconds'] or 0:.1f} s" for s in document["steps"]]
+        if self.options.log:
+            lines = [text for _number, text in _log_lines(run, 0)]
+            document["log"] = lines
+        self.print(document, lines)
+        return DONE
+
+    def do_cancel(self) -> int:
+        run = runs.request_cancel(actor=self.actor(), run=self.run_of())
+        self.print(_run_row(self.run_of()), [f"{run} is {run.state.label.lower()}"])
+        return DONE
+
+    def do_decide(self) -> int:
+        run = runs.decide_run(
+            actor=self.actor(), run=self.run_of(),
+            status=RunStatus(self.options.status), reason=self.options.reason,
+        )  # fmt: skip
+        self.print(_run_row(run), [f"{run} is {run.state.label.lower()}"])
+        return DONE
+
+    def do_audit(self) -> int:
+        authorize(self.actor(), "audit.view")
+        rows = [
+            {
+                "id": e.pk, "at": e.occurred_at, "who": e.actor_label, "what": e.action,
+                "outcome": e.outcome, "object": e.object_label, "reason": e.reason,
+            }
+            for e in AuditEvent.objects.all()[: self.options.limit]
+        ]  # fmt: skip
+        self.print(rows, [f"{r['at']:%Y-%m-%d %H:%M:%S} {r['who']:12} {r['what']:24} {r['outcome']:8}"
+                          f" {r['object']}" for r in rows])  # fmt: skip
+        return DONE
+
+    # -- waiting for a run
+
+    def _started(self, run: Run) -> int:
+        if not self.options.wait:
+            self.print(_run_row(run), [f"run {run.pk} is queued: {run.title}"])
+            return DONE
+        seen = 0
+        while True:
+            run = Run.objects.for_list().get(pk=run.pk)
+            if not self.options.json:
+                for number, text in _log_lines(run, seen):
+                    self.stdout.write(text)
+                    seen = number
+            if not run.state.is_moving:
+                break
+            time.sleep(0.3)
+        self.print(self._document(run), [f"{run} {run.state.label.lower()}: {run.summary}"])
+        return DONE if run.status == RunStatus.SUCCEEDED else FAILED
+
+    def _document(self, run: Run) -> dict[str, Any]:
+        return _run_row(run) | {
+            "summary": run.summary,
+            "steps": [
+                {"name": s.name, "status": s.status, "seconds": s.seconds, "summary": s.summary}
+                for s in run.steps.all()
+            ],
+            "applied": run.applied,
+            "backup": run.result.get("backup"),
+            "replaced": run.result.get("replaced"),
+            "availability": run.result.get("availability"),
+            "ways": run.result.get("ways", []),
+            "health": [_health(r) for r in run.health_results.order_by("observed_at")],
+        }
+
+    # -- the demo
+
+    def do_reset(self) -> int:
+        demo.reset()
+        self.print({"reset": True}, ["the demo is as on the first start"])
+        return DONE
+
+    def do_services(self) -> int:
+        for name, argument in demo.services():
+            self.stdout.write(f"{name}\t{argument}")
+        return DONE
+
+    def do_mend(self) -> int:
+        gone = demo.mend()
+        self.print(gone, [f"took {name} away" for name in gone] or ["nothing was broken"])
+        return DONE
+
+    def do_break_sql(self) -> int:
+        text = demo.BREAK_NON_ATOMIC if self.options.non_atomic else demo.BREAK_SQL
+        return self._broke(demo.break_with(text, "add_payout_approval"))
+
+    def do_break_health(self) -> int:
+        return self._broke(demo.break_with(demo.BREAK_HEALTH, "rename_target_amount"))
+
+    def _broke(self, name: str) -> int:
+        self.print({"added": name}, [f"added {name}; `ops demo mend` takes it away"])
+        return DONE
+
+    def do_traffic(self) -> int:
+        slug = self.options.environment.rpartition("/")[2]
+        try:
+            dsn = dsn_of(demo.settings.OPSCONSOLE_HOME, find(slug))
+        except KeyError:
+            raise Refused(f"the demo has no environment {slug}") from None
+        traffic = Traffic(dsn, self.options.clients)
+        stopped: list[int] = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda n, _f: stopped.append(n))
+        began = datetime.now(UTC)
+        traffic.start()
+        while not stopped:
+            time.sleep(0.1)
+            seconds = (datetime.now(UTC) - began).total_seconds()
+            if self.options.seconds and seconds > self.options.seconds:
+                break
+        rows = traffic.stop()
+        self.print(rows, [f"client {r['client']:2}: {r['answers']:6} answers, longest gap "
+                          f"{r['longest_gap_ms']:8.1f} ms, errors {r['errors'] or 'none'}"
+                          for r in rows])  # fmt: skip
+        return DONE
+
+
+def _pending_text(row: dict[str, Any]) -> str:
+    if row["error"]:
+        return str(row["error"])
+    return f"{row['pending']} pending, {row['applied']} applied"
+
+
+def _health(result: HealthResult) -> dict[str, Any]:
+    return {
+        "check": result.check_name,
+        "phase": result.phase,
+        "healthy": result.is_healthy,
+        "latency_ms": result.latency_ms,
+        "summary": result.summary,
+        "at": result.observed_at,
+    }
+
+
+def _run_row(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.pk,
+        "status": run.status,
+        "kind": run.kind,
+        "title": run.title,
+        "environment": run.environment.path,
+        "requested_by": run.requested_by.username,
+        "reason": run.reason,
+        "created_at": run.created_at,
+        "seconds": run.seconds,
+    }
+
+
+def _log_lines(run: Run, after: int) -> list[tuple[int, str]]:
+    lines = []
+    for chunk in LogChunk.objects.filter(run=run, last_seq__gt=after):
+        for offset, (at, _tone, text) in enumerate(chunk.lines):
+            number = chunk.first_seq + offset
+            if number > after:
+                moment = datetime.fromtimestamp(at, UTC)
+                lines.append((number, f"{moment:%H:%M:%S.%f}"[:-3] + f" {text}"))
+    return lines

@@ -1,0 +1,188 @@
+"""Read the truth of a target: its server, its history, its folder, and the plan that follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from migrations_app.engines import ENGINES, Engine, MigrationScript, MigrationState
+from migrations_app.models import ScriptText
+from opsconsole.exceptions import AdapterError
+from opsconsole.models import Environment, Plan, Target, TargetState
+from opsconsole.services.secrets import resolve_dsn
+from opsconsole.targets import server
+from opsconsole.targets.dsn import Dsn
+
+KEPT_STATES = 500
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One reading of a target and its folder."""
+
+    facts: server.ServerFacts
+    states: list[MigrationState]
+    problems: list[str]
+    tool_version: str
+
+    @property
+    def pending(self) -> list[MigrationScript]:
+        return [
+            s.script for s in self.states if s.state in {"pending", "out_of_order"} and s.script
+        ]
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why a migrate run would be refused now, one line each; empty when it would not."""
+        lines = list(self.problems)
+        for state in self.states:
+            if state.state == "failed":
+                lines.append(
+                    f"{state.name} failed and is unresolved: mark it rolled back or applied"
+                )
+            elif state.state == "running":
+                lines.append(f"{state.name} is being applied by another session")
+            elif state.state == "edited":
+                lines.append(f"{state.name} was edited after it was applied: restore its text")
+        lines += [f"{s.name}: {s.refusal}" for s in self.pending if s.refusal]
+        return lines
+
+    def as_data(self) -> dict[str, Any]:
+        return {
+            "server": self.facts.as_dict(),
+            "migrations": [state.as_dict() for state in self.states],
+            "refusals": self.refusals,
+            "tool_version": self.tool_version,
+            "plan": self.plan_content(),
+        }
+
+    def plan_content(self) -> dict[str, Any]:
+        """What is confirmed: this database, with this history, gets these migrations."""
+        return {
+            "target": [self.facts.system_identifier, self.facts.database],
+            "history": [
+                [s.name, s.row.checksum]
+                for s in self.states
+                if s.row and s.row.finished_at and not s.row.rolled_back_at
+            ],
+            "migrations": [
+                {"name": s.name, "checksum": s.checksum, "is_atomic": s.is_atomic}
+                for s in self.pending
+            ],
+        }
+
+
+def engine_for(environment: Environment, dsn: Dsn) -> Engine:
+    """The environment's engine on its folder, which must lie under an allowed root."""
+    folder = Path(environment.migrations_folder).resolve()
+    if not any(folder.is_relative_to(root.resolve()) for root in settings.MIGRATIONS_ROOTS):
+        roots = ", ".join(str(root) for root in settings.MIGRATIONS_ROOTS)
+        raise AdapterError(
+            f"{folder} is outside the allowed folders ({roots}): add it to "
+            "OPSCONSOLE_MIGRATIONS_ROOTS on the workers"
+        )
+    return ENGINES[environment.application.engine](folder, dsn.schema)
+
+
+def observe(engine: Engine, connection: psycopg.Connection) -> Observation:
+    """Read everything anew on one session."""
+    reading = engine.read_folder()
+    store_scripts(reading.scripts)
+    states = engine.compare(
+        reading.scripts,
+        engine.read_history(connection),
+        is_locked=engine.is_locked(connection),
+    )
+    return Observation(
+        server.read_facts(connection), states, reading.problems, reading.tool_version
+    )
+
+
+def store_scripts(scripts: list[MigrationScript]) -> None:
+    """Keep the text of every script seen, by its hash."""
+    ScriptText.objects.bulk_create(
+        [ScriptText(sha256=s.checksum, sql=s.sql.replace("\x00", "")) for s in scripts],
+        ignore_conflicts=True,
+    )
+
+
+def observe_target(target: Target) -> TargetState:
+    """Read the target now and store what was seen, or why nothing could be. On a worker."""
+    try:
+        dsn = resolve_dsn(target)
+        engine = engine_for(target.environment, dsn)
+        with server.connect(
+            dsn, application_name="opsconsole:observe", timeout_seconds=30
+        ) as connection:
+            seen = observe(engine, connection)
+        _remember_identity(target, seen.facts)
+    except (AdapterError, psycopg.Error) as error:
+        reason = server.reason_of(error) if isinstance(error, psycopg.Error) else str(error)
+        return TargetState.objects.create(target=target, error=reason)
+    state = TargetState.objects.create(target=target, data=seen.as_data())
+    _forget_old_states(target)
+    return state
+
+
+def _remember_identity(target: Target, facts: server.ServerFacts) -> None:
+    """Keep which database this is. Raises AdapterError if another environment is on it."""
+    if (target.system_identifier, target.database_name) == (
+        facts.system_identifier, facts.database,
+    ):  # fmt: skip
+        return
+    try:
+        with transaction.atomic():
+            Target.objects.filter(pk=target.pk).update(
+                system_identifier=facts.system_identifier, database_name=facts.database
+            )
+    except IntegrityError:
+        other = Target.objects.get(
+            system_identifier=facts.system_identifier, database_name=facts.database
+        )
+        raise AdapterError(
+            f"{facts.database} on this server already belongs to {other.environment}: "
+            "two environments on one database are refused"
+        ) from None
+
+
+def _forget_old_states(target: Target) -> None:
+    old = target.states.values_list("pk", flat=True)[KEPT_STATES : KEPT_STATES + 100]
+    TargetState.objects.filter(pk__in=list(old)).delete()
+
+
+def plan_changes(confirmed: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """What differs between the confirmed plan and the target and folder as they are now."""
+    lines = []
+    if confirmed["target"] != found["target"]:
+        lines.append(f"the database is now {found['target'][1]} on another server")
+    before = {m["name"]: m["checksum"] for m in confirmed["migrations"]}
+    after = {m["name"]: m["checksum"] for m in found["migrations"]}
+    applied = {name for name, _checksum in found["history"]}
+    for name in sorted(before.keys() | after.keys()):
+        if name not in after:
+            where = "was applied meanwhile" if name in applied else "is gone from the folder"
+            lines.append(f"{name} {where}")
+        elif name not in before:
+            lines.append(f"{name} was added")
+        elif before[name] != after[name]:
+            lines.append(
+                f"{name} was changed: sha256 {before[name][:12]}… when confirmed, "
+                f"{after[name][:12]}… now"
+            )
+    if not lines and confirmed["history"] != found["history"]:
+        lines.append("the history of applied migrations changed")
+    return lines
+
+
+def plan_for(target: Target, state: TargetState) -> Plan:
+    """The plan that a stored state stands for; the same state gives the same plan."""
+    content = state.data["plan"]
+    plan, _created = Plan.objects.get_or_create(
+        target=target, hash=Plan.hash_of(content), defaults={"content": content}
+    )
+    return plan

@@ -1,0 +1,263 @@
+"""The order of a migrate run, its way back, and how its end is read after a lost worker."""
+
+from __future__ import annotations
+
+import psycopg
+
+from backups_app import pipelines as backup_pipelines
+from backups_app.models import Backup
+from backups_app.steps import BuildReplacement, SwapIn, TakeProvenBackup
+from migrations_app import steps
+from migrations_app.engines import Engine, MigrationState
+from migrations_app.engines.prisma import drop_invalid_index, has_valid_index
+from migrations_app.observation import engine_for, observe
+from opsconsole.choices import AutoRollback, BackupReason, RunKind, RunStatus
+from opsconsole.exceptions import NeedsAttention
+from opsconsole.models import Run
+from opsconsole.runner import registry
+from opsconsole.runner.health_step import HealthStep, failing
+from opsconsole.runner.registry import Periodic, Pipeline, Resolution, register_pipeline
+from opsconsole.runner.step import RunContext, Step
+from opsconsole.services.health import check_environment
+from opsconsole.services.secrets import resolve_dsn
+from opsconsole.targets import activity, server
+
+
+def register() -> None:
+    register_pipeline(
+        Pipeline(
+            RunKind.MIGRATE,
+            steps=migrate_steps,
+            on_failure=way_back,
+            resolve=resolve_migrate,
+            describe=describe,
+            cleanup=backup_pipelines.cleanup,
+        )
+    )
+    registry.PERIODIC.append(Periodic("migrations_app.observe_environment", "OBSERVE_SECONDS"))
+
+
+def migrate_steps(context: RunContext) -> list[Step]:
+    if "resolve" in context.run.parameters:
+        return [steps.ResolveHistory()]
+    backup: list[Step] = []
+    if context.environment.takes_backup:
+        backup = [TakeProvenBackup(BackupReason.PRE_MIGRATION)]
+    return [
+        steps.Preflight(),
+        *backup,
+        steps.Snapshot(),
+        steps.Migrate(),
+        steps.Verify(),
+        HealthStep("after"),
+    ]
+
+
+def describe(context: RunContext) -> str:
+    """In which state the database is, one sentence or two."""
+    result = context.run.result
+    if "resolve" in context.run.parameters:
+        return "Only the history of migrations was changed."
+    if result.get("replaced"):
+        return (
+            "The backup taken before the migration is live again; the migrated database is kept "
+            f"as {result['replaced']}."
+        )
+    if "applied" not in result:
+        return "Nothing was changed."
+    if result.get("migrating"):
+        return f"{steps.applied_before(result)} {_landed(result)}"
+    return f"Applied: {', '.join(result['applied'])}."
+
+
+def _landed(result: dict) -> str:
+    failed = result.get("failed_script")
+    if not failed:
+        return "Nothing else was changed."
+    if result.get("landed"):
+        lines = ", ".join(str(item["line"]) for item in result["landed"])
+        return f"Of {failed['file']}, the statements at lines {lines} have landed."
+    return f"PostgreSQL rolled {failed['file']} back: it left nothing."
+
+
+def way_back(context: RunContext) -> list[Step]:
+    """Steps that go back by themselves; none when nothing was applied by then.
+
+    Raises NeedsAttention when a person has to choose.
+    """
+    result = context.run.result
+    if "applied" not in result or result["migrating"]:
+        # Good migrations before the broken file stay: they are in the history.
+        return []
+    backup: Backup | None = context.notes.get("backup")
+    policy = AutoRollback(context.environment.auto_rollback)
+    if backup is None:
+        raise NeedsAttention(
+            f"{context.failure} All migrations are applied, and no backup was taken before them.",
+            ways=[keep_way(result["applied"])],
+        )
+    with context.connect("writes") as connection:
+        written = writes_since(connection, backup, result["own_writes"])
+    result["writes_since_backup"] = written
+    context.log(f"rollback: at most {written:,} rows were written by others since the backup")
+    if policy is AutoRollback.NEVER or (policy is AutoRollback.NO_WRITES and written):
+        why = (
+            f"others have written up to {written:,} rows since the backup"
+            if written
+            else "this environment leaves going back to a person"
+        )
+        raise NeedsAttention(
+            f"{context.failure} All migrations are applied; not rolled back by itself, because "
+            f"{why}.",
+            ways=[restore_way(backup, written), keep_way(result["applied"])],
+        )
+    return [Rollback(), HealthStep("rolled back")]
+
+
+class Rollback(Step):
+    """Build the proven backup beside the migrated database and swap it in."""
+
+    name = "rollback"
+
+    def run(self, context: RunContext) -> str:
+        context.notes["unhealthy_before"] = ""
+        build, exchange = BuildReplacement(), SwapIn()
+        build.run(context)
+        return exchange.run(context)
+
+
+def writes_since(connection: psycopg.Connection, backup: Backup, own_writes: int) -> int:
+    """Rows written by others since the backup: an upper bound, because aborted ones count."""
+    return max(
+        0, activity.rows_written(connection) - backup.manifest["rows_written"] - own_writes
+    )
+
+
+def restore_way(backup: Backup, written: int | None) -> dict[str, str]:
+    rows = "an unknown number of rows" if written is None else f"up to {written:,} rows"
+    return {
+        "action": "restore",
+        "backup": str(backup.pk),
+        "title": f"Swap backup {backup.pk} in",
+        "takes": f"about {backup.restore_seconds or 0:,.0f} s to build, then an outage well "
+        "under a second",
+        "leaves": f"{rows} written by others since the backup: they stay in the replaced "
+        "database, which is kept",
+    }
+
+
+def keep_way(applied: list[str]) -> dict[str, str]:
+    return {
+        "action": "keep",
+        "title": "Keep the migrated database",
+        "takes": "nothing: repair the application, or migrate forward",
+        "leaves": f"{len(applied)} migrations applied and health as it is",
+    }
+
+
+def resolve_migrate(run: Run) -> Resolution:
+    """Read from the server how a lost migrate run ended. Runs on a worker; re-runs nothing."""
+    happened = backup_pipelines.settle_server(run)
+    if happened:
+        run.result["replaced"] = happened[-1].replaced_name
+        return Resolution(
+            RunStatus.ROLLED_BACK,
+            "The worker was lost. The server shows that the backup is live again; the migrated "
+            f"database is kept as {happened[-1].replaced_name}.",
+        )
+    dsn = resolve_dsn(run.target)
+    engine = engine_for(run.environment, dsn)
+    with server.connect(dsn, application_name=f"opsconsole:resolve:{run.pk}") as connection:
+        if "resolve" in run.parameters:
+            return _resolve_resolution(run, observe(engine, connection).states)
+        states = {s.name: s for s in observe(engine, connection).states}
+        names = run.plan.names if run.plan else []
+        run.result["applied"] = [n for n in names if n in states and states[n].state == "applied"]
+        stuck = next((states[n] for n in names if n in states and states[n].state == "failed"), None)
+        if stuck:
+            return _resolve_interrupted(run, connection, engine, stuck)
+        return _resolve_between(run, connection, names)
+
+
+def _resolve_resolution(run: Run, states: list[MigrationState]) -> Resolution:
+    name = run.parameters["resolve"]
+    state = next((s.state for s in states if s.name == name), "pending")
+    return Resolution(
+        RunStatus.FAILED if state == "failed" else RunStatus.SUCCEEDED,
+        f"The worker was lost. The history shows {name} as {state.replace('_', ' ')}.",
+    )
+
+
+def _resolve_interrupted(
+    run: Run, connection: psycopg.Connection, engine: Engine, stuck: MigrationState
+) -> Resolution:
+    """A script was under way. What it left follows from whether it is atomic."""
+    script = stuck.script
+    before = steps.applied_before(run.result)
+    if script is None:
+        return Resolution(
+            RunStatus.NEEDS_ATTENTION,
+            f"The worker was lost during {stuck.name}, whose file is gone. {before}",
+        )
+    if script.is_atomic:
+        landed, text = [], f"PostgreSQL rolled {script.file} back: it left nothing."
+    elif [s.concurrent_index for s in script.statements] != [""] and len(script.statements) == 1:
+        index = script.statements[0].concurrent_index
+        if has_valid_index(connection, index):
+            landed = list(script.statements)
+            text = f"The index {index} is there and valid: mark {stuck.name} applied."
+        else:
+            dropped = drop_invalid_index(connection, index)
+            landed = []
+            text = f"{script.file} left {'an invalid index, now dropped' if dropped else 'nothing'}."
+    else:
+        run.result["ways"] = steps.unknown_ways(stuck.name)
+        return Resolution(
+            RunStatus.NEEDS_ATTENTION,
+            f"The worker was lost during {script.file}, which is not atomic: how far it came "
+            f"cannot be known from the history. {before}",
+        )
+    run.result["landed"] = [{"line": s.line, "text": s.shown} for s in landed]
+    run.result["failed_script"] = {
+        "name": stuck.name, "file": script.file, "line": script.statements[0].line,
+        "statement": script.statements[0].text, "reason": "the worker was lost",
+        "is_atomic": script.is_atomic,
+    }  # fmt: skip
+    engine.note_interrupted(
+        connection, stuck.name, f"The worker was lost. {text}"
+    )
+    return Resolution(RunStatus.FAILED, f"The worker was lost. {text} {before}")
+
+
+def _resolve_between(run: Run, connection: psycopg.Connection, names: list[str]) -> Resolution:
+    """No script was under way: none, some or all of the plan are applied."""
+    applied = run.result["applied"]
+    if not applied:
+        return Resolution(
+            RunStatus.FAILED, "The worker was lost before anything was changed."
+        )
+    if len(applied) < len(names):
+        return Resolution(
+            RunStatus.FAILED,
+            f"The worker was lost between two migrations. {steps.applied_before(run.result)}",
+        )
+    problem = failing(check_environment(run.environment, run=run, phase="after"))
+    if not problem:
+        return Resolution(
+            RunStatus.SUCCEEDED,
+            "The worker was lost after the last migration. The history equals the plan and "
+            "health is good.",
+        )
+    backup = run.backups.first()
+    written = None
+    if backup and "own_writes" in run.result:
+        written = writes_since(connection, backup, run.result["own_writes"])
+    run.result["ways"] = [
+        *([restore_way(backup, written)] if backup else []),
+        keep_way(applied),
+    ]
+    return Resolution(
+        RunStatus.NEEDS_ATTENTION,
+        f"The worker was lost after the last migration, and health is failing: {problem}.",
+    )
+

@@ -1,0 +1,331 @@
+"""The steps of a migrate run."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psycopg
+from django.conf import settings
+
+from backups_app import work
+from migrations_app.engines import (
+    Engine,
+    MigrationScript,
+    ScriptFailed,
+    ScriptUnknown,
+)
+from migrations_app.engines.kinds import Limits, Outcome
+from migrations_app.engines.statements import changed_tables
+from migrations_app.observation import Observation, engine_for, observe, plan_changes
+from opsconsole.exceptions import AdapterError, Cancelled, NeedsAttention, StepFailed
+from opsconsole.runner.health_step import check_once, failing
+from opsconsole.runner.step import RunContext, Step
+from opsconsole.targets import activity, content, schema, server
+
+BLOCKER_PATIENCE_SECONDS = 10
+
+
+def limits() -> Limits:
+    return Limits(
+        lock_timeout=settings.LOCK_TIMEOUT_SECONDS,
+        statement_timeout=settings.STATEMENT_TIMEOUT_SECONDS,
+        lock_retries=settings.LOCK_RETRIES,
+        tool_lock_wait=settings.PRISMA_LOCK_WAIT_SECONDS,
+    )
+
+
+class Preflight(Step):
+    """Read everything anew; refuse whatever would not end well."""
+
+    name = "preflight"
+
+    def run(self, context: RunContext) -> str:
+        engine = engine_for(context.environment, context.dsn)
+        context.notes["engine"] = engine
+        with context.connect("preflight") as connection:
+            self._end_older_sessions(context, connection)
+            seen = observe(engine, connection)
+            self._require_confirmed_plan(context, seen)
+            facts = seen.facts
+            if context.environment.takes_backup:
+                tools = work.tools_for(context, facts.major)
+                work.require_space(context, facts.size_bytes)
+                context.log(f"preflight: PostgreSQL {facts.version}, pg_dump {tools.version}, "
+                            f"{facts.size_bytes / 1e6:,.1f} MB")  # fmt: skip
+                if not facts.may_create_databases:
+                    raise StepFailed(
+                        f"the role {facts.user} may not create databases, so the backup could not "
+                        f"be proven: ALTER ROLE {facts.user} CREATEDB"
+                    )
+            self._wait_for_blockers(context, connection)
+        context.notes["scripts"] = seen.pending
+        context.notes["unhealthy_before"] = failing(check_once(context, "before"))
+        if context.notes["unhealthy_before"]:
+            context.log("preflight: health is already failing before this run", "hm")
+        return f"{len(seen.pending)} migrations, nothing blocks"
+
+    def _end_older_sessions(self, context: RunContext, connection: psycopg.Connection) -> None:
+        """Sessions of older runs: this run holds the target's lock, so they are leftovers."""
+        own = context.session_name().rsplit(":", 1)[0]
+        for session in server.sessions(connection, context.dsn.database, "opsconsole:"):
+            part = session["application_name"].split(":")
+            if part[1].isdigit() and not session["application_name"].startswith(own + ":"):
+                server.terminate(connection, session["pid"])
+                context.log(f"preflight: ended a leftover session of run {part[1]}", "hm")
+
+    def _require_confirmed_plan(self, context: RunContext, seen: Observation) -> None:
+        if seen.refusals:
+            raise StepFailed("; ".join(seen.refusals))
+        plan = context.run.plan
+        assert plan is not None
+        found = seen.plan_content()
+        changes = plan_changes(plan.content, found)
+        if changes:
+            raise StepFailed(f"refused, it changed after it was confirmed: {'; '.join(changes)}")
+
+    def _wait_for_blockers(self, context: RunContext, connection: psycopg.Connection) -> None:
+        deadline = time.monotonic() + BLOCKER_PATIENCE_SECONDS * settings.TIME_SCALE
+        while found := activity.blockers(connection, context.dsn.database):
+            if time.monotonic() > deadline:
+                raise StepFailed(f"{found[0]}: a schema change would queue behind it; end it first")
+            context.sleep(0.2)
+
+
+class Snapshot(Step):
+    """What the database is like before: to say afterwards exactly what changed."""
+
+    name = "snapshot"
+
+    def run(self, context: RunContext) -> str:
+        with context.connect("snapshot") as connection:
+            before = schema.read_schema(connection)
+            context.notes["schema"] = before
+            context.notes["rows"] = _row_counts(connection)
+            context.notes["written_before"] = activity.rows_written(connection)
+        context.close_sessions()
+        digest = schema.schema_hash(before)
+        tables = len(context.notes["rows"])
+        context.run.result["schema_before"] = digest
+        context.log(f"snapshot: schema {digest[:4]}…{digest[-4:]}, {tables} tables")
+        return f"{tables} tables"
+
+
+def _row_counts(connection: psycopg.Connection) -> dict[str, int]:
+    counts = {}
+    for space, name in content.list_relations(connection, "r"):
+        row = connection.execute(
+            psycopg.sql.SQL("SELECT count(*) FROM ONLY {}").format(
+                psycopg.sql.Identifier(space, name)
+            )
+        ).fetchone()
+        counts[f"{space}.{name}"] = row[0] if row else 0
+    return counts
+
+
+class Migrate(Step):
+    """Apply the plan, one script after the other, each with its row in the tool's history."""
+
+    name = "migrate"
+
+    def run(self, context: RunContext) -> str:
+        engine: Engine = context.notes["engine"]
+        scripts: list[MigrationScript] = context.notes["scripts"]
+        result = context.run.result
+        result.update(applied=[], own_writes=0, landed=[], migrating=True)
+        with context.connect("migrate:lock") as lock:
+            engine.take_lock(lock, limits(), context.sleep)
+            engine.ensure_history(lock)
+            for number, script in enumerate(scripts):
+                context.check()
+                self._apply(context, engine, script)
+                result["applied"].append(script.name)
+                context.progress(100 * (number + 1) / len(scripts))
+        result["migrating"] = False
+        return f"{len(scripts)} of {len(scripts)} applied"
+
+    def _apply(self, context: RunContext, engine: Engine, script: MigrationScript) -> None:
+        kind = "atomic" if script.is_atomic else "not atomic"
+        context.log(f"migrate: {script.name} ({kind}, {len(script.statements)} statements)")
+        began = time.monotonic()
+        connection = context.connect("migrate")
+        try:
+            outcome = engine.apply(connection, script, limits(), context.log, context.sleep)
+        except ScriptFailed as failure:
+            self._failed(context, engine, connection, failure)
+        except ScriptUnknown as unknown:
+            self._unknown(context, unknown)
+        except Cancelled:
+            self._cancelled(context, engine, connection, script, Outcome())
+        except psycopg.Error as error:
+            outcome = self._from_evidence(context, engine, script, error)
+        finally:
+            connection.close()
+        context.run.result["own_writes"] += outcome.rows_written
+        seconds = time.monotonic() - began
+        context.log(
+            f"  applied in {seconds * 1000:,.0f} ms, {outcome.rows_written:,} rows written", "ok"
+        )
+
+    def _failed(
+        self, context: RunContext, engine: Engine, connection: psycopg.Connection,
+        failure: ScriptFailed,
+    ) -> None:  # fmt: skip
+        if context.is_stopping:
+            self._cancelled(context, engine, connection, failure.script, failure.outcome)
+        context.run.result["own_writes"] += failure.outcome.rows_written
+        context.run.result["landed"] = [
+            {"line": s.line, "text": s.shown} for s in failure.outcome.landed
+        ]
+        context.run.result["failed_script"] = {
+            "name": failure.script.name,
+            "file": failure.script.file,
+            "line": failure.line,
+            "statement": failure.statement.text,
+            "reason": failure.reason,
+            "is_atomic": failure.script.is_atomic,
+        }
+        context.log(f"  {failure.script.file} line {failure.line}: {failure.statement.shown}", "no")
+        raise StepFailed(f"{failure.script.file} line {failure.line}: {failure.reason}.")
+
+    def _cancelled(
+        self, context: RunContext, engine: Engine, connection: psycopg.Connection,
+        script: MigrationScript, outcome: Outcome,
+    ) -> None:  # fmt: skip
+        """An atomic script left nothing: its row says so at once, and it is pending again."""
+        if not outcome.landed:
+            if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                connection.execute("ROLLBACK")
+            engine.note_interrupted(connection, script.name, "Cancelled; nothing of it landed.")
+            engine.mark_rolled_back(connection, script.name)
+            state = f"{script.name} was rolled back by PostgreSQL and left nothing."
+        else:
+            lines = ", ".join(str(s.line) for s in outcome.landed)
+            state = f"{script.file}: the statements at lines {lines} have landed, the rest has not."
+            engine.note_interrupted(connection, script.name, state)
+            context.run.result["landed"] = [
+                {"line": s.line, "text": s.shown} for s in outcome.landed
+            ]
+        raise Cancelled(f"{state} {applied_before(context.run.result)}")
+
+    def _unknown(self, context: RunContext, unknown: ScriptUnknown) -> None:
+        context.run.result["own_writes"] += unknown.outcome.rows_written
+        raise NeedsAttention(
+            f"{unknown} Whether this statement took effect cannot be known from the history: "
+            f"{unknown.statement.shown}",
+            ways=unknown_ways(unknown.script.name),
+        ) from unknown
+
+    def _from_evidence(
+        self, context: RunContext, engine: Engine, script: MigrationScript, error: psycopg.Error
+    ) -> Outcome:
+        """The session was lost, at worst during COMMIT: the history row says which it was."""
+        context.check_fence()
+        with context.connect("evidence") as connection:
+            rows = [r for r in engine.read_history(connection) if r.name == script.name]
+            if rows and rows[-1].finished_at:
+                context.log("  the session was lost, and the history shows it was applied", "hm")
+                return Outcome(list(script.statements))
+            reason = server.reason_of(error)
+            engine.note_interrupted(connection, script.name, reason)
+        statement = script.statements[0]
+        failure = ScriptFailed(script, statement.line, statement, reason, Outcome())
+        context.log("  the session was lost, and the history shows it was not applied", "no")
+        context.run.result["landed"] = []
+        raise StepFailed(f"{failure}. PostgreSQL rolled the whole file back.") from error
+
+
+def unknown_ways(name: str) -> list[dict[str, str]]:
+    return [
+        {"action": "look", "title": f"Look whether {name} took effect, then mark it",
+         "takes": "a person's look at the data", "leaves": "nothing"},
+    ]  # fmt: skip
+
+
+def applied_before(result: dict[str, Any]) -> str:
+    applied = result.get("applied", [])
+    if not applied:
+        return "No migration was applied."
+    return f"Applied before it and still there: {', '.join(applied)}."
+
+
+class Verify(Step):
+    """History equals plan; what changed is what the scripts mention; no rows went missing."""
+
+    name = "verify"
+
+    def run(self, context: RunContext) -> str:
+        engine: Engine = context.notes["engine"]
+        with context.connect("verify") as connection:
+            seen = observe(engine, connection)
+            after = schema.read_schema(connection)
+            invalid = schema.invalid_indexes(connection)
+            rows = _row_counts(connection)
+        self._history_equals_plan(context, seen)
+        if invalid:
+            raise StepFailed(f"invalid indexes were left behind: {', '.join(invalid)}")
+        changes = schema.schema_changes(context.notes["schema"], after)
+        for line in changes:
+            context.log(f"  {line[:300]}")
+        context.run.result["schema_changes"] = changes
+        self._only_mentioned_tables(context, changes)
+        self._no_rows_missing(context, rows)
+        return f"history equals plan, {len(changes)} schema changes"
+
+    def _history_equals_plan(self, context: RunContext, seen: Observation) -> None:
+        assert context.run.plan is not None
+        applied = {s.name for s in seen.states if s.state == "applied"}
+        missing = [name for name in context.run.plan.names if name not in applied]
+        if missing:
+            raise StepFailed(f"the history does not show {', '.join(missing)} as applied")
+
+    def _only_mentioned_tables(self, context: RunContext, changes: list[str]) -> None:
+        scripts: list[MigrationScript] = context.notes["scripts"]
+        if any(s.kind in {"Do", "Call", "Select", "unparsed"} for x in scripts for s in x.statements):
+            return
+        mentioned = set().union(*(changed_tables(s.sql) for s in scripts))
+        for line in changes:
+            table = _table_of(line)
+            if table and table not in mentioned:
+                context.log(f"  not mentioned by any of the migrations: {line}", "hm")
+                raise StepFailed(f"{table} changed, and no migration of the plan mentions it")
+
+    def _no_rows_missing(self, context: RunContext, rows: dict[str, int]) -> None:
+        """Fewer rows in an untouched table under live writes is a warning, not a failure."""
+        for name, before in context.notes["rows"].items():
+            after = rows.get(name)
+            if after is not None and after < before:
+                context.log(f"  {name}: {before - after:,} rows fewer than before", "hm")
+
+
+def _table_of(change: str) -> str:
+    """The unqualified table of a `schema_changes` line about a table or a column."""
+    _sign, kind, name = (change.split(" ", 2) + ["", ""])[:3]
+    parts = name.split(" ")[0].rstrip(":").split(".")
+    if kind == "table" and len(parts) >= 2:
+        return parts[1]
+    if kind == "column" and len(parts) >= 3:
+        return parts[1]
+    return ""
+
+
+class ResolveHistory(Step):
+    """Mark a failed migration rolled back or applied in the tool's own history."""
+
+    name = "resolve"
+
+    def run(self, context: RunContext) -> str:
+        name, mark = context.run.parameters["resolve"], context.run.parameters["mark"]
+        engine = engine_for(context.environment, context.dsn)
+        with context.connect("resolve") as connection:
+            engine.take_lock(connection, limits(), context.sleep)
+            if mark == "rolled_back":
+                engine.mark_rolled_back(connection, name)
+            else:
+                scripts = {s.name: s for s in engine.read_folder().scripts}
+                if name not in scripts:
+                    raise AdapterError(f"{name} is not in the migrations folder")
+                engine.mark_applied(connection, scripts[name])
+        shown = mark.replace("_", " ")
+        context.log(f"resolve: {name} is marked {shown}", "ok")
+        return f"{name} marked {shown}"

@@ -1,0 +1,19 @@
+"""Celery tasks. Each takes an id, loads, calls one function."""
+
+from celery import shared_task
+
+from migrations_app.observation import observe_target
+from opsconsole.models import Environment, Target
+
+
+@shared_task(name="migrations_app.observe")
+def observe(target_id: int) -> None:
+    observe_target(Target.objects.select_related("environment__application").get(pk=target_id))
+
+
+@shared_task(name="migrations_app.observe_environment")
+def observe_environment(environment_id: int) -> None:
+    environment = Environment.objects.select_related("target", "application").get(
+        pk=environment_id
+    )
+    observe_target(environment.target)

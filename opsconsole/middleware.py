@@ -1,0 +1,53 @@
+"""Where a request comes from, for the audit trail; and refusals as pages, never as tracebacks."""
+
+from __future__ import annotations
+
+import uuid
+import zoneinfo
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+
+from opsconsole.exceptions import Refused
+from opsconsole.services.audit import Origin, origin
+
+
+class RequestContextMiddleware:
+    """Makes the request's origin known to the audit trail, and sets the viewer's time zone."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        token = origin.set(
+            Origin(
+                ip=request.META.get("REMOTE_ADDR") or None,
+                user_agent=request.headers.get("User-Agent", "")[:300],
+                request_id=uuid.uuid4().hex,
+            )
+        )
+        zone = getattr(request.user, "time_zone", "UTC")
+        try:
+            with timezone.override(zoneinfo.ZoneInfo(zone)):
+                response = self.get_response(request)
+        finally:
+            origin.reset(token)
+        response.headers.setdefault("Vary", "HX-Request, Cookie")
+        return response
+
+
+class RefusedMiddleware:
+    """Answers Refused with its status and a page that says what to do."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        if not isinstance(error, Refused):
+            return None
+        return render(request, "refused.html", {"message": str(error)}, status=error.status)

@@ -1,0 +1,25 @@
+"""The platform's tables."""
+
+from opsconsole.models.access import Membership, User
+from opsconsole.models.application import Application, Environment, Target, TargetState
+from opsconsole.models.audit import AuditEvent
+from opsconsole.models.health import HealthCheck, HealthResult
+from opsconsole.models.run import LogChunk, Plan, Run, Step
+from opsconsole.models.worker import Worker
+
+__all__ = [
+    "Application",
+    "AuditEvent",
+    "Environment",
+    "HealthCheck",
+    "HealthResult",
+    "LogChunk",
+    "Membership",
+    "Plan",
+    "Run",
+    "Step",
+    "Target",
+    "TargetState",
+    "User",
+    "Worker",
+]

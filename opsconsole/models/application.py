@@ -1,0 +1,180 @@
+"""Applications, their ordered environments, and the databases these point at."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.db import models
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.choices import AutoRollback
+
+
+class Application(models.Model):
+    """One codebase with one migration history."""
+
+    name = models.CharField(_("name"), max_length=80)
+    slug = models.SlugField(_("short name"), unique=True)
+    engine = models.CharField(_("migration engine"), max_length=32, default="prisma")
+    created_at = models.DateTimeField(auto_now_add=True)
+    archived_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class EnvironmentQuerySet(models.QuerySet["Environment"]):
+    def shown(self) -> EnvironmentQuerySet:
+        """Not archived, in the order of the path from development to production."""
+        return (
+            self.filter(archived_at=None, application__archived_at=None)
+            .select_related("application", "target")
+            .order_by("application__name", "position")
+        )
+
+    def by_path(self, path: str) -> Environment:
+        """Look up `application/environment` by their short names; raises DoesNotExist."""
+        application, _slash, environment = path.partition("/")
+        return self.shown().get(application__slug=application, slug=environment)
+
+
+class Environment(models.Model):
+    """One stage of an application, with its policies."""
+
+    application = models.ForeignKey(
+        Application, on_delete=models.PROTECT, related_name="environments"
+    )
+    name = models.CharField(_("name"), max_length=80)
+    slug = models.SlugField(_("short name"))
+    position = models.PositiveSmallIntegerField(_("position"), default=1)
+    migrations_folder = models.CharField(
+        _("migrations folder"),
+        max_length=500,
+        help_text=_("The folder that holds one folder per migration, on the workers."),
+    )
+    is_protected = models.BooleanField(
+        _("protected"),
+        default=False,
+        help_text=_("Asks for the checklist and the typed name; never skips the backup."),
+    )
+    backup_before_migrate = models.BooleanField(_("back up before a migration"), default=True)
+    auto_rollback = models.CharField(
+        _("go back by itself"),
+        max_length=16,
+        choices=AutoRollback.choices,
+        default=AutoRollback.NO_WRITES,
+    )
+    queue = models.CharField(
+        _("queue"), max_length=64, default="runs", help_text=_("The Celery queue of its runs.")
+    )
+    settle_seconds = models.PositiveIntegerField(
+        _("settle time (s)"), default=10, help_text=_("How long health must stay good at the end.")
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    archived_at = models.DateTimeField(null=True, blank=True)
+
+    objects = EnvironmentQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["application", "position"]
+        constraints = [
+            models.UniqueConstraint(fields=["application", "slug"], name="environment_slug_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.application.name} {self.name.lower()}"
+
+    @property
+    def path(self) -> str:
+        return f"{self.application.slug}/{self.slug}"
+
+    @property
+    def takes_backup(self) -> bool:
+        """A protected environment cannot skip the backup, whatever the field says."""
+        return self.is_protected or self.backup_before_migrate
+
+    def get_absolute_url(self) -> str:
+        return reverse("environment", args=[self.application.slug, self.slug])
+
+
+class Target(models.Model):
+    """One database. Its address is kept encrypted, or as a reference resolved on workers."""
+
+    environment = models.OneToOneField(
+        Environment, on_delete=models.PROTECT, related_name="target"
+    )
+    dsn_encrypted = models.TextField(blank=True)
+    dsn_reference = models.CharField(
+        max_length=500, blank=True, help_text=_("env:NAME or file:PATH, resolved on the workers.")
+    )
+    # Server identity, as a worker read it: two environments on one database are refused.
+    system_identifier = models.CharField(max_length=32, blank=True)
+    database_name = models.CharField(max_length=63, blank=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(dsn_encrypted="") ^ models.Q(dsn_reference=""),
+                name="target_one_address",
+            ),
+            models.UniqueConstraint(
+                fields=["system_identifier", "database_name"],
+                condition=~models.Q(system_identifier=""),
+                name="target_database_once",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"database {self.database_name or '(not read yet)'} of {self.environment}"
+
+    @property
+    def latest_state(self) -> TargetState | None:
+        return self.states.order_by("-observed_at").first()
+
+
+class TargetState(models.Model):
+    """What a worker read from the target itself, and when. `data` is empty if it failed.
+
+    `data` holds `server` (version, sizes in bytes), `migrations` (a list, in the engine's
+    order, of name, state, checksum, and what is known of each) and `refusals` (texts).
+    """
+
+    target = models.ForeignKey(Target, on_delete=models.CASCADE, related_name="states")
+    observed_at = models.DateTimeField(default=timezone.now)
+    data = models.JSONField(default=dict)
+    error = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["-observed_at"]
+        indexes = [models.Index(fields=["target", "-observed_at"])]
+
+    def __str__(self) -> str:
+        return f"state of {self.target} at {self.observed_at:%Y-%m-%d %H:%M:%S}"
+
+    def names(self, *states: str) -> list[str]:
+        """Names of the migrations in any of the given states, in order."""
+        return [m["name"] for m in self.data.get("migrations", []) if m["state"] in states]
+
+    @property
+    def pending(self) -> list[str]:
+        return self.names("pending", "out_of_order")
+
+    @property
+    def applied(self) -> list[str]:
+        return self.names("applied", "edited", "missing_locally")
+
+    @property
+    def troubled(self) -> list[dict]:
+        return [
+            m
+            for m in self.data.get("migrations", [])
+            if m["state"] in {"failed", "running", "edited", "missing_locally"}
+        ]
+
+    def is_fresh(self, seconds: float) -> bool:
+        return timezone.now() - self.observed_at < timedelta(seconds=seconds)

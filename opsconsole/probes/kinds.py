@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ProbeRequest:
+    """What to ask. `conninfo` is for probes that go to the target itself."""
+
+    address: str
+    timeout_seconds: float
+    conninfo: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class ProbeAnswer:
+    """What came back: one line for people, the latency in ms, and the answer as data."""
+
+    is_healthy: bool
+    latency_ms: float
+    summary: str
+    answer: dict[str, Any] = field(default_factory=dict)

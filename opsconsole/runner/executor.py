@@ -1,0 +1,198 @@
+"""Execute one claimed run: its steps in order, the way back when one fails, one true end."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+import psycopg
+from django.conf import settings
+from django.db import connections
+
+from opsconsole.choices import RunKind, RunStatus, StepStatus
+from opsconsole.exceptions import (
+    AdapterError,
+    Cancelled,
+    FencedOut,
+    NeedsAttention,
+    Refused,
+    StepFailed,
+)
+from opsconsole.models import Run
+from opsconsole.runner.lease import LeaseKeeper
+from opsconsole.runner.recorder import Recorder, redact
+from opsconsole.runner.registry import PIPELINES, Pipeline
+from opsconsole.runner.step import RunContext, Step
+from opsconsole.services import runs
+from opsconsole.services.secrets import resolve_dsn
+from opsconsole.targets import server
+from opsconsole.targets.availability import AvailabilitySampler
+from opsconsole.targets.server import TargetLock
+
+logger = logging.getLogger(__name__)
+
+
+def execute_run(run_id: int, worker_name: str) -> None:
+    """Claim the run and execute it; a run that cannot be claimed is left alone."""
+    run = runs.claim_run(run_id, worker_name)
+    if run is None:
+        return
+    try:
+        _execute(run)
+    except FencedOut as error:
+        logger.warning("run %s: %s", run.pk, error)
+    finally:
+        connections.close_all()
+
+
+def _execute(run: Run) -> None:
+    try:
+        dsn = resolve_dsn(run.target)
+    except (AdapterError, Refused) as error:
+        runs.finish_run(run, RunStatus.FAILED, f"Nothing was changed: {error}")
+        return
+    pipeline = PIPELINES[run.kind]
+    with Recorder(run, [dsn.password]) as recorder:
+        context = RunContext(run, dsn, recorder)
+        status, summary = _with_lock(context, pipeline)
+        context.check_fence()
+    # The terminal status is written only after the last line.
+    runs.finish_run(run, status, recorder.redact(summary))
+
+
+def _with_lock(context: RunContext, pipeline: Pipeline) -> tuple[RunStatus, str]:
+    """Hold the target's lock and the lease while the pipeline runs."""
+    lock: TargetLock | None = None
+    try:
+        if context.run.kind in RunKind.changing_target():
+            lock = TargetLock(context.dsn, context.session_name("lock"))
+            lock.acquire()
+    except AdapterError as error:
+        if lock:
+            lock.release()
+        context.log(f"refused: {error}", "no")
+        return RunStatus.FAILED, f"Nothing was changed: {error}"
+    try:
+        with LeaseKeeper(context, lock):
+            return _run_pipeline(context, pipeline)
+    finally:
+        if lock:
+            lock.release()
+
+
+def _run_pipeline(context: RunContext, pipeline: Pipeline) -> tuple[RunStatus, str]:
+    sampler = _start_sampler(context)
+    try:
+        return _run_steps(context, pipeline)
+    finally:
+        with suppress(FencedOut):
+            _finish(context, pipeline, sampler)
+
+
+def _start_sampler(context: RunContext) -> AvailabilitySampler | None:
+    if context.run.kind not in RunKind.changing_target():
+        return None
+    sampler = AvailabilitySampler(
+        context.dsn, context.session_name("availability"), settings.AVAILABILITY_SAMPLE_SECONDS
+    )
+    sampler.start()
+    return sampler
+
+
+def _finish(
+    context: RunContext, pipeline: Pipeline, sampler: AvailabilitySampler | None
+) -> None:
+    if sampler:
+        context.run.result["availability"] = sampler.stop()
+    try:
+        context.resume_for_rollback()
+        pipeline.cleanup(context)
+    except (AdapterError, psycopg.Error) as error:
+        context.log(f"cleaning up: {error}", "hm")
+    context.close_sessions()
+
+
+def _run_steps(context: RunContext, pipeline: Pipeline) -> tuple[RunStatus, str]:
+    try:
+        _run_in_order(context, pipeline.steps(context))
+    except Cancelled as error:
+        state = str(error) or pipeline.describe(context)
+        context.log(f"cancelled: {state}", "hm")
+        return RunStatus.CANCELLED, f"Cancelled. {state}"
+    except NeedsAttention as error:
+        return _needs_attention(context, error)
+    except StepFailed as error:
+        return _go_back(context, pipeline, str(error))
+    return RunStatus.SUCCEEDED, pipeline.describe(context)
+
+
+def _go_back(context: RunContext, pipeline: Pipeline, why: str) -> tuple[RunStatus, str]:
+    """Run the way back of the pipeline, if it has one from here."""
+    context.failure = why
+    context.recorder.skip_pending()
+    try:
+        way_back = pipeline.on_failure(context)
+        if not way_back:
+            return RunStatus.FAILED, f"{why} {pipeline.describe(context)}"
+        _run_in_order(context, way_back)
+    except NeedsAttention as error:
+        return _needs_attention(context, error)
+    except (StepFailed, Cancelled) as error:
+        message = f"{why} Going back did not finish: {error or 'it was cancelled'}."
+        return _needs_attention(context, NeedsAttention(f"{message} {pipeline.describe(context)}"))
+    return RunStatus.ROLLED_BACK, f"{why} {pipeline.describe(context)}"
+
+
+def _needs_attention(context: RunContext, error: NeedsAttention) -> tuple[RunStatus, str]:
+    context.run.result["ways"] = error.ways
+    context.log(f"needs a decision: {error}", "hm")
+    return RunStatus.NEEDS_ATTENTION, str(error)
+
+
+def _run_in_order(context: RunContext, steps: list[Step]) -> None:
+    context.recorder.plan_steps([step.name for step in steps])
+    for step in steps:
+        context.check()
+        _run_step(context, step)
+
+
+def _run_step(context: RunContext, step: Step) -> None:
+    """Run one step; whatever it raises becomes StepFailed, NeedsAttention or Cancelled."""
+    recorder = context.recorder
+    recorder.begin_step(step.name)
+    try:
+        summary = step.run(context)
+        runs.save_result(context.run)
+    except NeedsAttention as error:
+        recorder.end_step(StepStatus.UNKNOWN, str(error))
+        raise
+    except FencedOut:
+        raise
+    except Exception as error:
+        context.check_fence()
+        if isinstance(error, Cancelled) or context.is_stopping:
+            recorder.end_step(StepStatus.CANCELLED, str(error) if isinstance(error, Cancelled) else "")
+            raise error if isinstance(error, Cancelled) else Cancelled("") from error
+        message = _message(context, step, error)
+        context.log(message, "no")
+        recorder.end_step(StepStatus.FAILED, message)
+        raise StepFailed(f"{step.name.capitalize()} failed: {message}") from error
+    recorder.end_step(StepStatus.SUCCEEDED, summary)
+
+
+def _message(context: RunContext, step: Step, error: Exception) -> str:
+    if isinstance(error, (StepFailed, AdapterError, Refused)):
+        return str(error)
+    if isinstance(error, psycopg.Error):
+        return server.reason_of(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}" if error.filename else str(error)
+    # A bug of ours: the full story goes to the worker's own log, redacted like the run's.
+    logger.error(
+        "run %s, step %s: %s",
+        context.run.pk,
+        step.name,
+        redact(f"{type(error).__name__}: {error}", [context.dsn.password]),
+        exc_info=settings.DEBUG,
+    )
+    return f"unexpected {type(error).__name__}: {error}"

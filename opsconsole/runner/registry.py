@@ -1,0 +1,54 @@
+"""How features tell the platform what a run of each kind does, without being imported by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from opsconsole.choices import RunKind, RunStatus
+
+if TYPE_CHECKING:
+    from opsconsole.models import Run
+    from opsconsole.runner.step import RunContext, Step
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """How a lost run ended, as read from evidence."""
+
+    status: RunStatus
+    summary: str
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What a run of one kind does.
+
+    `steps(context)` are run in order. When one fails, `on_failure(context)` returns the steps
+    of the way back, possibly none. `cleanup(context)` runs at the end, however it comes.
+    `describe(context)` says in what state the database is, for the summary.
+    """
+
+    kind: RunKind
+    steps: Callable[[RunContext], list[Step]]
+    resolve: Callable[[Run], Resolution]
+    describe: Callable[[RunContext], str]
+    on_failure: Callable[[RunContext], list[Step]] = field(default=lambda _context: [])
+    cleanup: Callable[[RunContext], None] = field(default=lambda _context: None)
+
+
+@dataclass(frozen=True)
+class Periodic:
+    """A task sent to the short queue for every environment, every `setting` seconds."""
+
+    task: str
+    setting: str
+
+
+PIPELINES: dict[str, Pipeline] = {}
+PERIODIC: list[Periodic] = [Periodic("opsconsole.sample_health", "HEALTH_SAMPLE_SECONDS")]
+
+
+def register_pipeline(pipeline: Pipeline) -> None:
+    PIPELINES[pipeline.kind] = pipeline

@@ -1,0 +1,68 @@
+"""Target addresses at rest and at use. Sealed anywhere, opened on workers only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from django.conf import settings
+
+from opsconsole.exceptions import AdapterError, Refused
+from opsconsole.models import Target
+from opsconsole.targets.dsn import Dsn
+
+_may_open = False
+
+
+def allow_opening() -> None:
+    """Declare this process a worker: only workers may open what is sealed."""
+    global _may_open
+    _may_open = True
+
+
+def seal(text: str) -> str:
+    """Encrypt with the newest key."""
+    return _fernet().encrypt(text.encode()).decode()
+
+
+def unseal(token: str) -> str:
+    """Decrypt with any of the keys. Raises Refused outside a worker, AdapterError for no key."""
+    if not _may_open:
+        raise Refused("only a worker may open a stored address")
+    try:
+        return _fernet().decrypt(token.encode()).decode()
+    except InvalidToken:
+        raise AdapterError(
+            "the stored address cannot be decrypted: none of OPSCONSOLE_ENCRYPTION_KEYS fits"
+        ) from None
+
+
+def resolve_dsn(target: Target) -> Dsn:
+    """Return the target's address, from its ciphertext or from `env:NAME` / `file:PATH`.
+
+    Raises AdapterError when the reference leads nowhere or the address is malformed.
+    """
+    if target.dsn_encrypted:
+        return Dsn.parse(unseal(target.dsn_encrypted))
+    if not _may_open:
+        raise Refused("only a worker may open a stored address")
+    kind, _colon, name = target.dsn_reference.partition(":")
+    if kind == "env" and name:
+        value = os.environ.get(name, "")
+    elif kind == "file" and name:
+        try:
+            value = Path(name).read_text().strip()
+        except OSError as error:
+            raise AdapterError(f"cannot read {name}: {error.strerror}") from error
+    else:
+        raise AdapterError(f"{target.dsn_reference!r} is neither env:NAME nor file:PATH")
+    if not value:
+        raise AdapterError(f"{target.dsn_reference} is empty on this worker")
+    return Dsn.parse(value)
+
+
+def _fernet() -> MultiFernet:
+    if not settings.ENCRYPTION_KEYS:
+        raise Refused("no encryption key: set OPSCONSOLE_ENCRYPTION_KEYS or run `manage.py up`")
+    return MultiFernet([Fernet(key) for key in settings.ENCRYPTION_KEYS])

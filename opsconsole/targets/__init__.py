@@ -1,0 +1,4 @@
+"""The target database, seen from outside: addresses, sessions, tools, schema, activity.
+
+Imports no models and no settings; raises AdapterError.
+"""

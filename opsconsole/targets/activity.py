@@ -1,0 +1,47 @@
+"""Who is at work in a target: blockers, and rows written."""
+
+from __future__ import annotations
+
+import psycopg
+
+WRITES = """
+    SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint
+      FROM {view} WHERE relname <> '_prisma_migrations'
+"""
+
+
+def rows_written(connection: psycopg.Connection) -> int:
+    """Rows inserted, updated and deleted since statistics began, by anybody.
+
+    Counts rows of transactions that were rolled back too: an upper bound.
+    """
+    row = connection.execute(WRITES.format(view="pg_stat_user_tables")).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def rows_written_here(connection: psycopg.Connection) -> int:
+    """Rows that the open transaction of this session has written so far."""
+    row = connection.execute(WRITES.format(view="pg_stat_xact_user_tables")).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def blockers(connection: psycopg.Connection, database: str, long_seconds: float = 60) -> list[str]:
+    """What would make a schema change wait, one line each: dumps, long and idle transactions."""
+    rows = connection.execute(
+        """
+        SELECT pid, application_name, state, extract(epoch FROM now() - xact_start)::int
+          FROM pg_stat_activity
+         WHERE datname = %s AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+           AND backend_type = 'client backend'
+           AND (application_name = 'pg_dump' OR application_name LIKE '%%:backup:dump'
+                OR now() - xact_start > make_interval(secs => %s))
+         ORDER BY xact_start
+        """,
+        [database, long_seconds],
+    ).fetchall()
+    return [
+        f"session {pid} ({name or 'unnamed'}, {state}) has a transaction open for {seconds} s"
+        for pid, name, state, seconds in rows
+    ]

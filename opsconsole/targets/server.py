@@ -1,0 +1,283 @@
+"""Sessions on a target's server, and what the server says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from opsconsole.exceptions import AdapterError
+from opsconsole.targets.dsn import Dsn
+
+MAINTENANCE_DATABASE = "postgres"
+APPLICATION_PREFIX = "opsconsole:"
+NAME_BYTES = 63
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What preflight and the state page show of a server. Sizes in bytes."""
+
+    version: str
+    version_num: int
+    system_identifier: str
+    database: str
+    size_bytes: int
+    user: str
+    is_superuser: bool
+    may_create_databases: bool
+    owns_database: bool
+    encoding: str
+    collate: str
+
+    @property
+    def major(self) -> int:
+        return self.version_num // 10000
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"major": self.major}
+
+
+def connect(
+    dsn: Dsn,
+    *,
+    application_name: str,
+    database: str | None = None,
+    autocommit: bool = True,
+    timeout_seconds: float = 0,
+) -> psycopg.Connection:
+    """Open a session that the server ends soon after this process dies.
+
+    A killed client's statement must not commit later: with client_connection_check_interval
+    the server notices within a second. Raises AdapterError with the server's reason.
+    """
+    try:
+        connection = psycopg.connect(
+            dsn.conninfo(application_name=application_name, database=database),
+            autocommit=autocommit,
+            prepare_threshold=None,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+        )
+        with connection.transaction():
+            version = connection.info.server_version
+            if version >= 140000:
+                connection.execute("SET client_connection_check_interval = '1s'")
+            connection.execute("SET idle_in_transaction_session_timeout = 0")
+            connection.execute(
+                "SELECT set_config('statement_timeout', %s, false)",
+                [f"{int(timeout_seconds * 1000)}"],
+            )
+    except psycopg.Error as error:
+        raise AdapterError(reason_of(error)) from error
+    return connection
+
+
+def reason_of(error: psycopg.Error) -> str:
+    """One line: the SQLSTATE, the message and the detail, and never an address."""
+    diagnostics = getattr(error, "diag", None)
+    if diagnostics is not None and diagnostics.message_primary:
+        detail = f" ({diagnostics.message_detail})" if diagnostics.message_detail else ""
+        return f"{diagnostics.sqlstate} {diagnostics.message_primary}{detail}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def read_facts(connection: psycopg.Connection) -> ServerFacts:
+    """Read versions, identity, sizes and rights of the connected database."""
+    row = connection.execute(
+        """
+        SELECT current_setting('server_version'), current_setting('server_version_num')::int,
+               current_database(), pg_database_size(current_database()), current_user,
+               r.rolsuper, r.rolcreatedb OR r.rolsuper,
+               pg_has_role(current_user, d.datdba, 'USAGE'),
+               pg_encoding_to_char(d.encoding), d.datcollate
+          FROM pg_database d, pg_roles r
+         WHERE d.datname = current_database() AND r.rolname = current_user
+        """
+    ).fetchone()
+    assert row is not None
+    return ServerFacts(row[0], row[1], system_identifier(connection), *row[2:])
+
+
+def system_identifier(connection: psycopg.Connection) -> str:
+    """The cluster's identifier; the address of the server where the role may not read it."""
+    try:
+        row = connection.execute("SELECT system_identifier FROM pg_control_system()").fetchone()
+        assert row is not None
+        return str(row[0])
+    except psycopg.errors.InsufficientPrivilege:
+        row = connection.execute(
+            "SELECT oid::text || (SELECT min(oid)::text FROM pg_tablespace) FROM pg_database"
+            " WHERE datname = 'template0'"
+        ).fetchone()
+        return f"{connection.info.host}:{connection.info.port}:{row[0] if row else ''}"[:32]
+
+
+def lock_key(database: str) -> int:
+    """The 64-bit advisory lock key of a target, held in the maintenance database.
+
+    Advisory locks are per database, and one inside the target would stop its own rename.
+    """
+    digest = hashlib.sha256(f"opsconsole:{database}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+class TargetLock:
+    """The one session that keeps every other run, of any console, from changing the target."""
+
+    def __init__(self, dsn: Dsn, application_name: str) -> None:
+        self.connection = connect(
+            dsn, application_name=application_name, database=MAINTENANCE_DATABASE
+        )
+        self._key = lock_key(dsn.database)
+
+    def acquire(self) -> None:
+        """Take it now; raises AdapterError naming the session that holds it."""
+        row = self.connection.execute("SELECT pg_try_advisory_lock(%s)", [self._key]).fetchone()
+        assert row is not None
+        if not row[0]:
+            raise AdapterError(
+                f"another session is changing this database: {self._holder() or 'unknown'}"
+            )
+
+    def check(self) -> None:
+        """Raise AdapterError if the session, and with it the lock, is gone."""
+        try:
+            self.connection.execute("SELECT 1")
+        except psycopg.Error as error:
+            raise AdapterError(f"the lock on the target was lost: {reason_of(error)}") from error
+
+    def release(self) -> None:
+        self.connection.close()
+
+    def _holder(self) -> str:
+        row = self.connection.execute(
+            """
+            SELECT a.application_name || ' (process ' || a.pid || ')'
+              FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+             WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+               AND l.classid::bigint = %s AND l.objid::bigint = %s
+            """,
+            [(self._key >> 32) & 0xFFFFFFFF, self._key & 0xFFFFFFFF],
+        ).fetchone()
+        return row[0] if row else ""
+
+
+def sessions(connection: psycopg.Connection, database: str, prefix: str = "") -> list[dict]:
+    """Client sessions in a database (of names starting with `prefix`), oldest first."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(
+            """
+            SELECT pid, usename, application_name, state, left(query, 200) AS query,
+                   extract(epoch FROM now() - xact_start)::float AS transaction_seconds
+              FROM pg_stat_activity
+             WHERE datname = %s AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+               AND starts_with(coalesce(application_name, ''), %s)
+             ORDER BY backend_start
+            """,
+            [database, prefix],
+        )
+        return cursor.fetchall()
+
+
+def end_sessions(
+    connection: psycopg.Connection, prefix: str, *, seconds: float = 10
+) -> list[int]:
+    """End our own sessions anywhere on the server by name; returns pids still there after."""
+    deadline = time.monotonic() + seconds
+    while True:
+        rows = connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE starts_with(application_name, %s)"
+            " AND pid <> pg_backend_pid()",
+            [prefix],
+        ).fetchall()
+        left = [row[0] for row in rows]
+        if not left or time.monotonic() > deadline:
+            return left
+        for pid in left:
+            terminate(connection, pid)
+        time.sleep(0.05)
+
+
+def wait_for_sessions_end(connection: psycopg.Connection, name: str, seconds: float) -> None:
+    """Wait until no session bears the name, at most so long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        row = connection.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE application_name = %s LIMIT 1", [name]
+        ).fetchone()
+        if row is None:
+            return
+        time.sleep(0.1)
+
+
+def terminate(connection: psycopg.Connection, pid: int) -> None:
+    """End one session. One that we may not end is left for the caller to find still there."""
+    try:
+        connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+    except psycopg.errors.InsufficientPrivilege:
+        connection.rollback()
+
+
+def name_beside(database: str, suffix: str) -> str:
+    """`database` + `suffix` within PostgreSQL's 63 bytes: the base is shortened, never the suffix."""
+    room = NAME_BYTES - len(suffix.encode())
+    return database.encode()[:room].decode(errors="ignore") + suffix
+
+
+def database_oid(connection: psycopg.Connection, name: str) -> int | None:
+    row = connection.execute("SELECT oid FROM pg_database WHERE datname = %s", [name]).fetchone()
+    return int(row[0]) if row else None
+
+
+def create_database_like(connection: psycopg.Connection, name: str, like: str) -> None:
+    """Create an empty database with the encoding, locale and owner of another.
+
+    Uses template0 (PostgreSQL's documentation of CREATE DATABASE: only it takes any encoding).
+    """
+    row = connection.execute(
+        """
+        SELECT pg_encoding_to_char(encoding), datcollate, datctype, pg_get_userbyid(datdba),
+               to_jsonb(d)->>'datlocprovider',
+               coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale')
+          FROM pg_database d WHERE datname = %s
+        """,
+        [like],
+    ).fetchone()
+    if row is None:
+        raise AdapterError(f"there is no database {like}")
+    encoding, collate, ctype, owner, provider, locale = row
+    clauses = sql.SQL(
+        "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {} OWNER {}"
+    ).format(
+        sql.Identifier(name),
+        sql.Literal(encoding),
+        sql.Literal(collate),
+        sql.Literal(ctype),
+        sql.Identifier(owner),
+    )
+    if provider == "i":
+        clauses += sql.SQL(" LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(locale))
+    elif provider == "b":
+        clauses += sql.SQL(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(locale))
+    try:
+        connection.execute(clauses)
+    except psycopg.Error as error:
+        raise AdapterError(f"cannot create database {name}: {reason_of(error)}") from error
+
+
+def drop_database(connection: psycopg.Connection, name: str) -> None:
+    """Drop a database of ours if it is there, ending its sessions."""
+    if database_oid(connection, name) is None:
+        return
+    try:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    except psycopg.Error as error:
+        raise AdapterError(f"cannot drop database {name}: {reason_of(error)}") from error

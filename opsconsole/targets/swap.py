@@ -1,0 +1,150 @@
+"""Put one database in the place of another, in one short window, and destroy nothing.
+
+Run as a program (`python -m opsconsole.targets.swap`): it reads an `Order` as JSON from
+standard input and prints one JSON line per sub-step. It is not tied to the life of the worker
+that started it: once begun it completes, or reopens the live database, within `window_seconds`.
+The order of the steps, and why each is there: close to new sessions (committed on its own),
+end the sessions one by one, exchange both names in one transaction, open.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import psycopg
+from psycopg import sql
+
+STATEMENT_WAIT_MS = 800
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to exchange. `conninfo` leads to the maintenance database and holds the password."""
+
+    conninfo: str
+    live: str
+    built: str
+    replaced: str
+    window_seconds: float = 3.0
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+class Swap:
+    """One exchange of names on one connection."""
+
+    def __init__(self, order: Order, say: Callable[[str], None]) -> None:
+        self.order = order
+        self.say = say
+        self.connection = psycopg.connect(order.conninfo, autocommit=True, connect_timeout=5)
+        self.connection.execute(f"SET lock_timeout = {STATEMENT_WAIT_MS}")
+        self.connection.execute("SET statement_timeout = 5000")
+
+    def run(self) -> None:
+        """Exchange the names; on any failure reopen the live database and raise."""
+        self.deadline = time.monotonic() + self.order.window_seconds
+        try:
+            self.say("closing")
+            set_open(self.connection, self.order.live, is_open=False)
+            self.say("closed")
+            self._end_sessions()
+            self.say("emptied")
+            self._rename()
+        except BaseException:
+            self._reopen()
+            raise
+        # The new one was open all along; the replaced one stays closed.
+        self.say("renamed")
+
+    def _end_sessions(self) -> None:
+        while pids := self._sessions():
+            for pid in pids:
+                self._terminate(pid)
+            if time.monotonic() > self.deadline:
+                raise TimeoutError(f"{len(pids)} sessions of {self.order.live} do not end")
+            time.sleep(0.002)
+
+    def _sessions(self) -> list[int]:
+        names = [self.order.live, self.order.built]
+        rows = self.connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = ANY(%s) AND pid <> pg_backend_pid()",
+            [names],
+        )
+        return [row[0] for row in rows]
+
+    def _terminate(self, pid: int) -> None:
+        try:
+            self.connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+        except psycopg.errors.InsufficientPrivilege:
+            # Found again by the next look; the deadline then reopens the database.
+            time.sleep(0.02)
+
+    def _rename(self) -> None:
+        rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+        live, built, replaced = map(
+            sql.Identifier, (self.order.live, self.order.built, self.order.replaced)
+        )
+        while True:
+            try:
+                with self.connection.transaction():
+                    self.connection.execute(rename.format(live, replaced))
+                    self.connection.execute(rename.format(built, live))
+            except (psycopg.errors.ObjectInUse, psycopg.errors.LockNotAvailable):
+                if time.monotonic() > self.deadline:
+                    raise
+                self._end_sessions()
+            else:
+                return
+
+    def _reopen(self) -> None:
+        for _attempt in range(5):
+            try:
+                set_open(self.connection, self.order.live, is_open=True)
+            except psycopg.errors.LockNotAvailable:
+                continue
+            except psycopg.OperationalError:
+                self.connection = psycopg.connect(self.order.conninfo, autocommit=True)
+                continue
+            self.say("reopened")
+            return
+
+
+def set_open(connection: psycopg.Connection, name: str, *, is_open: bool) -> None:
+    """Allow or refuse new sessions of everybody, superusers too. Existing ones live on."""
+    connection.execute(
+        sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(
+            sql.Identifier(name), sql.Literal(is_open)
+        )
+    )
+
+
+def main() -> int:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    order = Order(**json.loads(sys.stdin.readline()))
+
+    def say(step: str) -> None:
+        # The worker may be gone: the exchange goes on all the same.
+        try:
+            os.write(1, json.dumps({"step": step, "at": time.time()}).encode() + b"\n")
+        except BrokenPipeError:
+            return
+
+    try:
+        Swap(order, say).run()
+    except (psycopg.Error, TimeoutError) as error:
+        lines = str(error).strip().splitlines()
+        say(f"failed: {lines[0] if lines else type(error).__name__}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
