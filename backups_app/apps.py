@@ -6,6 +6,7 @@ class BackupsConfig(AppConfig):
     verbose_name = "Backups"
 
     def ready(self) -> None:
-        from backups_app import pipelines
+        from backups_app import panels, pipelines
 
         pipelines.register()
+        panels.register()

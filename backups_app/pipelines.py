@@ -107,10 +107,19 @@ def resolve_backup(run: Run) -> Resolution:
     settle_server(run)
     backup = run.backups.first()
     if backup and backup.proof_level.tone == "good":
-        return Resolution(RunStatus.SUCCEEDED, f"The worker was lost after backup {backup.pk} was proven.")  # fmt: skip
+        return Resolution(
+            RunStatus.SUCCEEDED, f"The worker was lost after backup {backup.pk} was proven."
+        )
     if backup:
-        return Resolution(RunStatus.FAILED, f"The worker was lost before backup {backup.pk} was proven; it stays listed as {backup.proof_level.label}.")  # fmt: skip  # noqa: E501
-    return Resolution(RunStatus.FAILED, "The worker was lost. No backup was taken; the database was only read.")  # fmt: skip  # noqa: E501
+        return Resolution(
+            RunStatus.FAILED,
+            f"The worker was lost before backup {backup.pk} was proven; it stays listed as "
+            f"{backup.proof_level.label}.",
+        )
+    return Resolution(
+        RunStatus.FAILED,
+        "The worker was lost. No backup was taken; the database was only read.",
+    )
 
 
 def resolve_restore(run: Run) -> Resolution:

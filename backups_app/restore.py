@@ -58,7 +58,7 @@ def restore_archive(
             tool.finish()
 
 
-def _decompressed(archive: Path, digest: "hashlib._Hash") -> Iterator[bytes]:
+def _decompressed(archive: Path, digest: hashlib._Hash) -> Iterator[bytes]:
     decompressor = zstandard.ZstdDecompressor().decompressobj()
     try:
         with archive.open("rb") as file:

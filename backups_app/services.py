@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from django.db import transaction
+from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
-from backups_app.models import Backup
+from backups_app.models import Backup, ReplacedDatabase
 from opsconsole.choices import BackupReason, ProofLevel, RunKind, RunStatus
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, User
 from opsconsole.permissions import authorize
-from opsconsole.services import runs
+from opsconsole.services import audit, runs
 
 
 def request_backup(
@@ -95,3 +97,20 @@ def choose_way_back(*, actor: User, run: Run, reason: str, idempotency_key: str,
         reason=reason,
         way_back_of=run,
     )
+
+
+def request_drop(*, actor: User, replaced: ReplacedDatabase) -> None:
+    """Queue the drop of a replaced database. Raises Refused when it is live or already gone."""
+    environment = replaced.target.environment
+    authorize(actor, "replaced.drop", environment)
+    with transaction.atomic():
+        changed = (
+            ReplacedDatabase.objects.filter(pk=replaced.pk, dropped_at=None)
+            .exclude(swapped_at=None)
+            .update(dropped_at=Now(), dropped_by=actor)
+        )
+        if not changed:
+            raise Refused(_("It is already dropped, or was never replaced."))
+        audit.record("replaced.dropped", actor=actor, environment=environment, about=replaced,
+                     details={"size_bytes": replaced.size_bytes})  # fmt: skip
+        transaction.on_commit(lambda: runs.send_short("backups_app.drop_replaced", replaced.pk))

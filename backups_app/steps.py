@@ -105,7 +105,9 @@ class RestorePreflight(Step):
                 "exchange it for a restored one"
             )
         work.tools_for(context, facts.major)
-        context.log(f"preflight: PostgreSQL {facts.version}; backup {backup.pk}, {backup.rows:,} rows")
+        context.log(
+            f"preflight: PostgreSQL {facts.version}; backup {backup.pk}, {backup.rows:,} rows"
+        )
         return "nothing blocks"
 
 

@@ -23,6 +23,7 @@ from opsconsole.choices import BackupReason, ProofLevel
 from opsconsole.exceptions import AdapterError, NeedsAttention, StepFailed
 from opsconsole.runner.process import allowed_environment
 from opsconsole.runner.step import Estimate, RunContext
+from opsconsole.services.secrets import resolve_dsn
 from opsconsole.targets import activity, content, server, swap
 from opsconsole.targets.tools import ClientTools, choose_tools, find_tools
 
@@ -183,9 +184,7 @@ def prove_backup(context: RunContext, backup: Backup) -> None:
     context.log(f"backup: {len(tables)} tables, {backup.rows:,} rows, content equal", "ok")
 
 
-def build_database(
-    context: RunContext, backup: Backup, name: str, *, keeps_owners: bool
-) -> None:
+def build_database(context: RunContext, backup: Backup, name: str, *, keeps_owners: bool) -> None:
     """Create `name` beside the target and restore the backup into it."""
     with context.connect("build", database=server.MAINTENANCE_DATABASE) as connection:
         server.drop_database(connection, name)
@@ -242,9 +241,7 @@ def prepare_for_swap(context: RunContext, name: str) -> None:
         connection.execute("ANALYZE")
 
 
-def _settings_to_carry(
-    connection: psycopg.Connection, live: str, name: str
-) -> list[sql.Composed]:
+def _settings_to_carry(connection: psycopg.Connection, live: str, name: str) -> list[sql.Composed]:
     """Statements that give `name` the settings, rights and comment that stay with the old OID."""
     target, statements = sql.Identifier(name), []
     for role, setting in connection.execute(
@@ -398,3 +395,13 @@ def reconcile_swap(connection: psycopg.Connection, replaced: ReplacedDatabase) -
         replaced.swapped_at = timezone.now()
         replaced.save(update_fields=["swapped_at"])
     return happened
+
+
+def drop_replaced_database(replaced: ReplacedDatabase) -> None:
+    """Drop it on the server, if its name still belongs to the database that was replaced."""
+    dsn = resolve_dsn(replaced.target)
+    with server.connect(
+        dsn, application_name="opsconsole:drop", database=server.MAINTENANCE_DATABASE
+    ) as connection:
+        if server.database_oid(connection, replaced.replaced_name) == replaced.old_oid:
+            server.drop_database(connection, replaced.replaced_name)

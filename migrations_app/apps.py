@@ -6,6 +6,7 @@ class MigrationsConfig(AppConfig):
     verbose_name = "Migrations"
 
     def ready(self) -> None:
-        from migrations_app import pipeline
+        from migrations_app import panels, pipeline
 
         pipeline.register()
+        panels.register()

@@ -103,7 +103,9 @@ def _make_database(superuser: str, demo: DemoEnvironment) -> None:
         for (name,) in connection.execute(
             "SELECT datname FROM pg_database WHERE datdba = %s::regrole", [demo.role]
         ).fetchall():
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            connection.execute(
+                sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
+            )
         connection.execute(
             sql.SQL("CREATE DATABASE {} OWNER {}").format(
                 sql.Identifier(demo.role), sql.Identifier(demo.role)
@@ -279,5 +281,3 @@ def mend() -> list[str]:
     for path in gone:
         shutil.rmtree(path)
     return [path.name for path in gone]
-
-

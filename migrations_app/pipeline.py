@@ -128,9 +128,7 @@ class Rollback(Step):
 
 def writes_since(connection: psycopg.Connection, backup: Backup, own_writes: int) -> int:
     """Rows written by others since the backup: an upper bound, because aborted ones count."""
-    return max(
-        0, activity.rows_written(connection) - backup.manifest["rows_written"] - own_writes
-    )
+    return max(0, activity.rows_written(connection) - backup.manifest["rows_written"] - own_writes)
 
 
 def restore_way(backup: Backup, written: int | None) -> dict[str, str]:
@@ -173,7 +171,9 @@ def resolve_migrate(run: Run) -> Resolution:
         states = {s.name: s for s in observe(engine, connection).states}
         names = run.plan.names if run.plan else []
         run.result["applied"] = [n for n in names if n in states and states[n].state == "applied"]
-        stuck = next((states[n] for n in names if n in states and states[n].state == "failed"), None)
+        stuck = next(
+            (states[n] for n in names if n in states and states[n].state == "failed"), None
+        )
         if stuck:
             return _resolve_interrupted(run, connection, engine, stuck)
         return _resolve_between(run, connection, names)
@@ -209,7 +209,9 @@ def _resolve_interrupted(
         else:
             dropped = drop_invalid_index(connection, index)
             landed = []
-            text = f"{script.file} left {'an invalid index, now dropped' if dropped else 'nothing'}."
+            text = (
+                f"{script.file} left {'an invalid index, now dropped' if dropped else 'nothing'}."
+            )
     else:
         run.result["ways"] = steps.unknown_ways(stuck.name)
         return Resolution(
@@ -223,9 +225,7 @@ def _resolve_interrupted(
         "statement": script.statements[0].text, "reason": "the worker was lost",
         "is_atomic": script.is_atomic,
     }  # fmt: skip
-    engine.note_interrupted(
-        connection, stuck.name, f"The worker was lost. {text}"
-    )
+    engine.note_interrupted(connection, stuck.name, f"The worker was lost. {text}")
     return Resolution(RunStatus.FAILED, f"The worker was lost. {text} {before}")
 
 
@@ -233,9 +233,7 @@ def _resolve_between(run: Run, connection: psycopg.Connection, names: list[str])
     """No script was under way: none, some or all of the plan are applied."""
     applied = run.result["applied"]
     if not applied:
-        return Resolution(
-            RunStatus.FAILED, "The worker was lost before anything was changed."
-        )
+        return Resolution(RunStatus.FAILED, "The worker was lost before anything was changed.")
     if len(applied) < len(names):
         return Resolution(
             RunStatus.FAILED,
@@ -260,4 +258,3 @@ def _resolve_between(run: Run, connection: psycopg.Connection, names: list[str])
         RunStatus.NEEDS_ATTENTION,
         f"The worker was lost after the last migration, and health is failing: {problem}.",
     )
-

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from celery import current_app
-from django.conf import settings
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
-from migrations_app.observation import plan_for
-from opsconsole.choices import RunKind
+from migrations_app.observation import plan_changes, plan_for
+from opsconsole.choices import Health, RunKind
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Plan, Run, TargetState, User
 from opsconsole.permissions import authorize
 from opsconsole.services import runs
+from opsconsole.services.health import health_days
 
 CHECKLIST = (
-    ("tested_earlier", _("These migrations ran in the earlier environment")),
-    ("staging_validated", _("The application was validated there")),
-    ("backup", _("A backup will be taken and proven first")),
-    ("rollback_plan", _("There is a way back")),
-    ("team_notified", _("The team knows the time of this change")),
-    ("monitoring", _("Health is being monitored")),
+    ("tested_earlier", gettext_lazy("These migrations ran in the earlier environment")),
+    ("staging_validated", gettext_lazy("The application was validated there")),
+    ("backup", gettext_lazy("A backup will be taken and proven first")),
+    ("rollback_plan", gettext_lazy("There is a way back")),
+    ("team_notified", gettext_lazy("The team knows the time of this change")),
+    ("monitoring", gettext_lazy("Health is being monitored")),
 )
 
 
 def request_observation(environment: Environment) -> None:
     """Ask a worker to read the target now. Raises Refused when the broker cannot be reached."""
-    try:
-        current_app.send_task(
-            "migrations_app.observe", args=[environment.target.pk],
-            queue=settings.SHORT_QUEUE, retry=False,
-        )  # fmt: skip
-    except Exception as error:  # kombu raises the transport's own errors
-        raise Refused(
-            _("The database cannot be read now: the broker does not answer."), status=503
-        ) from error
+    if not runs.send_short("migrations_app.observe", environment.target.pk):
+        raise Refused(_("The database cannot be read now: the broker does not answer."), status=503)
 
 
 def current_plan(environment: Environment) -> tuple[Plan, TargetState]:
@@ -50,6 +44,78 @@ def current_plan(environment: Environment) -> tuple[Plan, TargetState]:
     if not state.pending:
         raise Refused(_("%(where)s is up to date: nothing is pending.") % {"where": environment})
     return plan_for(environment.target, state), state
+
+
+@dataclass(frozen=True)
+class ChecklistItem:
+    """One line of the pre-deployment checklist; `evidence` is what the console knows itself."""
+
+    key: str
+    text: str
+    is_known: bool = False
+    evidence: str = ""
+    url: str = ""
+
+
+def checklist_for(environment: Environment, pending: list[str]) -> list[ChecklistItem]:
+    """The checklist, with what the console can answer filled in and linked."""
+    earlier = (
+        Environment.objects.shown()
+        .filter(application=environment.application, position__lt=environment.position)
+        .last()
+    )
+    known = {
+        "backup": (environment.takes_backup, _("part of this run"), ""),
+        "rollback_plan": (
+            environment.takes_backup, _("the proven backup is swapped in if it fails"), "",
+        ),
+        "monitoring": (
+            environment.health_checks.filter(is_enabled=True).exists(),
+            _("checked every minute and through the run"),
+            environment.get_absolute_url() + "#health",
+        ),
+        **(_known_of_earlier(earlier, pending) if earlier else {}),
+    }  # fmt: skip
+    return [
+        ChecklistItem(key, str(text), *known.get(key, (False, "", ""))) for key, text in CHECKLIST
+    ]
+
+
+def _known_of_earlier(earlier: Environment, pending: list[str]) -> dict[str, tuple]:
+    state = earlier.target.latest_state
+    applied = set(state.names("applied")) if state and not state.error else set()
+    health = health_days([earlier])[earlier.pk]
+    url = earlier.get_absolute_url()
+    return {
+        "tested_earlier": (
+            applied.issuperset(pending),
+            _("all applied in %(where)s") % {"where": earlier.name.lower()}, url,
+        ),
+        "staging_validated": (
+            health.now is Health.HEALTHY and applied.issuperset(pending),
+            _("%(where)s is healthy with them") % {"where": earlier.name.lower()},
+            url + "#health",
+        ),
+    }  # fmt: skip
+
+
+def complete_checklist(
+    environment: Environment, pending: list[str], ticked: dict[str, str]
+) -> dict[str, dict[str, Any]]:
+    """What is kept with the run: known items with their evidence, the rest as ticked with a note.
+
+    `ticked` maps the key of each ticked item to its note; an empty note does not count.
+    """
+    kept = {}
+    for item in checklist_for(environment, pending):
+        note = ticked.get(item.key, "").strip()
+        kept[item.key] = {
+            "text": item.text,
+            "ok": item.is_known or bool(note),
+            "by": "console" if item.is_known else "person",
+            "note": item.evidence if item.is_known else note,
+        }
+    return kept
 
 
 def request_migrate(
@@ -77,8 +143,6 @@ def request_migrate(
         raise Refused(_("This plan was never shown. Open the confirm page again."))
     current, _state = current_plan(environment)
     if current.hash != plan_hash:
-        from migrations_app.observation import plan_changes
-
         changes = "; ".join(plan_changes(plan.content, current.content))
         raise Refused(_("Not started, because it changed since it was shown: %(changes)s.")
                       % {"changes": changes})  # fmt: skip

@@ -281,7 +281,9 @@ class Verify(Step):
 
     def _only_mentioned_tables(self, context: RunContext, changes: list[str]) -> None:
         scripts: list[MigrationScript] = context.notes["scripts"]
-        if any(s.kind in {"Do", "Call", "Select", "unparsed"} for x in scripts for s in x.statements):
+        if any(
+            s.kind in {"Do", "Call", "Select", "unparsed"} for x in scripts for s in x.statements
+        ):
             return
         mentioned = set().union(*(changed_tables(s.sql) for s in scripts))
         for line in changes:
@@ -300,7 +302,7 @@ class Verify(Step):
 
 def _table_of(change: str) -> str:
     """The unqualified table of a `schema_changes` line about a table or a column."""
-    _sign, kind, name = (change.split(" ", 2) + ["", ""])[:3]
+    _sign, kind, name = [*change.split(" ", 2), "", ""][:3]
     parts = name.split(" ")[0].rstrip(":").split(".")
     if kind == "table" and len(parts) >= 2:
         return parts[1]

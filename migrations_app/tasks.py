@@ -13,7 +13,5 @@ def observe(target_id: int) -> None:
 
 @shared_task(name="migrations_app.observe_environment")
 def observe_environment(environment_id: int) -> None:
-    environment = Environment.objects.select_related("target", "application").get(
-        pk=environment_id
-    )
+    environment = Environment.objects.select_related("target", "application").get(pk=environment_id)
     observe_target(environment.target)

@@ -45,9 +45,7 @@ def roles_of(user: User | AnonymousUser, environment: Environment | None = None)
     return {Role(role) for role in memberships.values_list("role", flat=True)}
 
 
-def can(
-    user: User | AnonymousUser, action: str, environment: Environment | None = None
-) -> bool:
+def can(user: User | AnonymousUser, action: str, environment: Environment | None = None) -> bool:
     """Whether the user may do the action there; raises KeyError for an unknown action."""
     return bool(ACTIONS[action] & roles_of(user, environment))
 

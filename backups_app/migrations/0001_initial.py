@@ -7,58 +7,138 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('opsconsole', '0001_initial'),
+        ("opsconsole", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='ReplacedDatabase',
+            name="ReplacedDatabase",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('live_name', models.CharField(max_length=63)),
-                ('replaced_name', models.CharField(max_length=63)),
-                ('built_name', models.CharField(max_length=63)),
-                ('old_oid', models.BigIntegerField()),
-                ('new_oid', models.BigIntegerField()),
-                ('size_bytes', models.BigIntegerField(default=0)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('swapped_at', models.DateTimeField(null=True)),
-                ('dropped_at', models.DateTimeField(null=True)),
-                ('dropped_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='replaced', to='opsconsole.run')),
-                ('target', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='replaced', to='opsconsole.target')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("live_name", models.CharField(max_length=63)),
+                ("replaced_name", models.CharField(max_length=63)),
+                ("built_name", models.CharField(max_length=63)),
+                ("old_oid", models.BigIntegerField()),
+                ("new_oid", models.BigIntegerField()),
+                ("size_bytes", models.BigIntegerField(default=0)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("swapped_at", models.DateTimeField(null=True)),
+                ("dropped_at", models.DateTimeField(null=True)),
+                (
+                    "dropped_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="replaced",
+                        to="opsconsole.run",
+                    ),
+                ),
+                (
+                    "target",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="replaced",
+                        to="opsconsole.target",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at'],
+                "ordering": ["-created_at"],
             },
         ),
         migrations.CreateModel(
-            name='Backup',
+            name="Backup",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('reason', models.CharField(choices=[('manual', 'Manual'), ('pre_migration', 'Before a migration'), ('before_restore', 'Before a restore'), ('scheduled', 'Scheduled')], default='manual', max_length=16)),
-                ('key', models.CharField(max_length=300, unique=True)),
-                ('size_bytes', models.BigIntegerField()),
-                ('raw_bytes', models.BigIntegerField()),
-                ('sha256', models.CharField(max_length=64)),
-                ('manifest', models.JSONField()),
-                ('proof', models.SmallIntegerField(choices=[(-1, 'not proven'), (0, 'checksum only'), (1, 'decoded'), (2, 'restored'), (3, 'content equal')], default=0)),
-                ('proven_at', models.DateTimeField(null=True)),
-                ('restore_seconds', models.FloatField(null=True)),
-                ('taken_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('deleted_at', models.DateTimeField(null=True)),
-                ('environment', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='backups', to='opsconsole.environment')),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='backups', to='opsconsole.run')),
-                ('target', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='backups', to='opsconsole.target')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "reason",
+                    models.CharField(
+                        choices=[
+                            ("manual", "Manual"),
+                            ("pre_migration", "Before a migration"),
+                            ("before_restore", "Before a restore"),
+                            ("scheduled", "Scheduled"),
+                        ],
+                        default="manual",
+                        max_length=16,
+                    ),
+                ),
+                ("key", models.CharField(max_length=300, unique=True)),
+                ("size_bytes", models.BigIntegerField()),
+                ("raw_bytes", models.BigIntegerField()),
+                ("sha256", models.CharField(max_length=64)),
+                ("manifest", models.JSONField()),
+                (
+                    "proof",
+                    models.SmallIntegerField(
+                        choices=[
+                            (-1, "not proven"),
+                            (0, "checksum only"),
+                            (1, "decoded"),
+                            (2, "restored"),
+                            (3, "content equal"),
+                        ],
+                        default=0,
+                    ),
+                ),
+                ("proven_at", models.DateTimeField(null=True)),
+                ("restore_seconds", models.FloatField(null=True)),
+                ("taken_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("deleted_at", models.DateTimeField(null=True)),
+                (
+                    "environment",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="backups",
+                        to="opsconsole.environment",
+                    ),
+                ),
+                (
+                    "run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="backups",
+                        to="opsconsole.run",
+                    ),
+                ),
+                (
+                    "target",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="backups",
+                        to="opsconsole.target",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-taken_at'],
-                'indexes': [models.Index(fields=['environment', '-taken_at'], name='backups_app_environ_79f882_idx')],
+                "ordering": ["-taken_at"],
+                "indexes": [
+                    models.Index(
+                        fields=["environment", "-taken_at"], name="backups_app_environ_79f882_idx"
+                    )
+                ],
             },
         ),
     ]

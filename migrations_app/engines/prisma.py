@@ -13,7 +13,6 @@ import time
 import tomllib
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -67,7 +66,11 @@ def checksum_of(text: str) -> str:
 def matches(text: str, checksum: str) -> bool:
     """Prisma's comparison: raw, or with either line ending throughout."""
     unix = text.replace("\r\n", "\n")
-    return checksum in {checksum_of(text), checksum_of(unix), checksum_of(unix.replace("\n", "\r\n"))}
+    return checksum in {
+        checksum_of(text),
+        checksum_of(unix),
+        checksum_of(unix.replace("\n", "\r\n")),
+    }
 
 
 class PrismaEngine(Engine):
@@ -200,9 +203,7 @@ class PrismaEngine(Engine):
     ) -> None:
         deadline = time.monotonic() + limits.tool_lock_wait
         while True:
-            row = connection.execute(
-                "SELECT pg_try_advisory_lock(%s)", [ADVISORY_LOCK]
-            ).fetchone()
+            row = connection.execute("SELECT pg_try_advisory_lock(%s)", [ADVISORY_LOCK]).fetchone()
             if row and row[0]:
                 return
             if time.monotonic() > deadline:
@@ -238,9 +239,7 @@ class PrismaEngine(Engine):
         log: Log,
         sleep: Callable[[float], None],
     ) -> Outcome:
-        connection.execute(
-            sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema))
-        )
+        connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema)))
         current: list[Statement] = []
         connection.add_notice_handler(
             lambda notice: log(
@@ -399,9 +398,7 @@ class _Applying:
             self._fail(statement, error, unknown=True)
         self.outcome.landed.append(statement)
 
-    def _in_transaction(
-        self, work: Callable[[], None], *, unknown_if_lost: bool = False
-    ) -> None:
+    def _in_transaction(self, work: Callable[[], None], *, unknown_if_lost: bool = False) -> None:
         """Run in a transaction; a wait for a lock is given up and tried again, never waited out."""
         for attempt in range(self.limits.lock_retries + 1):
             self.current.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pglast
-from pglast import ast, enums
+from pglast import ast, enums, visitors
 from pglast.parser import ParseError
 
 from migrations_app.engines.kinds import Statement
@@ -114,9 +114,12 @@ def changed_tables(sql: str) -> set[str]:
         return set()
     found: set[str] = set()
 
-    class Collect(pglast.visitors.Visitor):
+    class Collect(visitors.Visitor):
         def visit_RangeVar(self, _ancestors: Any, node: Any) -> None:
             found.add(node.relname)
+
+        def visit_RenameStmt(self, _ancestors: Any, node: Any) -> None:
+            found.add(node.newname)
 
         def visit_DropStmt(self, _ancestors: Any, node: Any) -> None:
             for names in node.objects or ():

@@ -10,327 +10,824 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('auth', '0012_alter_user_first_name_max_length'),
+        ("auth", "0012_alter_user_first_name_max_length"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Application',
+            name="Application",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=80, verbose_name='name')),
-                ('slug', models.SlugField(unique=True, verbose_name='short name')),
-                ('engine', models.CharField(default='prisma', max_length=32, verbose_name='migration engine')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('archived_at', models.DateTimeField(blank=True, null=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=80, verbose_name="name")),
+                ("slug", models.SlugField(unique=True, verbose_name="short name")),
+                (
+                    "engine",
+                    models.CharField(
+                        default="prisma", max_length=32, verbose_name="migration engine"
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("archived_at", models.DateTimeField(blank=True, null=True)),
             ],
             options={
-                'ordering': ['name'],
+                "ordering": ["name"],
             },
         ),
         migrations.CreateModel(
-            name='Plan',
+            name="Plan",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('hash', models.CharField(max_length=64)),
-                ('content', models.JSONField()),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("hash", models.CharField(max_length=64)),
+                ("content", models.JSONField()),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Worker',
+            name="Worker",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=200, unique=True)),
-                ('host', models.CharField(max_length=200)),
-                ('pid', models.PositiveIntegerField()),
-                ('queues', models.JSONField(default=list)),
-                ('started_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('last_seen_at', models.DateTimeField(default=django.utils.timezone.now)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=200, unique=True)),
+                ("host", models.CharField(max_length=200)),
+                ("pid", models.PositiveIntegerField()),
+                ("queues", models.JSONField(default=list)),
+                ("started_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("last_seen_at", models.DateTimeField(default=django.utils.timezone.now)),
             ],
         ),
         migrations.CreateModel(
-            name='User',
+            name="User",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('password', models.CharField(max_length=128, verbose_name='password')),
-                ('last_login', models.DateTimeField(blank=True, null=True, verbose_name='last login')),
-                ('is_superuser', models.BooleanField(default=False, help_text='Designates that this user has all permissions without explicitly assigning them.', verbose_name='superuser status')),
-                ('username', models.CharField(error_messages={'unique': 'A user with that username already exists.'}, help_text='Required. 150 characters or fewer. Letters, digits and @/./+/-/_ only.', max_length=150, unique=True, validators=[django.contrib.auth.validators.UnicodeUsernameValidator()], verbose_name='username')),
-                ('first_name', models.CharField(blank=True, max_length=150, verbose_name='first name')),
-                ('last_name', models.CharField(blank=True, max_length=150, verbose_name='last name')),
-                ('email', models.EmailField(blank=True, max_length=254, verbose_name='email address')),
-                ('is_staff', models.BooleanField(default=False, help_text='Designates whether the user can log into this admin site.', verbose_name='staff status')),
-                ('is_active', models.BooleanField(default=True, help_text='Designates whether this user should be treated as active. Unselect this instead of deleting accounts.', verbose_name='active')),
-                ('date_joined', models.DateTimeField(default=django.utils.timezone.now, verbose_name='date joined')),
-                ('theme', models.CharField(blank=True, choices=[('', 'As the system'), ('light', 'Light'), ('dark', 'Dark')], max_length=8, verbose_name='theme')),
-                ('time_zone', models.CharField(default='UTC', max_length=64, verbose_name='time zone')),
-                ('groups', models.ManyToManyField(blank=True, help_text='The groups this user belongs to. A user will get all permissions granted to each of their groups.', related_name='user_set', related_query_name='user', to='auth.group', verbose_name='groups')),
-                ('user_permissions', models.ManyToManyField(blank=True, help_text='Specific permissions for this user.', related_name='user_set', related_query_name='user', to='auth.permission', verbose_name='user permissions')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("password", models.CharField(max_length=128, verbose_name="password")),
+                (
+                    "last_login",
+                    models.DateTimeField(blank=True, null=True, verbose_name="last login"),
+                ),
+                (
+                    "is_superuser",
+                    models.BooleanField(
+                        default=False,
+                        help_text="Designates that this user has all permissions without explicitly assigning them.",
+                        verbose_name="superuser status",
+                    ),
+                ),
+                (
+                    "username",
+                    models.CharField(
+                        error_messages={"unique": "A user with that username already exists."},
+                        help_text="Required. 150 characters or fewer. Letters, digits and @/./+/-/_ only.",
+                        max_length=150,
+                        unique=True,
+                        validators=[django.contrib.auth.validators.UnicodeUsernameValidator()],
+                        verbose_name="username",
+                    ),
+                ),
+                (
+                    "first_name",
+                    models.CharField(blank=True, max_length=150, verbose_name="first name"),
+                ),
+                (
+                    "last_name",
+                    models.CharField(blank=True, max_length=150, verbose_name="last name"),
+                ),
+                (
+                    "email",
+                    models.EmailField(blank=True, max_length=254, verbose_name="email address"),
+                ),
+                (
+                    "is_staff",
+                    models.BooleanField(
+                        default=False,
+                        help_text="Designates whether the user can log into this admin site.",
+                        verbose_name="staff status",
+                    ),
+                ),
+                (
+                    "is_active",
+                    models.BooleanField(
+                        default=True,
+                        help_text="Designates whether this user should be treated as active. Unselect this instead of deleting accounts.",
+                        verbose_name="active",
+                    ),
+                ),
+                (
+                    "date_joined",
+                    models.DateTimeField(
+                        default=django.utils.timezone.now, verbose_name="date joined"
+                    ),
+                ),
+                (
+                    "theme",
+                    models.CharField(
+                        blank=True,
+                        choices=[("", "As the system"), ("light", "Light"), ("dark", "Dark")],
+                        max_length=8,
+                        verbose_name="theme",
+                    ),
+                ),
+                (
+                    "time_zone",
+                    models.CharField(default="UTC", max_length=64, verbose_name="time zone"),
+                ),
+                (
+                    "groups",
+                    models.ManyToManyField(
+                        blank=True,
+                        help_text="The groups this user belongs to. A user will get all permissions granted to each of their groups.",
+                        related_name="user_set",
+                        related_query_name="user",
+                        to="auth.group",
+                        verbose_name="groups",
+                    ),
+                ),
+                (
+                    "user_permissions",
+                    models.ManyToManyField(
+                        blank=True,
+                        help_text="Specific permissions for this user.",
+                        related_name="user_set",
+                        related_query_name="user",
+                        to="auth.permission",
+                        verbose_name="user permissions",
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'user',
-                'verbose_name_plural': 'users',
-                'abstract': False,
+                "verbose_name": "user",
+                "verbose_name_plural": "users",
+                "abstract": False,
             },
             managers=[
-                ('objects', django.contrib.auth.models.UserManager()),
+                ("objects", django.contrib.auth.models.UserManager()),
             ],
         ),
         migrations.CreateModel(
-            name='Environment',
+            name="Environment",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=80, verbose_name='name')),
-                ('slug', models.SlugField(verbose_name='short name')),
-                ('position', models.PositiveSmallIntegerField(default=1, verbose_name='position')),
-                ('migrations_folder', models.CharField(help_text='The folder that holds one folder per migration, on the workers.', max_length=500, verbose_name='migrations folder')),
-                ('is_protected', models.BooleanField(default=False, help_text='Asks for the checklist and the typed name; never skips the backup.', verbose_name='protected')),
-                ('backup_before_migrate', models.BooleanField(default=True, verbose_name='back up before a migration')),
-                ('auto_rollback', models.CharField(choices=[('no_writes', 'When nobody else has written since the backup'), ('always', 'Always (later writes stay in the replaced database)'), ('never', 'Never: a person decides')], default='no_writes', max_length=16, verbose_name='go back by itself')),
-                ('queue', models.CharField(default='runs', help_text='The Celery queue of its runs.', max_length=64, verbose_name='queue')),
-                ('settle_seconds', models.PositiveIntegerField(default=10, help_text='How long health must stay good at the end.', verbose_name='settle time (s)')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('archived_at', models.DateTimeField(blank=True, null=True)),
-                ('application', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='environments', to='opsconsole.application')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=80, verbose_name="name")),
+                ("slug", models.SlugField(verbose_name="short name")),
+                ("position", models.PositiveSmallIntegerField(default=1, verbose_name="position")),
+                (
+                    "migrations_folder",
+                    models.CharField(
+                        help_text="The folder that holds one folder per migration, on the workers.",
+                        max_length=500,
+                        verbose_name="migrations folder",
+                    ),
+                ),
+                (
+                    "is_protected",
+                    models.BooleanField(
+                        default=False,
+                        help_text="Asks for the checklist and the typed name; never skips the backup.",
+                        verbose_name="protected",
+                    ),
+                ),
+                (
+                    "backup_before_migrate",
+                    models.BooleanField(default=True, verbose_name="back up before a migration"),
+                ),
+                (
+                    "auto_rollback",
+                    models.CharField(
+                        choices=[
+                            ("no_writes", "When nobody else has written since the backup"),
+                            ("always", "Always (later writes stay in the replaced database)"),
+                            ("never", "Never: a person decides"),
+                        ],
+                        default="no_writes",
+                        max_length=16,
+                        verbose_name="go back by itself",
+                    ),
+                ),
+                (
+                    "queue",
+                    models.CharField(
+                        default="runs",
+                        help_text="The Celery queue of its runs.",
+                        max_length=64,
+                        verbose_name="queue",
+                    ),
+                ),
+                (
+                    "settle_seconds",
+                    models.PositiveIntegerField(
+                        default=10,
+                        help_text="How long health must stay good at the end.",
+                        verbose_name="settle time (s)",
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("archived_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "application",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="environments",
+                        to="opsconsole.application",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['application', 'position'],
+                "ordering": ["application", "position"],
             },
         ),
         migrations.CreateModel(
-            name='HealthCheck',
+            name="HealthCheck",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=80, verbose_name='name')),
-                ('kind', models.CharField(choices=[('http', 'HTTP address answering JSON'), ('sql', 'SQL query on the target')], default='http', max_length=8, verbose_name='kind')),
-                ('address', models.CharField(help_text='An http(s) address, or a query that returns one row.', max_length=500, verbose_name='address or query')),
-                ('timeout_seconds', models.PositiveSmallIntegerField(default=5, verbose_name='timeout (s)')),
-                ('is_enabled', models.BooleanField(default=True, verbose_name='enabled')),
-                ('environment', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='health_checks', to='opsconsole.environment')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=80, verbose_name="name")),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("http", "HTTP address answering JSON"),
+                            ("sql", "SQL query on the target"),
+                        ],
+                        default="http",
+                        max_length=8,
+                        verbose_name="kind",
+                    ),
+                ),
+                (
+                    "address",
+                    models.CharField(
+                        help_text="An http(s) address, or a query that returns one row.",
+                        max_length=500,
+                        verbose_name="address or query",
+                    ),
+                ),
+                (
+                    "timeout_seconds",
+                    models.PositiveSmallIntegerField(default=5, verbose_name="timeout (s)"),
+                ),
+                ("is_enabled", models.BooleanField(default=True, verbose_name="enabled")),
+                (
+                    "environment",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="health_checks",
+                        to="opsconsole.environment",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['id'],
+                "ordering": ["id"],
             },
         ),
         migrations.CreateModel(
-            name='Membership',
+            name="Membership",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('role', models.CharField(choices=[('viewer', 'Viewer'), ('operator', 'Operator'), ('reviewer', 'Reviewer'), ('admin', 'Admin')], max_length=16)),
-                ('application', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='opsconsole.application')),
-                ('environment', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='opsconsole.environment')),
-                ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='memberships', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "role",
+                    models.CharField(
+                        choices=[
+                            ("viewer", "Viewer"),
+                            ("operator", "Operator"),
+                            ("reviewer", "Reviewer"),
+                            ("admin", "Admin"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                (
+                    "application",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="+",
+                        to="opsconsole.application",
+                    ),
+                ),
+                (
+                    "environment",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="+",
+                        to="opsconsole.environment",
+                    ),
+                ),
+                (
+                    "user",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="memberships",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Run',
+            name="Run",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('migrate', 'Migrate'), ('backup', 'Back up'), ('restore', 'Restore'), ('verify', 'Verify'), ('rehearse', 'Rehearse'), ('prune', 'Prune')], max_length=16)),
-                ('status', models.CharField(choices=[('awaiting_approval', 'Awaiting approval'), ('queued', 'Queued'), ('running', 'Running'), ('cancelling', 'Cancelling'), ('cancelled', 'Cancelled'), ('lost', 'Lost'), ('succeeded', 'Succeeded'), ('failed', 'Failed'), ('rolled_back', 'Rolled back'), ('needs_attention', 'Needs a decision'), ('rejected', 'Rejected'), ('expired', 'Expired')], db_index=True, default='queued', max_length=20)),
-                ('reason', models.CharField(blank=True, max_length=500)),
-                ('parameters', models.JSONField(default=dict)),
-                ('result', models.JSONField(default=dict)),
-                ('summary', models.TextField(blank=True)),
-                ('idempotency_key', models.CharField(max_length=64, unique=True)),
-                ('claim_token', models.UUIDField(null=True)),
-                ('worker_name', models.CharField(blank=True, max_length=200)),
-                ('lease_expires_at', models.DateTimeField(null=True)),
-                ('sent_at', models.DateTimeField(null=True)),
-                ('log_seq', models.PositiveIntegerField(default=0)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('started_at', models.DateTimeField(null=True)),
-                ('finished_at', models.DateTimeField(null=True)),
-                ('cancel_requested_at', models.DateTimeField(null=True)),
-                ('environment', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='runs', to='opsconsole.environment')),
-                ('plan', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='runs', to='opsconsole.plan')),
-                ('requested_by', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('way_back', models.OneToOneField(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='way_back_of', to='opsconsole.run')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("migrate", "Migrate"),
+                            ("backup", "Back up"),
+                            ("restore", "Restore"),
+                            ("verify", "Verify"),
+                            ("rehearse", "Rehearse"),
+                            ("prune", "Prune"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("awaiting_approval", "Awaiting approval"),
+                            ("queued", "Queued"),
+                            ("running", "Running"),
+                            ("cancelling", "Cancelling"),
+                            ("cancelled", "Cancelled"),
+                            ("lost", "Lost"),
+                            ("succeeded", "Succeeded"),
+                            ("failed", "Failed"),
+                            ("rolled_back", "Rolled back"),
+                            ("needs_attention", "Needs a decision"),
+                            ("rejected", "Rejected"),
+                            ("expired", "Expired"),
+                        ],
+                        db_index=True,
+                        default="queued",
+                        max_length=20,
+                    ),
+                ),
+                ("reason", models.CharField(blank=True, max_length=500)),
+                ("parameters", models.JSONField(default=dict)),
+                ("result", models.JSONField(default=dict)),
+                ("summary", models.TextField(blank=True)),
+                ("idempotency_key", models.CharField(max_length=64, unique=True)),
+                ("claim_token", models.UUIDField(null=True)),
+                ("worker_name", models.CharField(blank=True, max_length=200)),
+                ("lease_expires_at", models.DateTimeField(null=True)),
+                ("sent_at", models.DateTimeField(null=True)),
+                ("log_seq", models.PositiveIntegerField(default=0)),
+                (
+                    "created_at",
+                    models.DateTimeField(db_default=django.db.models.functions.datetime.Now()),
+                ),
+                ("started_at", models.DateTimeField(null=True)),
+                ("finished_at", models.DateTimeField(null=True)),
+                ("cancel_requested_at", models.DateTimeField(null=True)),
+                (
+                    "environment",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="runs",
+                        to="opsconsole.environment",
+                    ),
+                ),
+                (
+                    "plan",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="runs",
+                        to="opsconsole.plan",
+                    ),
+                ),
+                (
+                    "requested_by",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "way_back",
+                    models.OneToOneField(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="way_back_of",
+                        to="opsconsole.run",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='LogChunk',
+            name="LogChunk",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('first_seq', models.PositiveIntegerField()),
-                ('last_seq', models.PositiveIntegerField()),
-                ('lines', models.JSONField()),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='log_chunks', to='opsconsole.run')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("first_seq", models.PositiveIntegerField()),
+                ("last_seq", models.PositiveIntegerField()),
+                ("lines", models.JSONField()),
+                (
+                    "run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="log_chunks",
+                        to="opsconsole.run",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['first_seq'],
+                "ordering": ["first_seq"],
             },
         ),
         migrations.CreateModel(
-            name='HealthResult',
+            name="HealthResult",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('check_name', models.CharField(max_length=80)),
-                ('phase', models.CharField(blank=True, max_length=16)),
-                ('observed_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('is_healthy', models.BooleanField()),
-                ('latency_ms', models.FloatField()),
-                ('summary', models.CharField(max_length=500)),
-                ('answer', models.JSONField(default=dict)),
-                ('environment', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='health_results', to='opsconsole.environment')),
-                ('run', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='health_results', to='opsconsole.run')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("check_name", models.CharField(max_length=80)),
+                ("phase", models.CharField(blank=True, max_length=16)),
+                ("observed_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("is_healthy", models.BooleanField()),
+                ("latency_ms", models.FloatField()),
+                ("summary", models.CharField(max_length=500)),
+                ("answer", models.JSONField(default=dict)),
+                (
+                    "environment",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="health_results",
+                        to="opsconsole.environment",
+                    ),
+                ),
+                (
+                    "run",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="health_results",
+                        to="opsconsole.run",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-observed_at'],
+                "ordering": ["-observed_at"],
             },
         ),
         migrations.CreateModel(
-            name='AuditEvent',
+            name="AuditEvent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('occurred_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('action', models.CharField(max_length=64)),
-                ('outcome', models.CharField(choices=[('attempt', 'Attempt'), ('ok', 'Done'), ('denied', 'Denied'), ('error', 'Error')], default='ok', max_length=8)),
-                ('actor_label', models.CharField(max_length=200)),
-                ('actor_kind', models.CharField(max_length=16)),
-                ('ip', models.GenericIPAddressField(null=True)),
-                ('user_agent', models.CharField(blank=True, max_length=300)),
-                ('request_id', models.CharField(blank=True, max_length=64)),
-                ('object_type', models.CharField(blank=True, max_length=64)),
-                ('object_id', models.CharField(blank=True, max_length=64)),
-                ('object_label', models.CharField(blank=True, max_length=200)),
-                ('reason', models.TextField(blank=True)),
-                ('details', models.JSONField(default=dict)),
-                ('app_version', models.CharField(max_length=32)),
-                ('actor', models.ForeignKey(db_constraint=False, null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('environment', models.ForeignKey(db_constraint=False, null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='opsconsole.environment')),
-                ('run', models.ForeignKey(db_constraint=False, null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='opsconsole.run')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "occurred_at",
+                    models.DateTimeField(db_default=django.db.models.functions.datetime.Now()),
+                ),
+                ("action", models.CharField(max_length=64)),
+                (
+                    "outcome",
+                    models.CharField(
+                        choices=[
+                            ("attempt", "Attempt"),
+                            ("ok", "Done"),
+                            ("denied", "Denied"),
+                            ("error", "Error"),
+                        ],
+                        default="ok",
+                        max_length=8,
+                    ),
+                ),
+                ("actor_label", models.CharField(max_length=200)),
+                ("actor_kind", models.CharField(max_length=16)),
+                ("ip", models.GenericIPAddressField(null=True)),
+                ("user_agent", models.CharField(blank=True, max_length=300)),
+                ("request_id", models.CharField(blank=True, max_length=64)),
+                ("object_type", models.CharField(blank=True, max_length=64)),
+                ("object_id", models.CharField(blank=True, max_length=64)),
+                ("object_label", models.CharField(blank=True, max_length=200)),
+                ("reason", models.TextField(blank=True)),
+                ("details", models.JSONField(default=dict)),
+                ("app_version", models.CharField(max_length=32)),
+                (
+                    "actor",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.DO_NOTHING,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "environment",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.DO_NOTHING,
+                        related_name="+",
+                        to="opsconsole.environment",
+                    ),
+                ),
+                (
+                    "run",
+                    models.ForeignKey(
+                        db_constraint=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.DO_NOTHING,
+                        related_name="+",
+                        to="opsconsole.run",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='Step',
+            name="Step",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('position', models.PositiveSmallIntegerField()),
-                ('name', models.CharField(max_length=32)),
-                ('status', models.CharField(choices=[('pending', 'Pending'), ('running', 'Running'), ('succeeded', 'Succeeded'), ('failed', 'Failed'), ('skipped', 'Skipped'), ('cancelled', 'Cancelled'), ('unknown', 'Unknown')], default='pending', max_length=16)),
-                ('summary', models.TextField(blank=True)),
-                ('progress', models.FloatField(null=True)),
-                ('eta_seconds', models.FloatField(null=True)),
-                ('started_at', models.DateTimeField(null=True)),
-                ('finished_at', models.DateTimeField(null=True)),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='steps', to='opsconsole.run')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("position", models.PositiveSmallIntegerField()),
+                ("name", models.CharField(max_length=32)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("pending", "Pending"),
+                            ("running", "Running"),
+                            ("succeeded", "Succeeded"),
+                            ("failed", "Failed"),
+                            ("skipped", "Skipped"),
+                            ("cancelled", "Cancelled"),
+                            ("unknown", "Unknown"),
+                        ],
+                        default="pending",
+                        max_length=16,
+                    ),
+                ),
+                ("summary", models.TextField(blank=True)),
+                ("progress", models.FloatField(null=True)),
+                ("eta_seconds", models.FloatField(null=True)),
+                ("started_at", models.DateTimeField(null=True)),
+                ("finished_at", models.DateTimeField(null=True)),
+                (
+                    "run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="steps",
+                        to="opsconsole.run",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['position'],
+                "ordering": ["position"],
             },
         ),
         migrations.CreateModel(
-            name='Target',
+            name="Target",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('dsn_encrypted', models.TextField(blank=True)),
-                ('dsn_reference', models.CharField(blank=True, help_text='env:NAME or file:PATH, resolved on the workers.', max_length=500)),
-                ('system_identifier', models.CharField(blank=True, max_length=32)),
-                ('database_name', models.CharField(blank=True, max_length=63)),
-                ('environment', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='target', to='opsconsole.environment')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("dsn_encrypted", models.TextField(blank=True)),
+                (
+                    "dsn_reference",
+                    models.CharField(
+                        blank=True,
+                        help_text="env:NAME or file:PATH, resolved on the workers.",
+                        max_length=500,
+                    ),
+                ),
+                ("system_identifier", models.CharField(blank=True, max_length=32)),
+                ("database_name", models.CharField(blank=True, max_length=63)),
+                (
+                    "environment",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="target",
+                        to="opsconsole.environment",
+                    ),
+                ),
             ],
         ),
         migrations.AddField(
-            model_name='run',
-            name='target',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='runs', to='opsconsole.target'),
+            model_name="run",
+            name="target",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="runs",
+                to="opsconsole.target",
+            ),
         ),
         migrations.AddField(
-            model_name='plan',
-            name='target',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='plans', to='opsconsole.target'),
+            model_name="plan",
+            name="target",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="plans",
+                to="opsconsole.target",
+            ),
         ),
         migrations.CreateModel(
-            name='TargetState',
+            name="TargetState",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('observed_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('data', models.JSONField(default=dict)),
-                ('error', models.TextField(blank=True)),
-                ('target', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='states', to='opsconsole.target')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("observed_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("data", models.JSONField(default=dict)),
+                ("error", models.TextField(blank=True)),
+                (
+                    "target",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="states",
+                        to="opsconsole.target",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-observed_at'],
+                "ordering": ["-observed_at"],
             },
         ),
         migrations.AddConstraint(
-            model_name='environment',
-            constraint=models.UniqueConstraint(fields=('application', 'slug'), name='environment_slug_once'),
+            model_name="environment",
+            constraint=models.UniqueConstraint(
+                fields=("application", "slug"), name="environment_slug_once"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='healthcheck',
-            constraint=models.UniqueConstraint(fields=('environment', 'name'), name='health_check_once'),
+            model_name="healthcheck",
+            constraint=models.UniqueConstraint(
+                fields=("environment", "name"), name="health_check_once"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='membership',
-            constraint=models.UniqueConstraint(fields=('user', 'role', 'application', 'environment'), name='membership_once', nulls_distinct=False),
+            model_name="membership",
+            constraint=models.UniqueConstraint(
+                fields=("user", "role", "application", "environment"),
+                name="membership_once",
+                nulls_distinct=False,
+            ),
         ),
         migrations.AddConstraint(
-            model_name='membership',
-            constraint=models.CheckConstraint(condition=models.Q(('application', None), ('environment', None), _connector='OR'), name='membership_one_scope'),
+            model_name="membership",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("application", None), ("environment", None), _connector="OR"),
+                name="membership_one_scope",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='logchunk',
-            constraint=models.UniqueConstraint(fields=('run', 'first_seq'), name='log_chunk_once'),
+            model_name="logchunk",
+            constraint=models.UniqueConstraint(fields=("run", "first_seq"), name="log_chunk_once"),
         ),
         migrations.AddIndex(
-            model_name='healthresult',
-            index=models.Index(fields=['environment', '-observed_at'], name='opsconsole__environ_5d5bbd_idx'),
+            model_name="healthresult",
+            index=models.Index(
+                fields=["environment", "-observed_at"], name="opsconsole__environ_5d5bbd_idx"
+            ),
         ),
         migrations.AddIndex(
-            model_name='healthresult',
-            index=models.Index(fields=['run', 'observed_at'], name='opsconsole__run_id_0d49c4_idx'),
+            model_name="healthresult",
+            index=models.Index(fields=["run", "observed_at"], name="opsconsole__run_id_0d49c4_idx"),
         ),
         migrations.AddIndex(
-            model_name='auditevent',
-            index=models.Index(fields=['environment', '-id'], name='opsconsole__environ_b98ea2_idx'),
+            model_name="auditevent",
+            index=models.Index(
+                fields=["environment", "-id"], name="opsconsole__environ_b98ea2_idx"
+            ),
         ),
         migrations.AddIndex(
-            model_name='auditevent',
-            index=models.Index(fields=['action', '-id'], name='opsconsole__action_dc614e_idx'),
+            model_name="auditevent",
+            index=models.Index(fields=["action", "-id"], name="opsconsole__action_dc614e_idx"),
         ),
         migrations.AddConstraint(
-            model_name='step',
-            constraint=models.UniqueConstraint(fields=('run', 'position'), name='step_position_once'),
+            model_name="step",
+            constraint=models.UniqueConstraint(
+                fields=("run", "position"), name="step_position_once"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='target',
-            constraint=models.CheckConstraint(condition=models.Q(('dsn_encrypted', ''), ('dsn_reference', ''), _connector='XOR'), name='target_one_address'),
+            model_name="target",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("dsn_encrypted", ""), ("dsn_reference", ""), _connector="XOR"),
+                name="target_one_address",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='target',
-            constraint=models.UniqueConstraint(condition=models.Q(('system_identifier', ''), _negated=True), fields=('system_identifier', 'database_name'), name='target_database_once'),
+            model_name="target",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("system_identifier", ""), _negated=True),
+                fields=("system_identifier", "database_name"),
+                name="target_database_once",
+            ),
         ),
         migrations.AddIndex(
-            model_name='run',
-            index=models.Index(fields=['environment', '-id'], name='opsconsole__environ_f07723_idx'),
+            model_name="run",
+            index=models.Index(
+                fields=["environment", "-id"], name="opsconsole__environ_f07723_idx"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='run',
-            constraint=models.UniqueConstraint(condition=models.Q(('kind__in', ['migrate', 'restore']), ('status__in', ['queued', 'running', 'cancelling', 'lost', 'needs_attention']), ('way_back', None)), fields=('target',), name='run_one_changes_a_target'),
+            model_name="run",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(
+                    ("kind__in", ["migrate", "restore"]),
+                    ("status__in", ["queued", "running", "cancelling", "lost", "needs_attention"]),
+                    ("way_back", None),
+                ),
+                fields=("target",),
+                name="run_one_changes_a_target",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='run',
-            constraint=models.UniqueConstraint(condition=models.Q(('status__in', ['queued', 'running', 'cancelling', 'lost']), models.Q(('kind__in', ['migrate', 'restore']), _negated=True)), fields=('target', 'kind'), name='run_one_active_of_a_kind'),
+            model_name="run",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(
+                    ("status__in", ["queued", "running", "cancelling", "lost"]),
+                    models.Q(("kind__in", ["migrate", "restore"]), _negated=True),
+                ),
+                fields=("target", "kind"),
+                name="run_one_active_of_a_kind",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='plan',
-            constraint=models.UniqueConstraint(fields=('target', 'hash'), name='plan_once_per_target'),
+            model_name="plan",
+            constraint=models.UniqueConstraint(
+                fields=("target", "hash"), name="plan_once_per_target"
+            ),
         ),
         migrations.AddIndex(
-            model_name='targetstate',
-            index=models.Index(fields=['target', '-observed_at'], name='opsconsole__target__adc688_idx'),
+            model_name="targetstate",
+            index=models.Index(
+                fields=["target", "-observed_at"], name="opsconsole__target__adc688_idx"
+            ),
         ),
     ]

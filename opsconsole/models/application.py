@@ -105,9 +105,7 @@ class Environment(models.Model):
 class Target(models.Model):
     """One database. Its address is kept encrypted, or as a reference resolved on workers."""
 
-    environment = models.OneToOneField(
-        Environment, on_delete=models.PROTECT, related_name="target"
-    )
+    environment = models.OneToOneField(Environment, on_delete=models.PROTECT, related_name="target")
     dsn_encrypted = models.TextField(blank=True)
     dsn_reference = models.CharField(
         max_length=500, blank=True, help_text=_("env:NAME or file:PATH, resolved on the workers.")

@@ -163,9 +163,7 @@ class Step(models.Model):
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="steps")
     position = models.PositiveSmallIntegerField()
     name = models.CharField(max_length=32)
-    status = models.CharField(
-        max_length=16, choices=StepStatus.choices, default=StepStatus.PENDING
-    )
+    status = models.CharField(max_length=16, choices=StepStatus.choices, default=StepStatus.PENDING)
     summary = models.TextField(blank=True)
     progress = models.FloatField(null=True)
     eta_seconds = models.FloatField(null=True)
@@ -205,9 +203,7 @@ class LogChunk(models.Model):
 
     class Meta:
         ordering = ["first_seq"]
-        constraints = [
-            models.UniqueConstraint(fields=["run", "first_seq"], name="log_chunk_once")
-        ]
+        constraints = [models.UniqueConstraint(fields=["run", "first_seq"], name="log_chunk_once")]
 
     def __str__(self) -> str:
         return f"lines {self.first_seq} to {self.last_seq} of run {self.run_id}"

@@ -21,7 +21,7 @@ from opsconsole.exceptions import (
 from opsconsole.models import Run
 from opsconsole.runner.lease import LeaseKeeper
 from opsconsole.runner.recorder import Recorder, redact
-from opsconsole.runner.registry import PIPELINES, Pipeline
+from opsconsole.runner.registry import PERIODIC, PIPELINES, Pipeline
 from opsconsole.runner.step import RunContext, Step
 from opsconsole.services import runs
 from opsconsole.services.secrets import resolve_dsn
@@ -58,6 +58,13 @@ def _execute(run: Run) -> None:
         context.check_fence()
     # The terminal status is written only after the last line.
     runs.finish_run(run, status, recorder.redact(summary))
+    tell_state_changed(run)
+
+
+def tell_state_changed(run: Run) -> None:
+    """Have the pages' picture of the environment read anew, now rather than in a minute."""
+    for periodic in PERIODIC:
+        runs.send_short(periodic.task, run.environment_id)
 
 
 def _with_lock(context: RunContext, pipeline: Pipeline) -> tuple[RunStatus, str]:
@@ -99,9 +106,7 @@ def _start_sampler(context: RunContext) -> AvailabilitySampler | None:
     return sampler
 
 
-def _finish(
-    context: RunContext, pipeline: Pipeline, sampler: AvailabilitySampler | None
-) -> None:
+def _finish(context: RunContext, pipeline: Pipeline, sampler: AvailabilitySampler | None) -> None:
     if sampler:
         context.run.result["availability"] = sampler.stop()
     try:
@@ -171,7 +176,9 @@ def _run_step(context: RunContext, step: Step) -> None:
     except Exception as error:
         context.check_fence()
         if isinstance(error, Cancelled) or context.is_stopping:
-            recorder.end_step(StepStatus.CANCELLED, str(error) if isinstance(error, Cancelled) else "")
+            recorder.end_step(
+                StepStatus.CANCELLED, str(error) if isinstance(error, Cancelled) else ""
+            )
             raise error if isinstance(error, Cancelled) else Cancelled("") from error
         message = _message(context, step, error)
         context.log(message, "no")

@@ -13,6 +13,7 @@ Standard library only: it has to start in milliseconds and to import nothing tha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import select
@@ -46,7 +47,7 @@ def main() -> int:
         libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
 
     try:
-        child = subprocess.Popen(  # noqa: S603
+        child = subprocess.Popen(
             command,
             start_new_session=True,
             preexec_fn=before_exec,
@@ -111,10 +112,8 @@ def _end(child: subprocess.Popen, stop_signal: signal.Signals, grace: float) -> 
 
 
 def _signal_group(group: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
-    except ProcessLookupError:
-        pass
 
 
 def _end_orphans() -> None:

@@ -127,5 +127,3 @@ def forget_old_samples() -> int:
     """Delete scheduled samples older than 30 days; returns how many. Those of runs stay."""
     limit = timezone.now() - timedelta(days=KEEP_DAYS)
     return HealthResult.objects.filter(run=None, observed_at__lt=limit).delete()[0]
-
-

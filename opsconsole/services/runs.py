@@ -131,6 +131,18 @@ def dispatch(run_id: int) -> None:
     Run.objects.filter(pk=run_id).update(sent_at=Now())
 
 
+def send_short(task: str, object_id: int, expires: float | None = None) -> bool:
+    """Send short work; False when the broker is away. The scheduler sends it again anyway."""
+    try:
+        current_app.send_task(
+            task, args=[object_id], queue=settings.SHORT_QUEUE, retry=False, expires=expires
+        )
+    except Exception as error:  # kombu raises the transport's own errors
+        logger.warning("%s not sent: %s", task, type(error).__name__)
+        return False
+    return True
+
+
 def claim_run(run_id: int, worker_name: str) -> Run | None:
     """Claim a queued run for this worker, in one transaction without network.
 
@@ -188,9 +200,9 @@ def _change(run: Run, status: RunStatus, **fields: Any) -> None:
             _("%(run)s is %(status)s and cannot become %(next)s.")
             % {"run": run, "status": run.state.label.lower(), "next": status.label.lower()}
         )
-    changed = Run.objects.filter(
-        pk=run.pk, status=run.status, claim_token=run.claim_token
-    ).update(status=status, **fields)
+    changed = Run.objects.filter(pk=run.pk, status=run.status, claim_token=run.claim_token).update(
+        status=status, **fields
+    )
     if not changed:
         raise FencedOut(f"run {run.pk} was changed by somebody else")
     run.status = status
@@ -258,9 +270,7 @@ def _end_open_steps(run: Run, status: RunStatus) -> None:
         RunStatus.CANCELLED: StepStatus.CANCELLED,
         RunStatus.SUCCEEDED: StepStatus.SUCCEEDED,
     }.get(status, StepStatus.FAILED)
-    Step.objects.filter(run=run, status=StepStatus.RUNNING).update(
-        status=ended, finished_at=Now()
-    )
+    Step.objects.filter(run=run, status=StepStatus.RUNNING).update(status=ended, finished_at=Now())
     Step.objects.filter(run=run, status=StepStatus.PENDING).update(status=StepStatus.SKIPPED)
 
 

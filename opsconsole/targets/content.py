@@ -84,9 +84,7 @@ def read_large_objects(connection: psycopg.Connection) -> dict[str, Any]:
     return {"rows": row[0], "hash": str(row[1])}
 
 
-def differences(
-    expected: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]
-) -> list[str]:
+def differences(expected: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]) -> list[str]:
     """One line per table that differs in presence, rows or hash."""
     lines = []
     for name in sorted(expected.keys() | found.keys()):

@@ -17,8 +17,8 @@ UNION ALL
 SELECT format('column %s.%s.%s', n.nspname, c.relname, a.attname),
        format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
        || coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '')
-       || CASE a.attidentity WHEN '' THEN '' ELSE ' identity ' || a.attidentity END
-       || CASE a.attgenerated WHEN '' THEN '' ELSE ' generated ' || a.attgenerated END
+       || CASE a.attidentity WHEN '' THEN '' ELSE ' identity ' || a.attidentity::text END
+       || CASE a.attgenerated WHEN '' THEN '' ELSE ' generated ' || a.attgenerated::text END
   FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN spaces n ON n.oid = c.relnamespace
   LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
  WHERE c.relkind IN ('r', 'p', 'f') AND a.attnum > 0 AND NOT a.attisdropped

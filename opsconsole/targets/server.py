@@ -187,9 +187,7 @@ def sessions(connection: psycopg.Connection, database: str, prefix: str = "") ->
         return cursor.fetchall()
 
 
-def end_sessions(
-    connection: psycopg.Connection, prefix: str, *, seconds: float = 10
-) -> list[int]:
+def end_sessions(connection: psycopg.Connection, prefix: str, *, seconds: float = 10) -> list[int]:
     """End our own sessions anywhere on the server by name; returns pids still there after."""
     deadline = time.monotonic() + seconds
     while True:

@@ -41,9 +41,7 @@ def find_tools(extra_folders: Iterable[str] = ()) -> list[ClientTools]:
     return sorted(found, key=lambda tools: (tools.major, tools.has_tls))
 
 
-def choose_tools(
-    found: Iterable[ClientTools], *, server_major: int, is_local: bool
-) -> ClientTools:
+def choose_tools(found: Iterable[ClientTools], *, server_major: int, is_local: bool) -> ClientTools:
     """The tools of the server's own major version, with TLS where the server is elsewhere.
 
     An older pg_dump refuses a newer server; a newer one may set parameters that an older

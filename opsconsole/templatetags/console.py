@@ -1,3 +1,152 @@
+"""How statuses, times, durations and strips look. Available in every template."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
 from django import template
+from django.contrib.humanize.templatetags.humanize import naturaltime
+from django.template.defaultfilters import date as format_date
+from django.templatetags.static import static
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
+from django.utils.timezone import localtime
+from django.utils.translation import gettext as _
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PostgresLexer
+
+from opsconsole.choices import look_of
+from opsconsole.permissions import can as user_can
 
 register = template.Library()
+STRIP_TONES = {0: "", 1: "w", 2: "b", None: "n"}
+
+
+@register.simple_tag
+def icon(name: str, tone: str = "") -> SafeString:
+    spin = " spin" if name == "loader" else ""
+    return format_html(
+        '<svg class="icon {}{}" aria-hidden="true"><use href="{}#{}"/></svg>',
+        tone, spin, static("icons.svg"), name,
+    )  # fmt: skip
+
+
+@register.simple_tag
+def tag(tone: str, name: str, word: Any) -> SafeString:
+    """A status: icon and word, never colour alone."""
+    return format_html('<span class="tag {}">{}{}</span>', tone, icon(name), word)
+
+
+@register.simple_tag
+def status_tag(status: Any) -> SafeString:
+    tone, name, word = look_of(status)
+    return tag(tone, name, word)
+
+
+@register.simple_tag
+def ago(moment: datetime | None) -> SafeString:
+    """An age in words, with the exact moment in the viewer's time zone as its title."""
+    if moment is None:
+        return format_html('<span class="muted">{}</span>', _("never"))
+    exact = format_date(localtime(moment), "j M Y, H:i:s T")
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>', moment.isoformat(), exact, naturaltime(moment)
+    )
+
+
+@register.filter
+def duration(seconds: float | None) -> str:
+    """`120 ms`, `2.1 s`, `38 s`, `1 min 12 s`, `2 h 5 min`."""
+    if seconds is None:
+        return ""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+
+
+@register.filter
+def milliseconds(value: float | None) -> str:
+    return "" if value is None else duration(value / 1000)
+
+
+@register.filter
+def megabytes(value: int | None) -> str:
+    """Decimal units, one digit: `41.2 MB`, `2.1 GB`, `12 kB`."""
+    if value is None:
+        return ""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= limit:
+            return f"{value / limit:,.1f} {unit}"
+    return f"{value} B"
+
+
+@register.filter
+def short_hash(value: str) -> str:
+    return f"{value[:8]}…{value[-4:]}" if value else ""
+
+
+@register.filter
+def migration_title(name: str) -> str:
+    """`20250728101500_add_parent` -> `add_parent`."""
+    stamp, _underscore, rest = name.partition("_")
+    return rest if stamp.isdigit() and rest else name
+
+
+@register.filter
+def clock(seconds_since_epoch: float) -> str:
+    moment = localtime(datetime.fromtimestamp(seconds_since_epoch).astimezone())
+    return f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}"
+
+
+@register.simple_tag
+def strip(bins: list[int | None], title: str) -> SafeString:
+    """A row of bars: good, slow, failing, no data. The title says it in words."""
+    width = 288 / max(len(bins), 1)
+    bars = format_html_join(
+        "",
+        '<rect x="{}" y="{}" width="{}" height="{}" rx="1" class="{}"/>',
+        (
+            (f"{i * width:.2f}", 0 if value == 2 else 2, f"{width - 1.5:.2f}",
+             20 if value == 2 else 16, STRIP_TONES.get(value, "n"))
+            for i, value in enumerate(bins)
+        ),
+    )  # fmt: skip
+    return format_html(
+        '<svg class="strip" viewBox="0 0 288 20" preserveAspectRatio="none" role="img">'
+        "<title>{}</title>{}</svg>",
+        title, bars,
+    )  # fmt: skip
+
+
+@register.filter
+def sql(text: str) -> SafeString:
+    """SQL with its words, strings and comments marked; Pygments escapes the text itself."""
+    return mark_safe(highlight(text, PostgresLexer(), HtmlFormatter(nowrap=True)))  # noqa: S308
+
+
+@register.filter
+def diff_tone(line: str) -> str:
+    return {"+": "plus", "-": "minus", "~": "tilde"}.get(line[:1], "")
+
+
+@register.simple_tag(takes_context=True)
+def can(context: template.Context, action: str, environment: Any = None) -> bool:
+    """`{% can "run.start" environment as may_start %}`."""
+    return user_can(context["request"].user, action, environment)
+
+
+@register.simple_tag(takes_context=True)
+def query(context: template.Context, **changes: Any) -> str:
+    """The current query string with some parameters changed."""
+    parameters = context["request"].GET.copy()
+    for name, value in changes.items():
+        parameters[name] = value
+    return "?" + parameters.urlencode()

@@ -21,6 +21,7 @@ from backups_app.services import request_backup, request_restore
 from migrations_app import demo
 from migrations_app.services import (
     CHECKLIST,
+    complete_checklist,
     current_plan,
     request_migrate,
     request_observation,
@@ -51,7 +52,9 @@ class Command(BaseCommand):
         waiting.add_argument("--reason", default="", help="why; kept with the run")
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-        def verb(name: str, text: str, *, parents: list, takes: str = "") -> argparse.ArgumentParser:
+        def verb(
+            name: str, text: str, *, parents: list, takes: str = ""
+        ) -> argparse.ArgumentParser:
             added = verbs.add_parser(name, help=text, parents=parents)
             if takes:
                 added.add_argument(takes)
@@ -95,7 +98,9 @@ class Command(BaseCommand):
         broken = things.add_parser("break-sql", help="add one that fails", parents=[common])
         broken.add_argument("--non-atomic", action="store_true")
         things.add_parser("break-health", help="add one that breaks /health", parents=[common])
-        traffic = things.add_parser("traffic", help="read and write until stopped", parents=[common])
+        traffic = things.add_parser(
+            "traffic", help="read and write until stopped", parents=[common]
+        )
         traffic.add_argument("environment")
         traffic.add_argument("--clients", type=int, default=10)
         traffic.add_argument("--seconds", type=float, default=0, help="stop by itself after")
@@ -201,7 +206,7 @@ class Command(BaseCommand):
         self._fresh_state(environment)
         plan, _state = current_plan(environment)
         note = f"confirmed on the command line by {actor}"
-        ticked = {key: {"ok": True, "note": note} for key, _text in CHECKLIST}
+        ticked = {key: note for key, _text in CHECKLIST} if self.options.checked else {}
         run = request_migrate(
             actor=actor,
             environment=environment,
@@ -209,7 +214,7 @@ class Command(BaseCommand):
             idempotency_key=uuid.uuid4().hex,
             reason=self.options.reason,
             typed_name=self.options.confirm,
-            checklist=ticked if self.options.checked else {},
+            checklist=complete_checklist(environment, plan.names, ticked),
         )
         return self._started(run)
 
@@ -266,7 +271,9 @@ class Command(BaseCommand):
                 break
             time.sleep(0.1)
         rows = [_health(r) for r in results]
-        self.print(rows, [f"{r['check']:20} {r['summary']} in {r['latency_ms']:.0f} ms" for r in rows])
+        self.print(
+            rows, [f"{r['check']:20} {r['summary']} in {r['latency_ms']:.0f} ms" for r in rows]
+        )
         return DONE if rows and all(r["healthy"] for r in rows) else FAILED
 
     def do_runs(self) -> int:
@@ -279,7 +286,10 @@ class Command(BaseCommand):
         run = self.run_of()
         document = self._document(run)
         lines = [f"{run}: {run.title}, {run.state.label}", run.summary]
-        lines += [f"  {s['name']:12} {s['status']:10} {s['seconds'] or 0:.1f} s" for s in document["steps"]]
+        lines += [
+            f"  {s['name']:12} {s['status']:10} {s['seconds'] or 0:.1f} s"
+            for s in document["steps"]
+        ]
         if self.options.log:
             lines = [text for _number, text in _log_lines(run, 0)]
             document["log"] = lines

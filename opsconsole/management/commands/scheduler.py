@@ -8,7 +8,6 @@ import threading
 import time
 from typing import Any
 
-from celery import current_app
 from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError, connection, connections
@@ -66,9 +65,5 @@ class Command(BaseCommand):
         if now < self._due.get((task, object_id), 0):
             return
         self._due[(task, object_id)] = now + seconds
-        try:
-            # Expires: a queue that was away must not answer with a flood.
-            current_app.send_task(task, args=[object_id], queue=settings.SHORT_QUEUE,
-                                  retry=False, expires=max(seconds, 5))  # fmt: skip
-        except Exception as error:  # kombu raises the transport's own errors
-            logger.warning("%s not sent: %s", task, type(error).__name__)
+        # Expires: a queue that was away must not answer with a flood.
+        runs.send_short(task, object_id, expires=max(seconds, 5))

@@ -1,0 +1,84 @@
+"""The backups' parts of the platform's pages."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest
+from django.template.loader import render_to_string
+from django.utils.timesince import timesince
+from django.utils.timezone import now
+from django.utils.translation import gettext as _
+
+from backups_app.models import Backup, ReplacedDatabase
+from opsconsole import panels
+from opsconsole.models import Environment, Run, User
+from opsconsole.panels import Fact, Found
+from opsconsole.permissions import visible_environments
+from opsconsole.views.pages import new_key
+
+
+def register() -> None:
+    panels.ENVIRONMENT_FACTS.append(newest_proven)
+    panels.ENVIRONMENT_ACTIONS.append(back_up_button)
+    panels.ENVIRONMENT_PANELS.append(backups_card)
+    panels.RUN_PANELS.append(run_backups)
+    panels.FINDERS.append(find_backups)
+
+
+def newest_proven(environments: list[Environment]) -> dict[int, Fact]:
+    newest = {
+        b.environment_id: b
+        for b in Backup.objects.proven()
+        .filter(environment__in=environments)
+        .order_by("environment_id", "-taken_at")
+        .distinct("environment_id")
+    }
+    none = Fact(_("Backup"), _("none proven yet"))
+    return {e.pk: _fact(newest[e.pk]) if e.pk in newest else none for e in environments}
+
+
+def _fact(backup: Backup) -> Fact:
+    age = timesince(backup.taken_at, now(), depth=1)
+    size = f"{backup.size_bytes / 1e6:,.1f} MB"
+    return Fact(
+        _("Backup"),
+        _("proven, %(age)s old, %(size)s") % {"age": age, "size": size},
+        backup.get_absolute_url(),
+    )
+
+
+def back_up_button(request: HttpRequest, environment: Environment) -> str:
+    return render_to_string(
+        "backups_app/_environment_action.html",
+        {"environment": environment, "key": new_key()},
+        request,
+    )
+
+
+def backups_card(request: HttpRequest, environment: Environment) -> str:
+    context = {
+        "environment": environment,
+        "backups": Backup.objects.listed().filter(environment=environment)[:6],
+        "replaced": ReplacedDatabase.objects.filter(
+            target__environment=environment, dropped_at=None
+        ).exclude(swapped_at=None)[:6],
+    }
+    return render_to_string("backups_app/_environment_panel.html", context, request)
+
+
+def run_backups(request: HttpRequest, run: Run) -> str:
+    backup = Backup.objects.filter(pk=run.result.get("backup") or run.parameters.get("backup"))
+    context = {
+        "run": run,
+        "backup": backup.first(),
+        "replaced": run.replaced.exclude(swapped_at=None).first(),
+        "ways": run.result.get("ways", []),
+        "key": new_key(),
+    }
+    return render_to_string("backups_app/_run_panel.html", context, request)
+
+
+def find_backups(user: User, text: str) -> list[Found]:
+    rows = Backup.objects.listed().filter(
+        environment__in=visible_environments(user), key__icontains=text
+    )[:10]
+    return [Found(_("Backup"), b.key, b.get_absolute_url(), "archive") for b in rows]

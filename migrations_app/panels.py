@@ -1,0 +1,66 @@
+"""The migrations' parts of the platform's pages."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest
+from django.template.loader import render_to_string
+from django.utils.translation import gettext as _
+
+from migrations_app.views import with_sql
+from opsconsole import panels
+from opsconsole.models import Environment, Run, User
+from opsconsole.panels import Found
+from opsconsole.permissions import visible_environments
+from opsconsole.views.pages import new_key
+
+PENDING_STATES = {"pending", "out_of_order"}
+TROUBLED_STATES = {"failed", "running", "edited", "missing_locally"}
+
+
+def register() -> None:
+    panels.ENVIRONMENT_ACTIONS.append(migrate_button)
+    panels.ENVIRONMENT_PANELS.insert(0, migrations_card)
+    panels.RUN_PANELS.append(run_migrations)
+    panels.FINDERS.append(find_migrations)
+
+
+def migrate_button(request: HttpRequest, environment: Environment) -> str:
+    context = {"environment": environment, "state": environment.target.latest_state}
+    return render_to_string("migrations_app/_environment_action.html", context, request)
+
+
+def migrations_card(request: HttpRequest, environment: Environment) -> str:
+    state = environment.target.latest_state
+    rows = with_sql(state.data.get("migrations", [])) if state else []
+    context = {
+        "environment": environment,
+        "state": state,
+        "pending": [m for m in rows if m["state"] in PENDING_STATES],
+        "troubled": [m for m in rows if m["state"] in TROUBLED_STATES],
+        "applied": [m for m in reversed(rows) if m["state"] == "applied"],
+        "key": new_key(),
+    }
+    return render_to_string("migrations_app/_environment_panel.html", context, request)
+
+
+def run_migrations(request: HttpRequest, run: Run) -> str:
+    context = {
+        "run": run,
+        "failed": run.result.get("failed_script"),
+        "landed": run.result.get("landed", []),
+        "changes": run.result.get("schema_changes"),
+        "checklist": run.parameters.get("checklist", {}),
+        "key": new_key(),
+    }
+    return render_to_string("migrations_app/_run_panel.html", context, request)
+
+
+def find_migrations(user: User, text: str) -> list[Found]:
+    found = []
+    for environment in visible_environments(user):
+        state = environment.target.latest_state
+        for name in state.names("applied", "pending", "failed", "edited") if state else ():
+            if text.lower() in name.lower():
+                url = f"{environment.get_absolute_url()}/migrations/{name}"
+                found.append(Found(_("Migration"), f"{name}, {environment}", url, "file-code"))
+    return found[:30]

@@ -1,0 +1,149 @@
+"""Schema change in the browser: read a migration, confirm a plan, clear a failed one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET, require_POST
+
+from migrations_app import services
+from migrations_app.models import ScriptText
+from opsconsole.exceptions import Refused
+from opsconsole.models import Environment, Run, TargetState
+from opsconsole.permissions import authorize, require
+from opsconsole.views.pages import environment_or_404, new_key, posted_key
+
+
+def with_sql(migrations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each migration of a state with its text, with one query for all of them."""
+    texts = ScriptText.objects.in_bulk([m["checksum"] for m in migrations])
+    return [
+        m | {"sql": texts[m["checksum"]].sql if m["checksum"] in texts else ""} for m in migrations
+    ]
+
+
+@require("run.start")
+def confirm(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+    """What will happen, step by step. Reads the database anew first; posts the plan's hash."""
+    found = environment_or_404(request, application, environment)
+    authorize(request.user, "run.start", found)  # type: ignore[arg-type]
+    if request.method == "POST":
+        return _start(request, found)
+    state = found.target.latest_state
+    if state is None or not state.is_fresh(settings.STATE_FRESH_SECONDS):
+        # Asked once by the page, then every second by its fragment until the answer is there.
+        if not request.htmx:  # type: ignore[attr-defined]
+            services.request_observation(found)
+        template = "_migrate_reading" if request.htmx else "migrate_confirm"  # type: ignore[attr-defined]
+        return render(request, f"migrations_app/{template}.html", {"environment": found})
+    return _confirm_page(request, found, state)
+
+
+def _confirm_page(
+    request: HttpRequest, environment: Environment, state: TargetState, refusal: str = "",
+    status: int = 200,
+) -> HttpResponse:  # fmt: skip
+    context: dict[str, Any] = {"environment": environment, "state": state, "refusal": refusal}
+    try:
+        plan, _state = services.current_plan(environment)
+    except Refused as error:
+        context["blocked"] = str(error)
+    else:
+        pending = [m for m in state.data["migrations"] if m["name"] in plan.names]
+        context |= {
+            "plan": plan,
+            "migrations": with_sql(pending),
+            "checklist": _ticked(request, services.checklist_for(environment, plan.names)),
+            "reason": request.POST.get("reason", ""),
+            "typed_name": request.POST.get("typed_name", ""),
+            "key": request.POST.get("key") or new_key(),
+        }
+    is_fragment = request.method == "GET" and request.htmx  # type: ignore[attr-defined]
+    template = "_migrate_form" if is_fragment else "migrate_confirm"
+    return render(request, f"migrations_app/{template}.html", context, status=status)
+
+
+def _ticked(request: HttpRequest, items: list[services.ChecklistItem]) -> list[dict[str, Any]]:
+    """The checklist with what was typed, so that a refused form loses nothing."""
+    return [
+        {
+            "item": item,
+            "ticked": f"check-{item.key}" in request.POST,
+            "note": request.POST.get(f"note-{item.key}", ""),
+        }
+        for item in items
+    ]
+
+
+def _start(request: HttpRequest, environment: Environment) -> HttpResponse:
+    state = environment.target.latest_state
+    plan_names = state.pending if state and not state.error else []
+    ticked = {
+        name.removeprefix("check-"): request.POST.get(f"note-{name.removeprefix('check-')}", "")
+        for name in request.POST
+        if name.startswith("check-")
+    }
+    try:
+        run = services.request_migrate(
+            actor=request.user,  # type: ignore[arg-type]
+            environment=environment,
+            plan_hash=request.POST.get("plan", ""),
+            idempotency_key=posted_key(request),
+            reason=request.POST.get("reason", "")[:500],
+            typed_name=request.POST.get("typed_name", ""),
+            checklist=services.complete_checklist(environment, plan_names, ticked),
+        )
+    except Refused as refusal:
+        if state is None or state.error:
+            raise
+        return _confirm_page(request, environment, state, str(refusal), refusal.status)
+    return redirect(run)
+
+
+@require_POST
+@require("console.view")
+def read_now(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+    found = environment_or_404(request, application, environment)
+    services.request_observation(found)
+    messages.success(request, _("A worker is reading the database now."))
+    return redirect(found)
+
+
+@require_GET
+@require("console.view")
+def migration_page(
+    request: HttpRequest, application: str, environment: str, name: str
+) -> HttpResponse:
+    found = environment_or_404(request, application, environment)
+    state = found.target.latest_state
+    rows = state.data.get("migrations", []) if state else []
+    migration = next((m for m in rows if m["name"] == name), None)
+    if migration is None:
+        raise Http404
+    context = {
+        "environment": found,
+        "state": state,
+        "migration": with_sql([migration])[0],
+        "runs": Run.objects.for_list().filter(environment=found, result__applied__contains=[name]),
+        "key": new_key(),
+    }
+    return render(request, "migrations_app/migration_page.html", context)
+
+
+@require_POST
+@require("migration.resolve")
+def resolve(request: HttpRequest, application: str, environment: str, name: str) -> HttpResponse:
+    run = services.request_resolution(
+        actor=request.user,  # type: ignore[arg-type]
+        environment=environment_or_404(request, application, environment),
+        name=name,
+        mark=request.POST.get("mark", ""),
+        reason=request.POST.get("reason", "")[:500],
+        idempotency_key=posted_key(request),
+    )
+    return redirect(run)

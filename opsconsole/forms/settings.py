@@ -1,0 +1,133 @@
+"""Forms of the settings pages."""
+
+from __future__ import annotations
+
+import zoneinfo
+from typing import Any
+from urllib.parse import urlsplit
+
+from django import forms
+from django.contrib.auth.forms import BaseUserCreationForm
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.choices import Role
+from opsconsole.exceptions import AdapterError
+from opsconsole.models import Application, Environment, HealthCheck, Membership, User
+from opsconsole.targets.dsn import Dsn
+
+
+class ApplicationForm(forms.ModelForm):
+    class Meta:
+        model = Application
+        fields = ["name", "slug"]
+
+
+class EnvironmentForm(forms.ModelForm):
+    """An environment and where its database is. The address is write-only."""
+
+    address = forms.CharField(
+        label=_("Database address"),
+        required=False,
+        strip=True,
+        max_length=1000,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        help_text=_(
+            "postgresql://user:password@host:5432/name (kept encrypted, never shown again), or "
+            "env:NAME or file:PATH on the workers. Empty keeps the present one."
+        ),
+    )
+
+    class Meta:
+        model = Environment
+        fields = [
+            "name", "slug", "position", "migrations_folder", "is_protected",
+            "backup_before_migrate", "auto_rollback", "settle_seconds", "queue",
+        ]  # fmt: skip
+
+    def __init__(self, *args: Any, application: Application, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.application = application
+        self.instance.application = application
+
+    def clean_address(self) -> str:
+        address = self.cleaned_data["address"]
+        if not address:
+            if self.instance.pk is None:
+                raise forms.ValidationError(_("Say where the database is."))
+            return ""
+        if not address.startswith(("env:", "file:")):
+            try:
+                Dsn.parse(address)
+            except AdapterError as error:
+                raise forms.ValidationError(str(error)) from None
+        return str(address)
+
+    def clean_slug(self) -> str:
+        slug = self.cleaned_data["slug"]
+        taken = Environment.objects.filter(application=self.application, slug=slug)
+        if taken.exclude(pk=self.instance.pk).exists():
+            raise forms.ValidationError(_("This application already has such an environment."))
+        return str(slug)
+
+
+class HealthCheckForm(forms.ModelForm):
+    class Meta:
+        model = HealthCheck
+        fields = ["name", "kind", "address", "timeout_seconds", "is_enabled"]
+
+    def __init__(self, *args: Any, environment: Environment, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.instance.environment = environment
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or {}
+        address = given.get("address", "")
+        if given.get("kind") == HealthCheck.Kind.HTTP:
+            parts = urlsplit(address)
+            if parts.scheme not in {"http", "https"} or not parts.hostname:
+                self.add_error("address", _("Give an http:// or https:// address."))
+        twins = HealthCheck.objects.filter(
+            environment=self.instance.environment, name=given.get("name", "")
+        ).exclude(pk=self.instance.pk)
+        if twins.exists():
+            self.add_error("name", _("This environment already has a check of that name."))
+        return given
+
+
+class PersonForm(BaseUserCreationForm):
+    """A new person, with one role everywhere."""
+
+    role = forms.ChoiceField(label=_("Role"), choices=Role.choices)
+
+    class Meta(BaseUserCreationForm.Meta):
+        model = User
+        fields = ("username", "email")
+
+
+class MembershipForm(forms.ModelForm):
+    class Meta:
+        model = Membership
+        fields = ["user", "role", "application", "environment"]
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or {}
+        if given.get("application") and given.get("environment"):
+            self.add_error("environment", _("Choose an application or an environment, not both."))
+        same = Membership.objects.filter(
+            user=given.get("user"), role=given.get("role", ""),
+            application=given.get("application"), environment=given.get("environment"),
+        )  # fmt: skip
+        if same.exists():
+            raise forms.ValidationError(_("This person already has that role there."))
+        return given
+
+
+class PreferencesForm(forms.ModelForm):
+    time_zone = forms.ChoiceField(
+        label=_("Time zone"),
+        choices=lambda: [(name, name) for name in sorted(zoneinfo.available_timezones())],
+    )
+
+    class Meta:
+        model = User
+        fields = ["theme", "time_zone"]

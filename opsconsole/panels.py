@@ -1,0 +1,42 @@
+"""Where feature apps add their parts to the platform's pages, without being imported by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from django.http import HttpRequest
+
+from opsconsole.models import Environment, Run, User
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of an environment's card on the dashboard."""
+
+    label: str
+    text: str
+    url: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One answer of the search."""
+
+    kind: str
+    text: str
+    url: str
+    icon: str
+
+
+# HTML of a card on the environment page, "" for none; shown in order of registration.
+ENVIRONMENT_PANELS: list[Callable[[HttpRequest, Environment], str]] = []
+# HTML of buttons in the head of the environment page.
+ENVIRONMENT_ACTIONS: list[Callable[[HttpRequest, Environment], str]] = []
+# One fact per environment, for all of them at once: `{environment id: Fact}`.
+ENVIRONMENT_FACTS: list[Callable[[list[Environment]], dict[int, Fact]]] = []
+# HTML of a card on the run page, "" for none.
+RUN_PANELS: list[Callable[[HttpRequest, Run], str]] = []
+# Answers to a search text, for a user.
+FINDERS: list[Callable[[User, str], list[Found]]] = []

@@ -1,0 +1,171 @@
+"""Verbs on applications, environments, targets, health checks and people. All audited."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Model
+from django.db.models.functions import Now
+from django.utils.translation import gettext as _
+
+from opsconsole.choices import Role
+from opsconsole.exceptions import Refused
+from opsconsole.models import Application, Environment, HealthCheck, Membership, Run, Target, User
+from opsconsole.permissions import authorize
+from opsconsole.services import audit
+from opsconsole.services.secrets import seal
+
+
+def fields_of(thing: Model, names: list[str]) -> dict[str, Any]:
+    """The named fields as text, for before and after in the audit trail."""
+    return {name: str(getattr(thing, name)) for name in names}
+
+
+def save_application(
+    *, actor: User, application: Application, before: dict[str, Any]
+) -> Application:
+    """Save a new or changed application."""
+    authorize(actor, "settings.edit")
+    with transaction.atomic():
+        action = "application.changed" if application.pk else "application.added"
+        application.save()
+        after = fields_of(application, ["name", "slug"])
+        audit.record(action, actor=actor, about=application,
+                     details={"before": before, "after": after})  # fmt: skip
+    return application
+
+
+def archive_application(*, actor: User, application: Application) -> None:
+    """Hide an application; its runs and its audit trail stay. Refused while a run holds it."""
+    authorize(actor, "settings.edit")
+    for environment in application.environments.select_related("target"):
+        _require_idle(environment)
+    with transaction.atomic():
+        Application.objects.filter(pk=application.pk).update(archived_at=Now())
+        audit.record("application.archived", actor=actor, about=application)
+
+
+def save_environment(
+    *, actor: User, environment: Environment, before: dict[str, Any], address: str = ""
+) -> Environment:
+    """Save a new or changed environment; a non-empty `address` replaces its target's.
+
+    The address itself never reaches the audit trail, only that it changed.
+    """
+    authorize(actor, "settings.edit")
+    names = list(before) or ["name", "slug", "position", "migrations_folder"]
+    with transaction.atomic():
+        is_new = environment.pk is None
+        environment.save()
+        if address:
+            if not is_new:
+                _require_idle(environment)
+            _set_address(environment, address)
+        audit.record(
+            "environment.added" if is_new else "environment.changed",
+            actor=actor,
+            environment=environment,
+            about=environment,
+            details={
+                "before": before,
+                "after": fields_of(environment, names),
+                "address_changed": bool(address),
+            },
+        )
+    return environment
+
+
+def _set_address(environment: Environment, address: str) -> None:
+    is_reference = address.startswith(("env:", "file:"))
+    Target.objects.update_or_create(
+        environment=environment,
+        defaults={
+            "dsn_encrypted": "" if is_reference else seal(address),
+            "dsn_reference": address if is_reference else "",
+            "system_identifier": "",
+            "database_name": "",
+        },
+    )
+
+
+def _require_idle(environment: Environment) -> None:
+    holder = Run.objects.holding(environment.target.pk).first()
+    if holder:
+        raise Refused(_("%(run)s holds %(where)s: wait for its end.")
+                      % {"run": holder, "where": environment})  # fmt: skip
+
+
+def archive_environment(*, actor: User, environment: Environment) -> None:
+    authorize(actor, "settings.edit")
+    _require_idle(environment)
+    with transaction.atomic():
+        Environment.objects.filter(pk=environment.pk).update(archived_at=Now())
+        # Frees the database for another environment.
+        Target.objects.filter(environment=environment).update(system_identifier="")
+        audit.record("environment.archived", actor=actor, environment=environment,
+                     about=environment)  # fmt: skip
+
+
+def save_health_check(*, actor: User, check: HealthCheck, before: dict[str, Any]) -> HealthCheck:
+    authorize(actor, "settings.edit")
+    with transaction.atomic():
+        action = "health_check.changed" if check.pk else "health_check.added"
+        check.save()
+        after = fields_of(check, ["name", "kind", "address", "timeout_seconds", "is_enabled"])
+        audit.record(action, actor=actor, environment=check.environment, about=check,
+                     details={"before": before, "after": after})  # fmt: skip
+    return check
+
+
+def delete_health_check(*, actor: User, check: HealthCheck) -> None:
+    """Remove a check; what it answered stays."""
+    authorize(actor, "settings.edit")
+    with transaction.atomic():
+        audit.record("health_check.removed", actor=actor, environment=check.environment,
+                     about=check)  # fmt: skip
+        check.delete()
+
+
+def add_person(*, actor: User, user: User, role: str) -> User:
+    """Save a new user (password already set on it) with one role everywhere."""
+    authorize(actor, "settings.edit")
+    with transaction.atomic():
+        user.save()
+        membership = Membership.objects.create(user=user, role=Role(role))
+        audit.record("person.added", actor=actor, about=user, details={"role": membership.role})
+    return user
+
+
+def grant_role(*, actor: User, membership: Membership) -> Membership:
+    authorize(actor, "settings.edit")
+    with transaction.atomic():
+        membership.save()
+        audit.record("role.granted", actor=actor, about=membership.user,
+                     details={"membership": str(membership)})  # fmt: skip
+    return membership
+
+
+def revoke_role(*, actor: User, membership: Membership) -> None:
+    """Take a role away; the last admin of everything keeps theirs."""
+    authorize(actor, "settings.edit")
+    everywhere = Membership.objects.filter(
+        role=Role.ADMIN, application=None, environment=None, user__is_active=True
+    )
+    with transaction.atomic():
+        others = everywhere.select_for_update().exclude(pk=membership.pk)
+        if membership.role == Role.ADMIN and not others.exists():
+            raise Refused(_("This is the last admin: give the role to somebody else first."))
+        audit.record("role.revoked", actor=actor, about=membership.user,
+                     details={"membership": str(membership)})  # fmt: skip
+        membership.delete()
+
+
+def set_active(*, actor: User, user: User, is_active: bool) -> None:
+    """Let a person sign in, or no longer."""
+    authorize(actor, "settings.edit")
+    if user.pk == actor.pk:
+        raise Refused(_("You cannot lock yourself out."))
+    with transaction.atomic():
+        User.objects.filter(pk=user.pk).update(is_active=is_active)
+        audit.record("person.enabled" if is_active else "person.disabled", actor=actor, about=user)

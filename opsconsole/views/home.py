@@ -1,0 +1,105 @@
+"""The dashboard, and the search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET
+
+from opsconsole.choices import RunStatus
+from opsconsole.models import Environment, Run, TargetState, Worker
+from opsconsole.panels import ENVIRONMENT_FACTS, FINDERS, Fact, Found
+from opsconsole.permissions import require, visible_environments
+from opsconsole.services.health import HealthDay, health_days
+
+
+@dataclass
+class Stage:
+    """One environment on the dashboard."""
+
+    environment: Environment
+    state: TargetState | None
+    day: HealthDay
+    last_run: Run | None
+    holder: Run | None
+    facts: list[Fact]
+
+
+@require_GET
+@require("console.view")
+def home(request: HttpRequest) -> HttpResponse:
+    environments = list(visible_environments(request.user))  # type: ignore[arg-type]
+    stages = stages_of(environments)
+    applications = [
+        (application, list(group))
+        for application, group in groupby(stages, key=lambda s: s.environment.application)
+    ]
+    context = {
+        "applications": applications,
+        "todo": [stage for stage in stages if _needs_somebody(stage)],
+        "workers": Worker.objects.alive().count(),
+    }
+    template = "opsconsole/_home.html" if request.htmx else "opsconsole/home.html"  # type: ignore[attr-defined]
+    return render(request, template, context)
+
+
+def stages_of(environments: list[Environment]) -> list[Stage]:
+    """Everything the dashboard shows, with a number of queries that does not grow."""
+    days = health_days(environments)
+    states = {
+        s.target_id: s
+        for s in TargetState.objects.filter(target__environment__in=environments)
+        .order_by("target_id", "-observed_at")
+        .distinct("target_id")
+    }
+    last = {
+        r.environment_id: r
+        for r in Run.objects.filter(environment__in=environments)
+        .select_related("environment")
+        .order_by("environment_id", "-id")
+        .distinct("environment_id")
+    }
+    holders = {
+        r.environment_id: r
+        for r in Run.objects.filter(
+            environment__in=environments, status=RunStatus.NEEDS_ATTENTION
+        ).select_related("environment")
+    }
+    facts = [source(environments) for source in ENVIRONMENT_FACTS]
+    return [
+        Stage(
+            environment=e,
+            state=states.get(e.target.pk),
+            day=days[e.pk],
+            last_run=last.get(e.pk),
+            holder=holders.get(e.pk),
+            facts=[found[e.pk] for found in facts if e.pk in found],
+        )
+        for e in environments
+    ]
+
+
+def _needs_somebody(stage: Stage) -> bool:
+    return bool(stage.holder or (stage.state and (stage.state.error or stage.state.troubled)))
+
+
+@require_GET
+@require("console.view")
+def find(request: HttpRequest) -> HttpResponse:
+    text = request.GET.get("q", "").strip()
+    if text.isdigit() and Run.objects.filter(pk=text).exists():
+        return redirect("run", text)
+    found: list[Found] = []
+    if text:
+        found = [
+            Found(_("Environment"), str(e), e.get_absolute_url(), "layout-dashboard")
+            for e in visible_environments(request.user)  # type: ignore[arg-type]
+            if text.lower() in str(e).lower()
+        ]
+        for finder in FINDERS:
+            found += finder(request.user, text)  # type: ignore[arg-type]
+    return render(request, "opsconsole/find.html", {"text": text, "found": found})

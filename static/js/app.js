@@ -1,0 +1,128 @@
+/* What HTML and htmx cannot do: follow a log, find in it, keep the title true, shortcuts. */
+"use strict";
+
+(() => {
+  const term = () => document.querySelector("[data-log]");
+  const scroller = (list) => list.closest(".term") || list;
+  let following = true;
+
+  function isAtBottom(list) {
+    return list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+  }
+
+  function follow() {
+    const list = term();
+    if (list && following) scroller(list).scrollTop = scroller(list).scrollHeight;
+    const jump = document.querySelector("[data-jump]");
+    if (jump) jump.hidden = following;
+  }
+
+  function watchScrolling() {
+    const list = term();
+    if (!list || list.dataset.watched) return;
+    list.dataset.watched = "yes";
+    following = !location.hash.startsWith("#L");
+    list.addEventListener("scroll", () => {
+      following = isAtBottom(list);
+      const jump = document.querySelector("[data-jump]");
+      if (jump) jump.hidden = following;
+    });
+    follow();
+  }
+
+  function findInLog(text) {
+    const wanted = text.trim().toLowerCase();
+    let count = 0;
+    let first = null;
+    for (const line of document.querySelectorAll("[data-log] li")) {
+      const hit = wanted !== "" && line.textContent.toLowerCase().includes(wanted);
+      line.classList.toggle("found", hit);
+      if (hit) {
+        count += 1;
+        first = first || line;
+      }
+    }
+    const said = document.querySelector("[data-log-found]");
+    if (said) said.textContent = wanted ? `${count} ${said.dataset.word}` : "";
+    if (first) {
+      following = false;
+      first.scrollIntoView({ block: "nearest" });
+    }
+  }
+
+  function keepTitle() {
+    const state = document.querySelector("[data-title]");
+    if (!state) return;
+    document.title = state.dataset.title;
+    const icon = document.querySelector("link[rel=icon]");
+    if (icon && state.dataset.favicon && !icon.href.endsWith(state.dataset.favicon)) {
+      icon.href = state.dataset.favicon;
+    }
+    const said = document.querySelector("[data-announce]");
+    if (said && said.textContent !== state.dataset.announce) said.textContent = state.dataset.announce;
+  }
+
+  document.addEventListener("input", (event) => {
+    if (event.target.matches("[data-log-find]")) findInLog(event.target.value);
+  });
+
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("[data-jump]")) {
+      following = true;
+      follow();
+    }
+    const pause = event.target.closest("[data-pause]");
+    if (pause) {
+      const paused = pause.getAttribute("aria-pressed") !== "true";
+      pause.setAttribute("aria-pressed", String(paused));
+      document.body.classList.toggle("is-paused", paused);
+    }
+  });
+
+  // One click is one request; the server holds the same promise with an idempotency key.
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (form.method !== "post" || event.defaultPrevented) return;
+    if (form.dataset.sent) {
+      event.preventDefault();
+      return;
+    }
+    form.dataset.sent = "yes";
+    for (const button of form.querySelectorAll("button[type=submit], button:not([type])")) {
+      window.setTimeout(() => { button.disabled = true; }, 0);
+    }
+  });
+
+  window.addEventListener("pageshow", (event) => {
+    if (!event.persisted) return;
+    for (const form of document.querySelectorAll("form[data-sent]")) {
+      delete form.dataset.sent;
+      for (const button of form.querySelectorAll("button")) button.disabled = false;
+    }
+  });
+
+  document.addEventListener("keydown", (event) => {
+    const find = document.querySelector("[data-find]");
+    if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k" && find) {
+      event.preventDefault();
+      find.focus();
+    }
+  });
+
+  // Hidden tabs and paused pages ask for nothing.
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    const polls = event.detail.elt.matches("[data-poll]");
+    if (polls && (document.hidden || document.body.classList.contains("is-paused"))) {
+      event.preventDefault();
+    }
+  });
+
+  document.addEventListener("htmx:afterSettle", () => {
+    watchScrolling();
+    follow();
+    keepTitle();
+  });
+
+  watchScrolling();
+  keepTitle();
+})();
