@@ -84,7 +84,7 @@ def settle_server(run: Run) -> list[ReplacedDatabase]:
             raise AdapterError(f"{len(left)} sessions of the lost run are still on the server")
         happened = []
         for replaced in ReplacedDatabase.objects.filter(run=run):
-            with suppress(psycopg.errors.UndefinedDatabase):
+            with suppress(psycopg.errors.InvalidCatalogName):
                 if work.reconcile_swap(connection, replaced):
                     happened.append(replaced)
         for name in (work.proof_name, work.built_name):

@@ -23,7 +23,7 @@ def backup_list(request: HttpRequest) -> HttpResponse:
     rows = Backup.objects.listed().filter(environment__in=environments)
     chosen = request.GET.get("environment", "")
     if chosen.isdigit():
-        rows = rows.filter(environment=chosen)
+        rows = rows.filter(environment_id=int(chosen))
     replaced = ReplacedDatabase.objects.filter(
         target__environment__in=environments, dropped_at=None
     ).exclude(swapped_at=None).select_related("run", "target__environment__application")  # fmt: skip

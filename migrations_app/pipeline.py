@@ -128,7 +128,8 @@ class Rollback(Step):
 
 def writes_since(connection: psycopg.Connection, backup: Backup, own_writes: int) -> int:
     """Rows written by others since the backup: an upper bound, because aborted ones count."""
-    return max(0, activity.rows_written(connection) - backup.manifest["rows_written"] - own_writes)
+    before = int(backup.manifest["rows_written"])
+    return max(0, activity.rows_written(connection) - before - own_writes)
 
 
 def restore_way(backup: Backup, written: int | None) -> dict[str, str]:

@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from opsconsole.choices import Role
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, User
+from opsconsole.models.application import EnvironmentQuerySet
 
 EVERYBODY = frozenset(Role)
 ACTIONS: dict[str, frozenset[Role]] = {
@@ -61,7 +62,7 @@ def authorize(user: User, action: str, environment: Environment | None = None) -
         )
 
 
-def visible_environments(user: User) -> Any:
+def visible_environments(user: User) -> EnvironmentQuerySet:
     """Environments in which the user holds any role."""
     memberships = user.memberships.all()
     if memberships.filter(application=None, environment=None).exists():

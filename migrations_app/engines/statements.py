@@ -24,7 +24,7 @@ def split_statements(sql: str) -> tuple[Statement, ...]:
     """
     try:
         nodes = [raw.stmt for raw in pglast.parse_sql(sql)]
-        slices = pglast.split(sql, only_slices=True)
+        slices = list(pglast.split(sql, only_slices=True))
     except ParseError:
         nodes = []
         slices = _scan(sql)
@@ -68,13 +68,13 @@ def _is_transactional(node: Any) -> bool:
         return not any(
             command.subtype == enums.AlterTableType.AT_DetachPartition
             and getattr(command.def_, "concurrent", False)
-            for command in node.cmds
+            for command in node.cmds or ()
         )
     return not isinstance(node, NEVER_TRANSACTIONAL)
 
 
 def _concurrent_index(node: Any) -> str:
-    if isinstance(node, ast.IndexStmt) and node.concurrent and node.idxname:
+    if isinstance(node, ast.IndexStmt) and node.concurrent and node.idxname and node.relation:
         schema = node.relation.schemaname
         return f"{schema}.{node.idxname}" if schema else str(node.idxname)
     return ""

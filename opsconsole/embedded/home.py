@@ -124,7 +124,7 @@ def write_private(path: Path, text: str) -> None:
 
 def _read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text())
+        return dict(json.loads(path.read_text()))
     except (FileNotFoundError, PermissionError):
         return {}
 

@@ -235,7 +235,7 @@ def set_role(connection: psycopg.Connection, name: str, password: str, options: 
     statement = psycopg.sql.SQL("{} ROLE {} WITH {} PASSWORD {}").format(
         psycopg.sql.SQL("ALTER" if exists else "CREATE"),
         psycopg.sql.Identifier(name),
-        psycopg.sql.SQL(options),  # type: ignore[arg-type]
+        psycopg.sql.SQL(options),
         psycopg.sql.Literal(verifier),
     )
     connection.execute(statement)

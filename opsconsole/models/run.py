@@ -142,7 +142,7 @@ class Run(models.Model):
 
     @property
     def applied(self) -> list[str]:
-        return self.result.get("applied", [])
+        return list(self.result.get("applied", []))
 
     @property
     def seconds(self) -> float | None:

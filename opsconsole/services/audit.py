@@ -56,7 +56,7 @@ def record(
             request_id=where.request_id,
             environment=environment or (run.environment if run else None),
             run=run,
-            object_type=subject._meta.model_name if subject else "",
+            object_type=str(subject._meta.model_name) if subject else "",
             object_id=str(subject.pk) if subject else "",
             object_label=str(subject)[:200] if subject else "",
             reason=reason,

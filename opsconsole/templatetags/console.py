@@ -89,6 +89,12 @@ def megabytes(value: int | None) -> str:
 
 
 @register.filter
+def grouped(value: int | None) -> str:
+    """`48,533`."""
+    return "" if value is None else f"{value:,}"
+
+
+@register.filter
 def short_hash(value: str) -> str:
     return f"{value[:8]}…{value[-4:]}" if value else ""
 
@@ -98,6 +104,12 @@ def migration_title(name: str) -> str:
     """`20250728101500_add_parent` -> `add_parent`."""
     stamp, _underscore, rest = name.partition("_")
     return rest if stamp.isdigit() and rest else name
+
+
+@register.filter
+def state_word(state: str) -> str:
+    """`missing_locally` -> `missing locally`."""
+    return state.replace("_", " ")
 
 
 @register.filter
@@ -149,4 +161,4 @@ def query(context: template.Context, **changes: Any) -> str:
     parameters = context["request"].GET.copy()
     for name, value in changes.items():
         parameters[name] = value
-    return "?" + parameters.urlencode()
+    return f"?{parameters.urlencode()}"

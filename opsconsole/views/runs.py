@@ -29,7 +29,7 @@ def run_list(request: HttpRequest) -> HttpResponse:
     rows = Run.objects.for_list().filter(environment__in=environments)
     chosen = {name: request.GET.get(name, "") for name in ("environment", "kind", "status")}
     if chosen["environment"].isdigit():
-        rows = rows.filter(environment=chosen["environment"])
+        rows = rows.filter(environment_id=int(chosen["environment"]))
     if chosen["kind"] in RunKind.values:
         rows = rows.filter(kind=chosen["kind"])
     if chosen["status"] in RunStatus.values:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import OperationalError
 from django.utils.timezone import now
@@ -137,9 +138,10 @@ class Command(BaseCommand):
     def environment(self) -> Environment:
         path = self.options.environment
         try:
-            return visible_environments(self.actor()).get(
+            found: Environment = visible_environments(self.actor()).get(
                 application__slug=path.partition("/")[0], slug=path.partition("/")[2]
             )
+            return found
         except Environment.DoesNotExist:
             known = ", ".join(e.path for e in visible_environments(self.actor()))
             raise Refused(f"there is no environment {path}; there are: {known or 'none'}") from None
@@ -387,7 +389,7 @@ class Command(BaseCommand):
     def do_traffic(self) -> int:
         slug = self.options.environment.rpartition("/")[2]
         try:
-            dsn = dsn_of(demo.settings.OPSCONSOLE_HOME, find(slug))
+            dsn = dsn_of(settings.OPSCONSOLE_HOME, find(slug))
         except KeyError:
             raise Refused(f"the demo has no environment {slug}") from None
         traffic = Traffic(dsn, self.options.clients)

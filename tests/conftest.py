@@ -1,0 +1,230 @@
+"""Fixtures: people, a target database of one's own, and a console that runs as `up` runs it."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.toolbox import MISSING
+
+PASSWORD = "target-password"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker, (find, why) in MISSING.items():
+            if item.get_closest_marker(marker) and not find():
+                item.add_marker(pytest.mark.skip(reason=why))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _flush_may_empty_the_audit_trail() -> Iterator[None]:
+    """Between tests the table's owner lifts the trigger that refuses TRUNCATE, and sets it again."""
+    from django.db.backends.base.operations import BaseDatabaseOperations as Operations
+
+    original = Operations.execute_sql_flush
+
+    def flush(self, sql_list: list[str]) -> None:
+        alter = "ALTER TABLE opsconsole_auditevent {} TRIGGER audit_no_truncate"
+        original(self, [alter.format("DISABLE"), *sql_list, alter.format("ENABLE ALWAYS")])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Operations, "execute_sql_flush", flush)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _plain_settings(settings) -> None:
+    settings.STORAGES = {
+        "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    }
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture(autouse=True)
+def _as_worker(monkeypatch) -> None:
+    from opsconsole.services import secrets
+
+    monkeypatch.setattr(secrets, "_may_open", True)
+
+
+@pytest.fixture
+def person(db) -> Callable:
+    """`person("operator")` makes a user with that role everywhere."""
+    from opsconsole.models import Membership, User
+
+    def make(role: str, name: str = "") -> User:
+        user = User.objects.create_user(name or role, password="pw")
+        Membership.objects.create(user=user, role=role)
+        return user
+
+    return make
+
+
+@pytest.fixture
+def operator(person):
+    return person("operator")
+
+
+@pytest.fixture
+def admin(person):
+    return person("admin")
+
+
+def superuser() -> psycopg.Connection:
+    from django.conf import settings
+
+    return psycopg.connect(settings.OPSCONSOLE_HOME.read_addresses().superuser_dsn, autocommit=True)
+
+
+def dsn_for(database: str, role: str) -> str:
+    from django.conf import settings
+
+    host = settings.OPSCONSOLE_HOME.read_addresses().superuser_dsn.split("host=")[1]
+    return f"postgresql://{role}:{PASSWORD}@/{database}?host={host}"
+
+
+SCHEMA = """
+CREATE TABLE users (id serial PRIMARY KEY, name text NOT NULL);
+CREATE TABLE targets (id serial PRIMARY KEY, user_id int REFERENCES users, amount numeric(14,2));
+INSERT INTO users (name) SELECT 'user ' || n FROM generate_series(1, 200) n;
+INSERT INTO targets (user_id, amount) SELECT 1 + n % 200, n FROM generate_series(1, 1000) n;
+"""
+
+
+@pytest.fixture
+def database() -> Iterator[Callable[[], str]]:
+    """`database()` makes an empty database with an owner that is no superuser; returns its DSN."""
+    made: list[str] = []
+
+    def make(name: str = "") -> str:
+        from opsconsole.embedded.postgres import set_role
+
+        name = name or f"t{uuid.uuid4().hex[:10]}"
+        with superuser() as connection:
+            set_role(connection, name, PASSWORD, "LOGIN CREATEDB")
+            connection.execute(
+                sql.SQL("CREATE DATABASE {0} OWNER {0}").format(sql.Identifier(name))
+            )
+        made.append(name)
+        return dsn_for(name, name)
+
+    yield make
+    with superuser() as connection:
+        for role in made:
+            owned = connection.execute(
+                "SELECT datname FROM pg_database WHERE pg_get_userbyid(datdba) = %s", [role]
+            ).fetchall()
+            for (name,) in owned:
+                connection.execute(
+                    sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
+                )
+            connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+class Folder:
+    """A Prisma migrations folder that a test writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True)
+
+    def add(self, name: str, text: str) -> Path:
+        file = self.path / name / "migration.sql"
+        file.parent.mkdir()
+        file.write_bytes(text.encode())
+        return file
+
+
+@pytest.fixture
+def folder(settings) -> Iterator[Folder]:
+    root = settings.MIGRATIONS_ROOTS[0] / f"m{uuid.uuid4().hex[:8]}"
+    yield Folder(root / "prisma" / "migrations")
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def make_environment(db, database, folder) -> Callable:
+    """`make_environment("staging")` makes an environment on a database with one migration applied."""
+    from opsconsole.models import Application, Environment, HealthCheck, Target
+    from opsconsole.services.secrets import seal
+
+    def make(slug: str = "staging", *, position: int = 1, **fields) -> Environment:
+        application, _ = Application.objects.get_or_create(slug="shop", defaults={"name": "Shop"})
+        environment = Environment.objects.create(
+            application=application, slug=slug, name=slug.capitalize(), position=position,
+            migrations_folder=str(folder.path), settle_seconds=1, **fields,
+        )  # fmt: skip
+        dsn = database()
+        Target.objects.create(environment=environment, dsn_encrypted=seal(dsn))
+        environment.dsn = dsn
+        HealthCheck.objects.create(
+            environment=environment, name="amounts", kind="sql",
+            address="SELECT count(amount) FROM targets",
+        )  # fmt: skip
+        _apply_first(environment, folder)
+        return environment
+
+    return make
+
+
+def _apply_first(environment, folder: Folder) -> None:
+    from migrations_app.engines.prisma import PrismaEngine
+    from migrations_app.steps import limits
+
+    if not (folder.path / "20250101000000_init").exists():
+        folder.add("20250101000000_init", SCHEMA)
+    engine = PrismaEngine(folder.path)
+    with psycopg.connect(environment.dsn, autocommit=True) as connection:
+        engine.ensure_history(connection)
+        script = engine.read_folder().scripts[0]
+        engine.apply(connection, script, limits(), lambda *_: None, lambda _: None)
+
+
+@pytest.fixture
+def environment(make_environment):
+    return make_environment()
+
+
+@pytest.fixture
+def target(environment) -> Iterator[psycopg.Connection]:
+    """A session in the environment's database, as its owner."""
+    with psycopg.connect(environment.dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def migrate(transactional_db, environment, operator) -> Callable:
+    """`migrate()` reads, plans, requests and executes a migrate run here; returns the run."""
+    from migrations_app.observation import observe_target
+    from migrations_app.services import current_plan, request_migrate
+    from opsconsole.models import Environment, Run
+    from opsconsole.runner.executor import execute_run
+
+    def run(between: Callable[[], None] = lambda: None, **asked) -> Run:
+        fresh = Environment.objects.select_related("target", "application").get(pk=environment.pk)
+        state = observe_target(fresh.target)
+        assert state.error == ""
+        plan, _ = current_plan(fresh)
+        asked.setdefault("actor", operator)
+        made = request_migrate(
+            environment=fresh, plan_hash=plan.hash, idempotency_key=uuid.uuid4().hex, **asked
+        )
+        between()
+        execute_run(made.pk, "test-worker")
+        made.refresh_from_db()
+        return made
+
+    return run
+
+
+def log_of(run) -> str:
+    """Everything the run printed."""
+    return "\n".join(line[2] for chunk in run.log_chunks.all() for line in chunk.lines)

@@ -1,0 +1,49 @@
+"""Which outside tools the tests can use here. `python -m tests.toolbox` prints it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+CACHE = Path(__file__).resolve().parent.parent / "node_modules"
+
+
+@cache
+def chromium() -> str:
+    """Path of the system's Chromium, or ""."""
+    return next((found for name in ("chromium", "chromium-browser", "google-chrome")
+                 if (found := shutil.which(name))), "")  # fmt: skip
+
+
+@cache
+def prisma() -> str:
+    """Path of the Prisma CLI under node_modules, or "" (then `npm ci` in tests/prisma)."""
+    cli = Path(__file__).parent / "prisma" / "node_modules" / ".bin" / "prisma"
+    return str(cli) if cli.exists() and shutil.which("node") else ""
+
+
+@cache
+def postgres15() -> str:
+    """Folder of Debian's PostgreSQL 15 server, or ""."""
+    folder = Path("/usr/lib/postgresql/15/bin")
+    return str(folder) if (folder / "postgres").exists() else ""
+
+
+MISSING = {
+    "needs_browser": (chromium, "Chromium is not installed"),
+    "needs_prisma": (prisma, "the Prisma CLI is not installed: npm install in tests/prisma"),
+    "needs_postgres15": (postgres15, "Debian's postgresql-15 is not installed"),
+}
+
+
+def main() -> None:
+    for marker, (find, why) in MISSING.items():
+        print(f"{marker}: {find() or f'skipped, {why}'}")
+    if prisma():
+        subprocess.run(["node", "--version"], check=False)
+
+
+if __name__ == "__main__":
+    main()
