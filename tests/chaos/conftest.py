@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chaos.console import Console
+
+
+@pytest.fixture(scope="module")
+def console() -> Iterator[Console]:
+    """One running console for the tests of a module."""
+    running = Console()
+    try:
+        running.start()
+        with running.superuser() as connection:
+            connection.execute("ALTER SYSTEM SET log_statement = 'ddl'")
+            connection.execute("SELECT pg_reload_conf()")
+        yield running
+    finally:
+        running.remove()
+
+
+@pytest.fixture
+def demo(console: Console) -> Console:
+    """The console with its demo as on the first start."""
+    console.reset()
+    return console

@@ -1,0 +1,259 @@
+"""A console as `make up` runs it, in a process of its own, with the demo; and ways to hurt it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import psycopg
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCALE = float(os.environ.get("OPSCONSOLE_TEST_SCALE", "0.05"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(what: Callable[[], object], seconds: float, why: str = "") -> object:
+    """Return the first truthy value; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = what()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds} s: {why or what}")
+
+
+class Console:
+    """`manage.py up` on a home of its own."""
+
+    def __init__(self, scale: float = SCALE) -> None:
+        self.scale = scale
+        self.home = Path(tempfile.mkdtemp(prefix="opsc-up-"))
+        self.home.chmod(0o711)
+        self.port = free_port()
+        self.environment = {
+            k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "REDIS_URL"}
+        } | {
+            "OPSCONSOLE_HOME": str(self.home),
+            "OPSCONSOLE_PORT": str(self.port),
+            "OPSCONSOLE_TIME_SCALE": str(scale),
+            "OPSCONSOLE_MIGRATIONS_ROOTS": str(self.home),
+        }  # fmt: skip
+        self.up: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        self.output = (self.home / "up.out").open("ab")
+        self.up = subprocess.Popen(
+            [sys.executable, str(ROOT / "manage.py"), "up"],
+            env=self.environment, stdout=self.output, stderr=self.output, cwd=ROOT,
+            start_new_session=True,
+        )  # fmt: skip
+        wait_for(self.is_healthy, 90, (self.home / "up.out").read_text())
+
+    def is_healthy(self) -> bool:
+        import urllib.request
+
+        assert self.up is not None
+        assert self.up.poll() is None, (self.home / "up.out").read_text()
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=2) as answer:
+                return json.load(answer)["workers"] >= 2
+        except OSError:
+            return False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> float:
+        """SIGTERM; returns the seconds it took."""
+        assert self.up is not None
+        began = time.monotonic()
+        self.up.send_signal(signal.SIGTERM)
+        self.up.wait(timeout=60)
+        return time.monotonic() - began
+
+    def remove(self) -> None:
+        if self.up and self.up.poll() is None:
+            self.up.kill()
+            self.up.wait()
+            time.sleep(5)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    # -- what a person would do
+
+    def ops(self, *arguments: str, ok: bool = True, timeout: float = 300) -> object:
+        """Run `manage.py ops ... --json`; returns the document."""
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "manage.py"), "ops", *arguments, "--json"],
+            env=self.environment, capture_output=True, text=True, timeout=timeout, cwd=ROOT,
+        )  # fmt: skip
+        self.status, self.said = done.returncode, done.stderr
+        if ok:
+            assert done.returncode in {0, 1}, done.stderr
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def reset(self) -> None:
+        self.ops("demo", "reset")
+
+    # -- what only a tester does
+
+    def database(self) -> psycopg.Connection:
+        """A session in the console's own database."""
+        addresses = json.loads((self.home / "embedded.json").read_text())
+        return psycopg.connect(addresses["database_url"], autocommit=True)
+
+    def superuser(self, database: str = "postgres") -> psycopg.Connection:
+        addresses = json.loads((self.home / "embedded.json").read_text())
+        return psycopg.connect(addresses["superuser_dsn"], dbname=database, autocommit=True)
+
+    def target(self, slug: str = "staging") -> psycopg.Connection:
+        return self.superuser(f"sales_commission_{slug}")
+
+    def run_row(self, run_id: int) -> dict:
+        with self.database() as connection:
+            row = connection.execute(
+                "SELECT to_jsonb(r) FROM opsconsole_run r WHERE id = %s", [run_id]
+            ).fetchone()
+        assert row is not None
+        return row[0]
+
+    def status_of(self, run_id: int) -> str:
+        return self.run_row(run_id)["status"]
+
+    def step_of(self, run_id: int) -> str:
+        """Name of the step that runs now, or ""."""
+        with self.database() as connection:
+            row = connection.execute(
+                "SELECT name FROM opsconsole_step WHERE run_id = %s AND status = 'running'",
+                [run_id],
+            ).fetchone()
+        return row[0] if row else ""
+
+    def log_of(self, run_id: int) -> str:
+        with self.database() as connection:
+            rows = connection.execute(
+                "SELECT lines FROM opsconsole_logchunk WHERE run_id = %s ORDER BY first_seq",
+                [run_id],
+            ).fetchall()
+        return "\n".join(line[2] for (lines,) in rows for line in lines)
+
+    def worker(self) -> psutil.Process:
+        """The process of the worker for runs (not its supervisor)."""
+
+        def find() -> psutil.Process | None:
+            for process in psutil.process_iter(["cmdline", "environ"]):
+                line = process.info["cmdline"] or []
+                if (
+                    "celery" in line and "runs" in line and "supervisor.py" not in " ".join(line)
+                    and (process.info["environ"] or {}).get("OPSCONSOLE_HOME") == str(self.home)
+                ):  # fmt: skip
+                    return process
+            return None
+
+        found = wait_for(find, 30, "no worker")
+        assert isinstance(found, psutil.Process)
+        return found
+
+    def tools(self) -> list[psutil.Process]:
+        """pg_dump, pg_restore and swap processes that talk to this console's server."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "name"]):
+            line = " ".join(process.info["cmdline"] or [])
+            is_tool = process.info["name"] in {"pg_dump", "pg_restore"}
+            if is_tool and str(self.home) in line:
+                found.append(process)
+        return found
+
+    def children(self) -> list[psutil.Process]:
+        """Everything alive that belongs to this home."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "environ"]):
+            line = " ".join(process.info["cmdline"] or [])
+            home = (process.info["environ"] or {}).get("OPSCONSOLE_HOME", "")
+            if (str(self.home) in line or home == str(self.home)) and process.pid != os.getpid():
+                found.append(process)
+        return found
+
+    def worker_is_back(self) -> None:
+        def alive() -> bool:
+            with self.database() as connection:
+                row = connection.execute(
+                    "SELECT 1 FROM opsconsole_worker WHERE name LIKE 'runs@%%'"
+                    " AND last_seen_at > now() - interval '3 s'"
+                ).fetchone()
+            return row is not None
+
+        wait_for(alive, 40, "the worker did not come back")
+
+    def wait_ended(self, run_id: int, seconds: float = 120) -> str:
+        moving = {"queued", "running", "cancelling", "lost"}
+        wait_for(lambda: self.status_of(run_id) not in moving, seconds, f"run {run_id} still moves")
+        return self.status_of(run_id)
+
+
+@contextmanager
+def table_lock(connection: psycopg.Connection, table: str, mode: str) -> Iterator[None]:
+    """Hold a lock on a table from another session: the fault point stays open."""
+    connection.autocommit = True
+    connection.execute("BEGIN")
+    connection.execute(f"LOCK TABLE {table} IN {mode} MODE")
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute("ROLLBACK")
+
+
+class Sampler:
+    """An independent client that asks every 20 ms; outages as (start, seconds)."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+        self._stop = threading.Event()
+        self.longest = 0.0
+        self.total = 0.0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=20)
+
+    def _run(self) -> None:
+        connection, last, failed = None, time.monotonic(), False
+        while not self._stop.is_set():
+            try:
+                if connection is None:
+                    connection = psycopg.connect(self._conninfo, autocommit=True)
+                connection.execute("SELECT 1")
+            except psycopg.Error:
+                connection, failed = None, True
+                time.sleep(0.002)
+                continue
+            now = time.monotonic()
+            if failed:
+                self.longest = max(self.longest, now - last)
+                self.total += now - last
+            last, failed = now, False
+            time.sleep(0.02)

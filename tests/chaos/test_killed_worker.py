@@ -1,0 +1,124 @@
+"""kill -9 of the worker in each step: tools die, the run is lost, and its end is true."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from tests.chaos.console import Console, Sampler, table_lock, wait_for
+
+pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("killed")]
+STAGING = "sales-commission/staging"
+PARENT = 'ADD COLUMN "parent_target_id"'
+
+
+def started(console: Console) -> int:
+    document = console.ops("migrate", STAGING)
+    assert document is not None, console.said
+    return document["id"]  # type: ignore[index]
+
+
+def kill_worker(console: Console, run_id: int) -> None:
+    """kill -9, then what the promise says: tools dead within 5 s, the run lost in time."""
+    worker = console.worker()
+    worker.kill()
+    killed = time.monotonic()
+    wait_for(lambda: not console.tools(), 5, "a tool lives on")
+    lost_within = max(45 * console.scale, 6)
+
+    def is_lost() -> bool:
+        return console.status_of(run_id) not in {"running", "cancelling"}
+
+    wait_for(is_lost, lost_within, "not lost in time")
+    assert time.monotonic() - killed < lost_within + 1
+
+
+def statements_run(console: Console, text: str) -> int:
+    """How often the server's own log shows a statement in the target (not in a scratch copy)."""
+    lines = (console.home / "logs" / "postgres.log").read_text(errors="replace").splitlines()
+    return sum(
+        text in line and "@sales_commission_staging opsconsole" in line and "statement:" in line
+        for line in lines
+    )
+
+
+HOLDS = {
+    "backup": ("payouts", "ACCESS EXCLUSIVE"),
+    "migrate": ("targets", "ACCESS SHARE"),
+}
+
+
+@pytest.mark.parametrize("step", ["backup", "migrate"])
+def test_killed_worker_in_held_step_leaves_true_state(demo: Console, step: str) -> None:
+    before = statements_run(demo, PARENT)
+    table, mode = HOLDS[step]
+    with demo.target() as other, ExitStack() as stack:
+        stack.enter_context(table_lock(other, table, mode))
+        run_id = started(demo)
+        wait_for(lambda: demo.step_of(run_id) == step, 60, f"{step} not reached")
+        time.sleep(0.3)
+        kill_worker(demo, run_id)
+    status = demo.wait_ended(run_id)
+
+    assert status == "failed"
+    row = demo.run_row(run_id)
+    assert "The worker was lost" in row["summary"]
+    assert row["result"].get("applied", []) == []
+    with demo.target() as target:
+        found = target.execute(
+            "SELECT count(*) FROM information_schema.columns WHERE column_name = 'parent_target_id'"
+        ).fetchone()
+        assert found == (0,)
+        scratch = target.execute(
+            "SELECT count(*) FROM pg_database WHERE datname LIKE 'sales_commission_staging\\_\\_%'"
+        ).fetchone()
+        assert scratch == (0,)
+    if step == "migrate":
+        assert "left nothing" in row["summary"]
+        demo.worker_is_back()
+        demo.ops("resolve", STAGING, "20250728101500_add_parent_target_relationship",
+                 "--mark", "rolled_back", "--reason", "the worker was killed", "--wait")  # fmt: skip
+        assert demo.status == 0, demo.said
+    demo.worker_is_back()
+    again = demo.ops("migrate", STAGING, "--wait")
+    assert again["status"] == "succeeded", again  # type: ignore[index]
+    # Once in the attempt at most, once in the run that succeeded.
+    assert statements_run(demo, PARENT) - before <= 2
+
+
+def test_killed_worker_in_health_resolves_to_succeeded(demo: Console) -> None:
+    run_id = started(demo)
+    wait_for(lambda: demo.step_of(run_id) == "health", 60, "health not reached")
+    kill_worker(demo, run_id)
+
+    assert demo.wait_ended(run_id) == "succeeded"
+    assert len(demo.run_row(run_id)["result"]["applied"]) == 2
+    demo.worker_is_back()
+
+
+@pytest.mark.parametrize("moment", ["closing", "closed", "emptied", "renamed"])
+def test_killed_worker_in_swap_leaves_an_open_database(demo: Console, moment: str) -> None:
+    demo.ops("demo", "break-health")
+    with demo.target() as connection:
+        conninfo = connection.info.dsn + f" password={connection.info.password}"
+    with Sampler(conninfo) as sampler:
+        run_id = started(demo)
+        wait_for(lambda: f"swap: {moment}" in demo.log_of(run_id)
+                 or demo.status_of(run_id) not in {"queued", "running"}, 120, "no swap")  # fmt: skip
+        kill_worker(demo, run_id)
+        status = demo.wait_ended(run_id)
+    assert status in {"rolled_back", "needs_attention"}
+    assert sampler.longest < 5
+    with demo.superuser() as connection:
+        is_open = connection.execute(
+            "SELECT datallowconn FROM pg_database WHERE datname = 'sales_commission_staging'"
+        ).fetchone()
+    assert is_open == (True,)
+    replaced = demo.run_row(run_id)["result"].get("replaced")
+    assert bool(replaced) == (status == "rolled_back")
+    if status == "needs_attention":
+        demo.ops("decide", str(run_id), "failed", "--reason", "the test goes on")
+    demo.worker_is_back()
+    demo.ops("demo", "mend")
