@@ -9,7 +9,7 @@ from pathlib import Path
 
 import zstandard
 
-from opsconsole.exceptions import AdapterError, Cancelled
+from opsconsole.exceptions import AdapterError
 from opsconsole.runner.process import Tool, allowed_environment, password_file
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.tools import ClientTools
@@ -21,7 +21,7 @@ COMPRESSION_LEVEL = 1
 class ToolSession:
     """How a tool of a run reports, is stopped, and is named on the server.
 
-    `is_stopping` is asked after every chunk; `heartbeat_seconds` is the silence after which
+    `is_stopping` is asked ten times a second; `heartbeat_seconds` is the silence after which
     the tool ends by itself, `grace_seconds` the time between TERM and KILL.
     """
 
@@ -54,7 +54,7 @@ def dump_database(
 
     The dump itself is uncompressed (-Z0), because not every pg_dump knows zstd; the stream is
     compressed here. `on_progress(raw bytes so far)`. Raises AdapterError with the tool's or
-    the disk's reason, Cancelled when told to stop; the file is then incomplete.
+    the disk's reason, or when told to stop; the file is then incomplete.
     """
     argv = [tools.pg_dump, "--format=custom", "--compress=0", "--lock-wait-timeout=60s",
             f"--snapshot={snapshot}", *dsn.tool_arguments()]  # fmt: skip
@@ -73,8 +73,6 @@ def dump_database(
                         digest.update(data)
                         stored += file.write(data)
                         on_progress(raw)
-                        if session.is_stopping():
-                            raise Cancelled("The dump was stopped. Nothing was changed.")
                     data = compressor.flush()
                     digest.update(data)
                     stored += file.write(data)
@@ -97,6 +95,7 @@ def start_tool(
     return Tool(
         argv,
         on_line=session.on_line,
+        is_stopping=session.is_stopping,
         environment=environment,
         heartbeat_seconds=session.heartbeat_seconds,
         grace_seconds=session.grace_seconds,

@@ -9,7 +9,7 @@ from pathlib import Path
 import zstandard
 
 from backups_app.dump import ToolSession, start_tool
-from opsconsole.exceptions import AdapterError, Cancelled
+from opsconsole.exceptions import AdapterError
 from opsconsole.runner.process import allowed_environment, password_file
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.tools import ClientTools
@@ -31,7 +31,7 @@ def restore_archive(
     """Feed a zstd-compressed custom archive to pg_restore into `database`.
 
     Raises AdapterError when the stored bytes differ from `sha256`, do not decompress, or
-    pg_restore stops at an error; Cancelled when told to stop. `on_progress(raw bytes fed)`.
+    pg_restore stops at an error or is told to stop. `on_progress(raw bytes fed)`.
     """
     argv = [tools.pg_restore, "--exit-on-error", "--no-publications", "--no-subscriptions",
             *([] if keeps_owners else ["--no-owner", "--no-privileges"]),
@@ -48,8 +48,6 @@ def restore_archive(
                     tool.stdin.write(chunk)
                     fed += len(chunk)
                     on_progress(fed)
-                    if session.is_stopping():
-                        raise Cancelled("")
             except BrokenPipeError:
                 tool.finish()
                 raise AdapterError("pg_restore closed its input early") from None

@@ -315,7 +315,7 @@ def _record_intent(context: RunContext, built: str) -> ReplacedDatabase:
         if old is None or new is None:
             raise StepFailed("one of the two databases is gone")
         row = connection.execute("SELECT pg_database_size(%s::oid)", [old]).fetchone()
-        foreign = _sessions_not_ours_to_end(connection, live)
+        foreign = sessions_not_ours_to_end(connection, live)
     if foreign:
         raise StepFailed(
             f"sessions of a role this one may not end are in the way: {', '.join(foreign)}"
@@ -332,7 +332,8 @@ def _record_intent(context: RunContext, built: str) -> ReplacedDatabase:
     )
 
 
-def _sessions_not_ours_to_end(connection: psycopg.Connection, database: str) -> list[str]:
+def sessions_not_ours_to_end(connection: psycopg.Connection, database: str) -> list[str]:
+    """Names of roles with sessions in the database that this role may not end."""
     rows = connection.execute(
         "SELECT DISTINCT usename::text FROM pg_stat_activity WHERE datname = %s AND usename IS NOT"
         " NULL AND NOT pg_has_role(current_user, usesysid, 'MEMBER')"

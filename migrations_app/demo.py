@@ -19,7 +19,14 @@ from migrations_app.engines.prisma import PrismaEngine
 from migrations_app.observation import observe_target
 from migrations_app.steps import limits
 from opsconsole.choices import Role, RunStatus
-from opsconsole.demo.address import APPLICATION, ENVIRONMENTS, DemoEnvironment, dsn_of, password_of
+from opsconsole.demo.address import (
+    APPLICATION,
+    ENVIRONMENTS,
+    DemoEnvironment,
+    dsn_of,
+    find,
+    password_of,
+)
 from opsconsole.embedded.postgres import set_role
 from opsconsole.exceptions import Refused
 from opsconsole.models import (
@@ -75,10 +82,11 @@ def exists() -> bool:
     return Application.objects.filter(slug=APPLICATION).exists()
 
 
-def reset() -> None:
-    """Make everything as on the first start; backups, runs and the audit trail stay.
+def reset(only: str = "") -> None:
+    """Make everything, or one environment, as on the first start.
 
-    Raises Refused outside the embedded mode, or while a run is active.
+    Backups, runs and the audit trail stay. Raises Refused outside the embedded mode, or while
+    a run is active, and KeyError for an unknown environment.
     """
     secrets.allow_opening()
     superuser = settings.OPSCONSOLE_HOME.read_addresses().superuser_dsn
@@ -91,7 +99,7 @@ def reset() -> None:
         raise Refused(f"{active} is {active.state.label.lower()}: wait for it or cancel it")
     shutil.rmtree(folder(), ignore_errors=True)
     shutil.copytree(SOURCE, folder())
-    for environment in ENVIRONMENTS:
+    for environment in [find(only)] if only else ENVIRONMENTS:
         _make_database(superuser, environment)
     _make_records()
 

@@ -58,6 +58,12 @@ class Preflight(Step):
                         f"the role {facts.user} may not create databases, so the backup could not "
                         f"be proven: ALTER ROLE {facts.user} CREATEDB"
                     )
+            for role in work.sessions_not_ours_to_end(connection, facts.database):
+                context.log(
+                    f"preflight: a session of {role} is connected, which this role may not end: "
+                    "the backup could not be swapped in while it stays",
+                    "hm",
+                )
             self._wait_for_blockers(context, connection)
         context.notes["scripts"] = seen.pending
         context.notes["unhealthy_before"] = failing(check_once(context, "before"))

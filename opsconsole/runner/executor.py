@@ -138,14 +138,14 @@ def _go_back(context: RunContext, pipeline: Pipeline, why: str) -> tuple[RunStat
     try:
         way_back = pipeline.on_failure(context)
         if not way_back:
-            return RunStatus.FAILED, f"{why} {pipeline.describe(context)}"
+            return RunStatus.FAILED, f"{why.rstrip('.')}. {pipeline.describe(context)}"
         _run_in_order(context, way_back)
     except NeedsAttention as error:
         return _needs_attention(context, error)
     except (StepFailed, Cancelled) as error:
         message = f"{why} Going back did not finish: {error or 'it was cancelled'}."
         return _needs_attention(context, NeedsAttention(f"{message} {pipeline.describe(context)}"))
-    return RunStatus.ROLLED_BACK, f"{why} {pipeline.describe(context)}"
+    return RunStatus.ROLLED_BACK, f"{why.rstrip('.')}. {pipeline.describe(context)}"
 
 
 def _needs_attention(context: RunContext, error: NeedsAttention) -> tuple[RunStatus, str]:

@@ -20,6 +20,7 @@ from opsconsole.exceptions import AdapterError
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
 CHUNK_BYTES = 256 * 1024
+STOP_POLL_SECONDS = 0.1
 
 
 def allowed_environment(**extra: str) -> dict[str, str]:
@@ -107,7 +108,8 @@ class Supervised:
 class Tool:
     """A command-line tool of a run: heartbeats while this process lives, its stderr as lines.
 
-    `on_line(text)` is called for each line of stderr from a thread of this object.
+    `on_line(text)` is called for each line of stderr from a thread of this object. Once
+    `is_stopping()` is true the tool is ended, even while it prints nothing.
     Use as a context manager: leaving it, for whatever reason, ends the tool.
     """
 
@@ -116,6 +118,7 @@ class Tool:
         argv: list[str],
         *,
         on_line: Callable[[str], None],
+        is_stopping: Callable[[], bool],
         environment: dict[str, str],
         heartbeat_seconds: float,
         grace_seconds: float,
@@ -124,6 +127,7 @@ class Tool:
     ) -> None:
         self.name = Path(argv[0]).name
         self._interval = heartbeat_seconds / 4
+        self._is_stopping = is_stopping
         self.supervised = Supervised(
             argv,
             environment=environment,
@@ -182,8 +186,14 @@ class Tool:
             raise AdapterError(f"{self.name} ended with exit status {status}: {last}")
 
     def _beat(self) -> None:
-        while not self._done.wait(self._interval):
-            self.supervised.beat()
+        last_beat = time.monotonic()
+        while not self._done.wait(STOP_POLL_SECONDS):
+            if self._is_stopping():
+                self.supervised.stop()
+                return
+            if time.monotonic() - last_beat >= self._interval:
+                last_beat = time.monotonic()
+                self.supervised.beat()
 
     def _read_lines(self, on_line: Callable[[str], None]) -> None:
         assert self.supervised.process.stderr is not None

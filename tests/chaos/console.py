@@ -13,11 +13,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import psutil
 import psycopg
+
+from opsconsole.demo.address import dsn_of, find
+from opsconsole.embedded.home import Home
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCALE = float(os.environ.get("OPSCONSOLE_TEST_SCALE", "0.05"))
@@ -111,9 +115,40 @@ class Console:
         return json.loads(done.stdout) if done.stdout.strip() else None
 
     def reset(self) -> None:
-        self.ops("demo", "reset")
+        """Put staging back; the other environments are not touched by these tests."""
+        with self.database() as connection:
+            undecided = connection.execute(
+                "SELECT id FROM opsconsole_run WHERE status = 'needs_attention'"
+            ).fetchall()
+        for (run_id,) in undecided:
+            self.ops("decide", str(run_id), "failed", "--reason", "the next test begins")
+        self.ops("demo", "reset", "staging")
+
+    def sign_in(self, name: str = "operator") -> httpx.Client:
+        """A signed-in HTTP client; `post(client, path, ...)` adds the CSRF token."""
+        password = json.loads((self.home / "keys.json").read_text())["demo_password"]
+        client = httpx.Client(base_url=self.url, timeout=60)
+        client.get("/sign-in")
+        done = self.post(client, "/sign-in", username=name, password=password)
+        assert done.status_code == 302, done.text
+        return client
+
+    def post(self, client: httpx.Client, path: str, **fields: str) -> httpx.Response:
+        fields["csrfmiddlewaretoken"] = client.cookies["csrftoken"]
+        return client.post(path, data=fields, headers={"Referer": self.url})
 
     # -- what only a tester does
+
+    def send(self, task: str, object_id: int, queue: str) -> None:
+        """Put a message on the broker, as a duplicate delivery would be."""
+        code = (
+            "import django; django.setup(); from celery import current_app;"
+            f"current_app.send_task({task!r}, args=[{object_id}], queue={queue!r})"
+        )
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, check=True,
+            env=self.environment | {"DJANGO_SETTINGS_MODULE": "opsconsole.settings"},
+        )  # fmt: skip
 
     def database(self) -> psycopg.Connection:
         """A session in the console's own database."""
@@ -123,6 +158,10 @@ class Console:
     def superuser(self, database: str = "postgres") -> psycopg.Connection:
         addresses = json.loads((self.home / "embedded.json").read_text())
         return psycopg.connect(addresses["superuser_dsn"], dbname=database, autocommit=True)
+
+    def application_dsn(self, slug: str = "staging") -> str:
+        """The address that the demo application itself signs in with."""
+        return dsn_of(Home(self.home), find(slug))
 
     def target(self, slug: str = "staging") -> psycopg.Connection:
         return self.superuser(f"sales_commission_{slug}")
@@ -218,7 +257,7 @@ def table_lock(connection: psycopg.Connection, table: str, mode: str) -> Iterato
     try:
         yield
     finally:
-        if not connection.closed:
+        with suppress(psycopg.Error):
             connection.execute("ROLLBACK")
 
 

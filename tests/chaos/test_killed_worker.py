@@ -101,9 +101,7 @@ def test_killed_worker_in_health_resolves_to_succeeded(demo: Console) -> None:
 @pytest.mark.parametrize("moment", ["closing", "closed", "emptied", "renamed"])
 def test_killed_worker_in_swap_leaves_an_open_database(demo: Console, moment: str) -> None:
     demo.ops("demo", "break-health")
-    with demo.target() as connection:
-        conninfo = connection.info.dsn + f" password={connection.info.password}"
-    with Sampler(conninfo) as sampler:
+    with Sampler(demo.application_dsn()) as sampler:
         run_id = started(demo)
         wait_for(lambda: f"swap: {moment}" in demo.log_of(run_id)
                  or demo.status_of(run_id) not in {"queued", "running"}, 120, "no swap")  # fmt: skip

@@ -18,7 +18,7 @@ from django.db import OperationalError
 from django.utils.timezone import now
 
 from backups_app.models import Backup
-from backups_app.services import request_backup, request_restore
+from backups_app.services import choose_way_back, request_backup, request_restore
 from migrations_app import demo
 from migrations_app.services import (
     CHECKLIST,
@@ -82,6 +82,10 @@ class Command(BaseCommand):
         one = verb("run", "show one run", parents=[common], takes="run")
         one.add_argument("--log", action="store_true", help="print its log")
         verb("cancel", "cancel a run", parents=[common], takes="run")
+        back = verb(
+            "way-back", "take the way back that a run offers", parents=[waiting], takes="run"
+        )
+        back.add_argument("--confirm", default="", help="the name of a protected environment")
         decide = verb("decide", "settle a run that needs it", parents=[common], takes="run")
         decide.add_argument("status", choices=["succeeded", "failed", "rolled_back"])
         decide.add_argument("--reason", required=True)
@@ -93,7 +97,8 @@ class Command(BaseCommand):
         things = verbs.add_parser("demo", help="the demo application").add_subparsers(
             dest="thing", required=True, metavar="THING"
         )
-        things.add_parser("reset", help="put everything back", parents=[common])
+        again = things.add_parser("reset", help="put everything back", parents=[common])
+        again.add_argument("environment", nargs="?", default="", help="only this one")
         things.add_parser("services", help="list the backends to run", parents=[common])
         things.add_parser("mend", help="take broken migrations away", parents=[common])
         broken = things.add_parser("break-sql", help="add one that fails", parents=[common])
@@ -303,6 +308,17 @@ class Command(BaseCommand):
         self.print(_run_row(self.run_of()), [f"{run} is {run.state.label.lower()}"])
         return DONE
 
+    def do_way_back(self) -> int:
+        return self._started(
+            choose_way_back(
+                actor=self.actor(),
+                run=self.run_of(),
+                reason=self.options.reason,
+                idempotency_key=uuid.uuid4().hex,
+                typed_name=self.options.confirm,
+            )
+        )
+
     def do_decide(self) -> int:
         run = runs.decide_run(
             actor=self.actor(), run=self.run_of(),
@@ -361,7 +377,10 @@ class Command(BaseCommand):
     # -- the demo
 
     def do_reset(self) -> int:
-        demo.reset()
+        try:
+            demo.reset(self.options.environment.rpartition("/")[2])
+        except KeyError:
+            raise Refused(f"the demo has no environment {self.options.environment}") from None
         self.print({"reset": True}, ["the demo is as on the first start"])
         return DONE
 

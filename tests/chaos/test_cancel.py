@@ -1,0 +1,55 @@
+"""Cancel during a long dump and during a long statement."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.chaos.console import Console, table_lock, wait_for
+
+pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("once")]
+STAGING = "sales-commission/staging"
+
+
+def sessions(console: Console, run_id: int) -> int:
+    with console.superuser() as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s",
+            [f"opsconsole:{run_id}:%"],
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_cancel_during_dump_ends_tool_and_sessions(demo: Console) -> None:
+    with demo.target() as other, table_lock(other, "payouts", "ACCESS EXCLUSIVE"):
+        run_id = demo.ops("migrate", STAGING)["id"]  # type: ignore[index]
+        wait_for(demo.tools, 60, "pg_dump did not start")
+        asked = time.monotonic()
+        demo.ops("cancel", str(run_id))
+        wait_for(lambda: not demo.tools() and not sessions(demo, run_id), 15, "still there")
+        assert time.monotonic() - asked < 15
+    assert demo.wait_ended(run_id) == "cancelled"
+    assert "Nothing was changed" in demo.run_row(run_id)["summary"]
+    assert not list((demo.home / "backups").rglob(f"*run{run_id}.*"))
+
+
+def test_cancel_during_statement_ends_it_and_says_what_is_left(demo: Console) -> None:
+    folder = demo.home / "demo/sales-commission/prisma/migrations/20270101000000_slow"
+    folder.mkdir()
+    (folder / "migration.sql").write_text(
+        'ALTER TABLE "teams" ADD COLUMN "slow" INTEGER;\nSELECT pg_sleep(300);\n'
+    )
+    run_id = demo.ops("migrate", STAGING)["id"]  # type: ignore[index]
+    wait_for(lambda: "20270101000000_slow (atomic" in demo.log_of(run_id), 60)
+    time.sleep(0.5)
+    demo.ops("cancel", str(run_id))
+    wait_for(lambda: not sessions(demo, run_id), 15, "sessions are still there")
+    assert demo.wait_ended(run_id) == "cancelled"
+    summary = demo.run_row(run_id)["summary"]
+    assert "20270101000000_slow was rolled back by PostgreSQL and left nothing" in summary
+    assert "20250728104200_index_targets_parent" in summary
+    pending = demo.ops("pending", STAGING)
+    assert [m["name"] for m in pending] == ["20270101000000_slow"]  # type: ignore[union-attr]
+    demo.ops("demo", "mend")

@@ -1,0 +1,89 @@
+"""Double clicks, duplicate messages and two people: one run each time."""
+
+from __future__ import annotations
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.chaos.console import Console, table_lock, wait_for
+
+pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("once")]
+PATH = "/sales-commission/staging/migrate"
+
+
+def form(console: Console, name: str) -> tuple:
+    """A signed-in client and the confirm form's fields, as the page gave them."""
+    client = console.sign_in(name)
+    for _attempt in range(200):
+        page = client.get(PATH, headers={}).text
+        found = dict(re.findall(r'name="(plan|key)" value="([0-9a-f]+)"', page))
+        if len(found) == 2:
+            return client, found
+        time.sleep(0.1)
+    raise AssertionError(page)
+
+
+def statuses(console: Console) -> list[tuple]:
+    with console.database() as connection:
+        return connection.execute(
+            "SELECT id, status FROM opsconsole_run WHERE kind = 'migrate' ORDER BY id"
+        ).fetchall()
+
+
+def test_twenty_posts_of_one_form_make_one_run(demo: Console) -> None:
+    before = len(statuses(demo))
+    client, fields = form(demo, "operator")
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: demo.post(client, PATH, **fields), range(20)))
+
+    assert {(a.status_code, a.headers.get("location")) for a in answers} == {
+        (302, f"/runs/{statuses(demo)[-1][0]}")
+    }
+    assert len(statuses(demo)) - before == 1
+    demo.wait_ended(statuses(demo)[-1][0])
+
+
+def test_twenty_forms_of_two_people_make_one_run_and_clear_refusals(demo: Console) -> None:
+    before = len(statuses(demo))
+    with demo.target() as other, table_lock(other, "payouts", "ACCESS EXCLUSIVE"):
+        people = [form(demo, name) for name in ("operator", "admin")]
+
+        def post(number: int):
+            client, fields = people[number % 2]
+            return demo.post(client, PATH, plan=fields["plan"], key=f"{number:032x}")
+
+        with ThreadPoolExecutor(20) as pool:
+            answers = list(pool.map(post, range(20)))
+        assert sorted(a.status_code for a in answers) == [302] + [409] * 19
+        refused = next(a for a in answers if a.status_code == 409)
+        assert "one run at a time changes Sales Commission staging" in refused.text
+    assert len(statuses(demo)) - before == 1
+    demo.wait_ended(statuses(demo)[-1][0])
+
+
+def test_message_delivered_three_times_runs_once(demo: Console) -> None:
+    with demo.target() as other, table_lock(other, "payouts", "ACCESS EXCLUSIVE"):
+        run_id = demo.ops("migrate", "sales-commission/staging")["id"]  # type: ignore[index]
+        wait_for(lambda: demo.step_of(run_id) == "backup", 30)
+        for _again in range(2):
+            demo.send("opsconsole.execute_run", run_id, "runs")
+
+        def refused() -> bool:
+            with demo.database() as connection:
+                row = connection.execute(
+                    "SELECT count(*) FROM opsconsole_auditevent WHERE run_id = %s"
+                    " AND action = 'run.duplicate_delivery'", [run_id],
+                ).fetchone()  # fmt: skip
+            return row == (2,)
+
+        wait_for(refused, 20, "no duplicate was recorded")
+    assert demo.wait_ended(run_id) == "succeeded"
+    with demo.database() as connection:
+        starts = connection.execute(
+            "SELECT count(*) FROM opsconsole_auditevent WHERE run_id = %s"
+            " AND action = 'run.started'", [run_id],
+        ).fetchone()  # fmt: skip
+    assert starts == (1,)
