@@ -6,7 +6,7 @@ from typing import Any
 
 import pglast
 from pglast import ast, enums, visitors
-from pglast.parser import ParseError
+from pglast.parser import ParseError, scan
 
 from migrations_app.engines.kinds import Statement
 
@@ -34,10 +34,29 @@ def split_statements(sql: str) -> tuple[Statement, ...]:
 
 
 def _scan(sql: str) -> list[slice]:
+    """Split at semicolons outside parentheses. (The library's own scanner split drops a
+    statement that holds no keyword, which a script with a misspelt one is likely to have.)"""
     try:
-        return list(pglast.split(sql, with_parser=False, only_slices=True))
+        tokens = scan(sql)
     except ParseError:
         return [slice(0, len(sql))] if sql.strip() else []
+    parts: list[slice] = []
+    start: int | None = None
+    end = depth = 0
+    for token in tokens:
+        if token.name in {"SQL_COMMENT", "C_COMMENT"}:
+            continue
+        depth += {"ASCII_40": 1, "ASCII_41": -1}.get(token.name, 0)
+        if token.name == "ASCII_59" and depth <= 0:
+            if start is not None:
+                parts.append(slice(start, end))
+            start = None
+            continue
+        start = token.start if start is None else start
+        end = token.end + 1
+    if start is not None:
+        parts.append(slice(start, end))
+    return parts
 
 
 def _statement(sql: str, part: slice, node: Any) -> Statement:
