@@ -78,10 +78,11 @@ def admin(person):
     return person("admin")
 
 
-def superuser() -> psycopg.Connection:
+def superuser(database: str = "postgres") -> psycopg.Connection:
     from django.conf import settings
 
-    return psycopg.connect(settings.OPSCONSOLE_HOME.read_addresses().superuser_dsn, autocommit=True)
+    dsn = settings.OPSCONSOLE_HOME.read_addresses().superuser_dsn
+    return psycopg.connect(dsn, dbname=database, autocommit=True)
 
 
 def dsn_for(database: str, role: str) -> str:

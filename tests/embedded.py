@@ -38,20 +38,23 @@ def start() -> None:
     import psycopg
 
     from opsconsole import launch
+    from opsconsole.embedded import postgres
     from opsconsole.embedded.home import Home
 
+    postgres.SETTINGS |= {
+        "wal_level": "logical", "max_prepared_transactions": "5", "fsync": "off",
+        "synchronous_commit": "off", "full_page_writes": "off",
+    }  # fmt: skip
     home = Home(folder / "home")
     home.prepare()
-    (home.path / "logs").mkdir(exist_ok=True)
+    for name in ("logs", "static"):
+        (home.path / name).mkdir(exist_ok=True)
     launcher = launch.Launcher(home, dict(os.environ), lambda _line: None)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(launcher.stop_all)
     launch.start_servers(launcher)
     with psycopg.connect(home.read_addresses().superuser_dsn, autocommit=True) as connection:
         connection.execute("ALTER ROLE opsconsole CREATEDB")
-        for name in ("fsync", "synchronous_commit", "full_page_writes"):
-            connection.execute(f"ALTER SYSTEM SET {name} = off")
-        connection.execute("SELECT pg_reload_conf()")
 
 
 start()

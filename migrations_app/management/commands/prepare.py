@@ -30,6 +30,7 @@ class Command(BaseCommand):
         if connection.pg_version < 140000:  # type: ignore[attr-defined]
             raise CommandError("the console's database must be PostgreSQL 14 or newer")
         call_command("migrate", verbosity=0, interactive=False)
+        call_command("collectstatic", verbosity=0, interactive=False)
         if settings.DEMO:
             first = not demo.exists()
             demo.make_people()

@@ -1,0 +1,415 @@
+"""Backups, proofs and restores on a real server, and each way they can go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from backups_app import pipelines, services, work
+from backups_app.models import Backup, ReplacedDatabase
+from backups_app.storage import LocalStorage
+from opsconsole.choices import ProofLevel, RunKind, RunStatus
+from opsconsole.exceptions import AdapterError, Refused
+from opsconsole.models import Environment, Run
+from opsconsole.runner.executor import execute_run
+from opsconsole.runner.resolver import resolve_lost_run
+from tests.conftest import log_of
+
+pytestmark = pytest.mark.usefixtures("transactional_db")
+
+
+@pytest.fixture
+def run_backup(environment, operator):
+    def run(**_more) -> Run:
+        made = services.request_backup(
+            actor=operator, environment=environment, idempotency_key=uuid.uuid4().hex
+        )
+        execute_run(made.pk, "w")
+        made.refresh_from_db()
+        return made
+
+    return run
+
+
+@pytest.fixture
+def backup(run_backup) -> Backup:
+    return Backup.objects.get(run=run_backup())
+
+
+def restore(actor, backup: Backup, environment: Environment, **more) -> Run:
+    more.setdefault("typed_name", environment.slug)
+    made = services.request_restore(
+        actor=actor, backup=backup, environment=environment,
+        idempotency_key=uuid.uuid4().hex, **more,
+    )  # fmt: skip
+    execute_run(made.pk, "w")
+    made.refresh_from_db()
+    return made
+
+
+def path_of(backup: Backup) -> Path:
+    return work.storage().path(backup.key)
+
+
+def databases_like(connection: psycopg.Connection) -> list[str]:
+    rows = connection.execute(
+        "SELECT datname FROM pg_database WHERE starts_with(datname, current_database() || '__')"
+        " ORDER BY 1"
+    )
+    return [row[0] for row in rows]
+
+
+def test_backup_is_proven_and_its_manifest_lies_beside_it(backup):
+    manifest = json.loads(path_of(backup).with_name(path_of(backup).name + ".json").read_text())
+    assert manifest == backup.manifest
+    assert (manifest["proof"], manifest["sha256"]) == ("content", backup.sha256)
+    assert work.storage().sha256(backup.key) == backup.sha256
+    assert backup.manifest["content"]["tables"]["public.targets"]["rows"] == 1000
+
+
+def test_content_with_odd_names_types_and_large_objects_is_equal(run_backup, target):
+    target.execute(
+        """
+        CREATE TABLE "Odd ""name"" with spaces" (a text, b bytea, c timestamptz, d float8, e jsonb);
+        INSERT INTO "Odd ""name"" with spaces"
+             VALUES ('é''x', '\\xdeadbeef', now(), 1/3.0::float8, '{"a": [1]}'), (NULL, '', NULL, 'NaN', '1');
+        CREATE TABLE parts (id int, day date) PARTITION BY RANGE (day);
+        CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+        INSERT INTO parts VALUES (1, '2026-06-01');
+        CREATE TABLE made (id int GENERATED ALWAYS AS IDENTITY, twice int GENERATED ALWAYS AS (2) STORED);
+        INSERT INTO made DEFAULT VALUES;
+        CREATE SEQUENCE never_used START 50;
+        SELECT lo_from_bytea(0, 'large');
+        CREATE MATERIALIZED VIEW seen AS SELECT count(*) FROM made;
+        """
+    )
+    run = run_backup()
+    assert run.status == RunStatus.SUCCEEDED, run.summary
+    assert Backup.objects.get(run=run).proof == ProofLevel.CONTENT
+
+
+def test_role_that_may_not_create_databases_is_refused_with_the_remedy(run_backup, environment):
+    from tests.conftest import superuser
+
+    name = psycopg.conninfo.conninfo_to_dict(environment.dsn)["user"]
+    with superuser() as connection:
+        connection.execute(f'ALTER ROLE "{name}" NOCREATEDB')
+    run = run_backup()
+    assert (run.status, f"ALTER ROLE {name} CREATEDB" in run.summary) == (RunStatus.FAILED, True)
+
+
+def test_server_without_fitting_tools_is_refused_naming_the_package(run_backup, monkeypatch):
+    monkeypatch.setattr(work, "find_tools", lambda _folders: [])
+    run = run_backup()
+    assert "install the package postgresql-client-18" in run.summary
+
+
+def test_full_backups_folder_is_refused_before_anything_is_written(run_backup, monkeypatch):
+    monkeypatch.setattr(LocalStorage, "free_bytes", lambda _self: 1000)
+    run = run_backup()
+    assert "free some space and run again" in run.summary
+    assert not Backup.objects.exists()
+
+
+def test_disk_that_fills_up_leaves_nothing(run_backup, monkeypatch):
+    original = LocalStorage.partial
+
+    def partial(self, key):
+        path = original(self, key)
+        if not path.is_symlink():
+            path.symlink_to("/dev/full")
+        return path
+
+    monkeypatch.setattr(LocalStorage, "partial", partial)
+    run = run_backup()
+    assert run.status == RunStatus.FAILED
+    assert "cannot write the archive: No space left on device" in run.summary
+    assert not Backup.objects.exists()
+    assert list(work.storage().root.rglob(f"*run{run.pk}.*")) == []
+
+
+def test_pg_dump_that_fails_leaves_nothing_and_its_words_in_the_log(run_backup, target):
+    target.execute("CREATE TABLE gone (x int)")
+    owner = target.info.user
+    from tests.conftest import superuser
+
+    with superuser(target.info.dbname) as admin:
+        admin.execute("ALTER TABLE gone OWNER TO postgres")
+        admin.execute(f'REVOKE ALL ON gone FROM "{owner}"')
+    run = run_backup()
+    assert run.status == RunStatus.FAILED
+    assert "permission denied for table gone" in log_of(run)
+    assert not Backup.objects.exists()
+
+
+def test_restore_puts_back_what_was_there_and_keeps_what_is_replaced(
+    backup, environment, operator, target
+):
+    target.execute("DELETE FROM targets; INSERT INTO users (name) VALUES ('later')")
+    target.close()
+
+    run = restore(operator, backup, environment)
+
+    assert run.status == RunStatus.SUCCEEDED, run.summary
+    replaced = ReplacedDatabase.objects.get(run=run)
+    with psycopg.connect(environment.dsn) as connection:
+        assert connection.execute("SELECT count(*) FROM targets").fetchone() == (1000,)
+        assert databases_like(connection) == [replaced.replaced_name]
+    assert run.result["replaced"] == replaced.replaced_name
+
+
+def test_restore_carries_over_settings_limits_grants_and_comment(backup, environment, operator):
+    with psycopg.connect(environment.dsn, autocommit=True) as connection:
+        name = connection.info.dbname
+        connection.execute(f"ALTER DATABASE \"{name}\" SET work_mem = '7MB'")
+        connection.execute(
+            f'ALTER ROLE "{name}" IN DATABASE "{name}" SET statement_timeout = \'9s\''
+        )
+        connection.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT 42')
+        connection.execute(f"COMMENT ON DATABASE \"{name}\" IS 'the shop'")
+        connection.execute(f'GRANT TEMPORARY ON DATABASE "{name}" TO pg_monitor')
+    run = restore(operator, backup, environment)
+    assert run.status == RunStatus.SUCCEEDED, run.summary
+    with psycopg.connect(environment.dsn) as connection:
+        row = connection.execute(
+            "SELECT current_setting('work_mem'), current_setting('statement_timeout'),"
+            " datconnlimit, shobj_description(oid, 'pg_database'),"
+            " datacl::text LIKE '%pg_monitor=T/%' FROM pg_database WHERE datname = current_database()"
+        ).fetchone()
+    assert row == ("7MB", "9s", 42, "the shop", True)
+
+
+def test_restore_into_another_environment_gives_it_to_that_role(backup, make_environment, operator):
+    other = make_environment("development", position=2)
+    run = restore(operator, backup, other)
+    assert run.status == RunStatus.SUCCEEDED, run.summary
+    with psycopg.connect(other.dsn) as connection:
+        owner = connection.execute(
+            "SELECT tableowner FROM pg_tables WHERE tablename = 'users'"
+        ).fetchone()
+        assert owner == (connection.info.user,)
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "swap", "missing"])
+def test_restore_refuses_a_damaged_archive_before_anything_is_replaced(
+    backup, environment, operator, target, damage
+):
+    path = path_of(backup)
+    if damage == "flip":
+        flip(path, len(path.read_bytes()) // 2)
+    elif damage == "truncate":
+        os.truncate(path, path.stat().st_size // 2)
+    elif damage == "swap":
+        path.write_bytes(b"not an archive at all")
+    else:
+        path.unlink()
+    target.execute("INSERT INTO users (name) VALUES ('still here')")
+
+    run = restore(operator, backup, environment)
+
+    assert run.status == RunStatus.FAILED
+    assert "archive" in run.summary
+    assert "The live database was not touched." in run.summary
+    assert target.execute("SELECT count(*) FROM users").fetchone() == (201,)
+    assert databases_like(target) == []
+
+
+def test_proving_again_finds_a_damaged_archive(backup, operator):
+    flip(path_of(backup), 100)
+    made = services.request_verify(actor=operator, backup=backup, idempotency_key="v" * 32)
+    execute_run(made.pk, "w")
+    made.refresh_from_db()
+    assert (made.status, "corrupt" in made.summary) == (RunStatus.FAILED, True)
+
+
+def test_proving_again_succeeds_on_a_good_archive(backup, operator):
+    made = services.request_verify(actor=operator, backup=backup, idempotency_key="v" * 32)
+    execute_run(made.pk, "w")
+    made.refresh_from_db()
+    assert made.status == RunStatus.SUCCEEDED, made.summary
+
+
+def test_unproven_backup_cannot_be_restored(backup, environment, operator):
+    Backup.objects.update(proof=ProofLevel.CHECKSUM)
+    backup.refresh_from_db()
+    with pytest.raises(Refused, match="never proven"):
+        restore(operator, backup, environment)
+
+
+def test_restore_needs_the_typed_name(backup, environment, operator):
+    with pytest.raises(Refused) as refusal:
+        restore(operator, backup, environment, typed_name="prod")
+    assert refusal.value.status == 422
+
+
+def test_protected_data_goes_elsewhere_only_with_an_admin(backup, make_environment, operator):
+    backup.environment.is_protected = True
+    other = make_environment("development", position=2)
+    with pytest.raises(Refused) as refusal:
+        restore(operator, backup, other)
+    assert refusal.value.status == 403
+
+
+def test_restore_is_refused_while_a_logical_slot_blocks_it(backup, environment, operator):
+    from tests.conftest import superuser
+
+    name = psycopg.conninfo.conninfo_to_dict(environment.dsn)["dbname"]
+    with superuser() as admin, superuser(name) as connection:
+        connection.execute("SELECT pg_create_logical_replication_slot('held', 'pgoutput')")
+        try:
+            assert "replication slot held" in restore(operator, backup, environment).summary
+        finally:
+            admin.execute("SELECT pg_drop_replication_slot('held')")
+
+
+def test_restore_is_refused_while_a_prepared_transaction_blocks_it(backup, environment, operator):
+    with psycopg.connect(environment.dsn, autocommit=True) as connection:
+        connection.execute("BEGIN")
+        connection.execute("INSERT INTO users (name) VALUES ('x')")
+        connection.execute("PREPARE TRANSACTION 'held'")
+        try:
+            assert "ROLLBACK PREPARED" in restore(operator, backup, environment).summary
+        finally:
+            connection.execute("ROLLBACK PREPARED 'held'")
+
+
+def test_session_of_a_role_that_may_not_be_ended_leaves_the_live_database_open(
+    backup, environment, operator
+):
+    from tests.conftest import superuser
+
+    name = psycopg.conninfo.conninfo_to_dict(environment.dsn)["dbname"]
+    with superuser(name):
+        run = restore(operator, backup, environment)
+    assert run.status == RunStatus.FAILED
+    assert "sessions of a role this one may not end are in the way: postgres" in run.summary
+    psycopg.connect(environment.dsn).close()
+
+
+def test_swap_that_cannot_empty_the_database_reopens_it(backup, environment, operator, monkeypatch):
+    from tests.conftest import superuser
+
+    monkeypatch.setattr(work, "sessions_not_ours_to_end", lambda *_: [])
+    name = psycopg.conninfo.conninfo_to_dict(environment.dsn)["dbname"]
+    with superuser(name):
+        run = restore(operator, backup, environment)
+    assert run.status == RunStatus.FAILED
+    assert "were not exchanged, the live one is open" in run.summary
+    assert "reopened" in log_of(run)
+    psycopg.connect(environment.dsn).close()
+    assert not ReplacedDatabase.objects.exclude(swapped_at=None).exists()
+
+
+def test_drop_removes_only_the_replaced_database(backup, environment, operator, admin):
+    replaced = ReplacedDatabase.objects.get(run=restore(operator, backup, environment))
+    with pytest.raises(Refused):
+        services.request_drop(actor=operator, replaced=replaced)
+    services.request_drop(actor=admin, replaced=replaced)
+    work.drop_replaced_database(replaced)
+    work.drop_replaced_database(replaced)
+    with psycopg.connect(environment.dsn) as connection:
+        assert databases_like(connection) == []
+    with pytest.raises(Refused):
+        services.request_drop(actor=admin, replaced=replaced)
+
+
+# -- lost runs
+
+
+def lose(run: Run) -> Run:
+    Run.objects.filter(pk=run.pk).update(
+        status=RunStatus.LOST, claim_token=uuid.uuid4(), finished_at=None
+    )
+    resolve_lost_run(run.pk)
+    run.refresh_from_db()
+    return run
+
+
+def test_lost_backup_with_a_proven_archive_is_succeeded(run_backup):
+    assert lose(run_backup()).status == RunStatus.SUCCEEDED
+
+
+def test_lost_backup_before_its_proof_is_failed_and_listed_as_checksum_only(run_backup):
+    run = run_backup()
+    Backup.objects.update(proof=ProofLevel.CHECKSUM)
+    assert "stays listed as checksum only" in lose(run).summary
+
+
+def test_lost_backup_leaves_no_file_and_no_scratch_database(environment, operator, target):
+    run = services.request_backup(
+        actor=operator, environment=environment, idempotency_key=uuid.uuid4().hex
+    )
+    partial = work.storage().partial(f"{environment.path}/20260101T000000Z-run{run.pk}.dump.zst")
+    partial.write_bytes(b"half")
+    name = work.proof_name(target.info.dbname, run.pk)
+    target.execute(f'CREATE DATABASE "{name}"')
+
+    assert lose(run).status == RunStatus.FAILED
+    assert not partial.exists()
+    assert databases_like(target) == []
+
+
+def test_lost_restore_is_what_the_catalogue_says(backup, environment, operator):
+    run = restore(operator, backup, environment)
+    Run.objects.filter(pk=run.pk).update(result={})
+    assert lose(run).status == RunStatus.SUCCEEDED
+    assert run.result["replaced"]
+
+
+def test_lost_restore_before_the_swap_is_failed(backup, environment, operator):
+    made = services.request_restore(
+        actor=operator, backup=backup, environment=environment, typed_name="staging",
+        idempotency_key="x" * 32,
+    )  # fmt: skip
+    assert "was not replaced" in lose(made).summary
+
+
+def test_run_stays_lost_while_the_target_does_not_answer(environment, operator, monkeypatch):
+    def unreachable(_run):
+        raise AdapterError("the server does not answer")
+
+    run = services.request_backup(
+        actor=operator, environment=environment, idempotency_key=uuid.uuid4().hex
+    )
+    monkeypatch.setattr(pipelines, "resolve_dsn", unreachable)
+    assert lose(run).status == RunStatus.LOST
+
+
+def test_keys_cannot_lead_out_of_the_folder(tmp_path):
+    with pytest.raises(AdapterError, match="outside"):
+        LocalStorage(tmp_path).path("../../etc/passwd")
+    assert LocalStorage(tmp_path / "not" / "yet").free_bytes() > 0
+    with pytest.raises(AdapterError, match="cannot read the archive"):
+        LocalStorage(tmp_path).sha256("nothing")
+    (tmp_path / "file").touch()
+    with pytest.raises(AdapterError, match="cannot write"):
+        LocalStorage(tmp_path).partial("file/x")
+
+
+def test_other_application_s_backup_is_refused(backup, make_environment, operator):
+    from opsconsole.models import Application
+
+    other = make_environment("development", position=2)
+    other.application = Application.objects.create(name="Other", slug="other")
+    other.save()
+    with pytest.raises(Refused, match="another application"):
+        restore(operator, backup, other)
+
+
+def test_way_back_is_offered_only_by_a_run_that_needs_it(run_backup, operator):
+    with pytest.raises(Refused, match="offers no way back"):
+        services.choose_way_back(
+            actor=operator, run=run_backup(), reason="x", idempotency_key="w" * 32
+        )
+    assert not Run.objects.filter(kind=RunKind.RESTORE).exists()

@@ -1,0 +1,122 @@
+"""A new user in a real browser: from signing in to a migrated staging, and every page with axe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chaos.conftest import console  # noqa: F401  (the running console as a fixture)
+from tests.chaos.console import Console
+from tests.toolbox import chromium
+
+pytestmark = [pytest.mark.needs_browser, pytest.mark.chaos, pytest.mark.xdist_group("way-back")]
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+]  # fmt: skip
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        yield running
+        running.close()
+
+
+def sign_in(console: Console, browser, name: str, **context):  # noqa: F811
+    password = json.loads((console.home / "keys.json").read_text())["demo_password"]
+    page = browser.new_context(**context).new_page()
+    page.problems = []
+    page.on(
+        "console",
+        lambda said: page.problems.append(said.text) if said.type in {"error", "warning"} else None,
+    )
+    page.goto(f"{console.url}/")
+    page.get_by_label("Username").fill(name)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+    return page
+
+
+def test_new_operator_migrates_staging_and_finds_every_trace(console, browser):  # noqa: F811
+    page = sign_in(console, browser, "operator", viewport={"width": 1280, "height": 900})
+    page.get_by_role("link", name="Staging", exact=True).click()
+    assert "parent_target_id" in page.locator("details[open] .sql").inner_text()
+
+    page.get_by_role("link", name="Migrate staging: 2 pending").click()
+    page.get_by_label("Why (kept with the run)").fill("quarter end")
+    page.get_by_role("button", name="Migrate staging: 2 pending").click()
+
+    page.wait_for_url("**/runs/*")
+    page.locator("[data-log] li[id]").nth(3).wait_for()
+    page.get_by_text("Succeeded").first.wait_for(timeout=60_000)
+    page.get_by_role("button", name="Cancel run").wait_for(state="detached")
+    log = page.locator("[data-log]").inner_text()
+    assert "content equal" in log
+    page.get_by_label("Find in the log").fill("health after")
+    assert page.locator("[data-log] li.found").count() >= 2
+    page.get_by_role("link", name="Line 1", exact=True).click()
+    assert page.url.endswith("#L1")
+    assert page.title().startswith("✓ Migrate staging")
+
+    page.get_by_role("link", name="Staging", exact=True).click()
+    page.get_by_text("Up to date: nothing is pending.").wait_for()
+    assert "content equal" in page.locator("section:has(#backups)").inner_text()
+    assert "200 healthy" in page.locator("section:has(#health)").inner_text()
+    page.get_by_role("link", name="Audit").click()
+    table = page.locator("table").inner_text()
+    assert "run.requested" in table
+    assert "quarter end" in table
+    assert page.problems == []
+
+
+PATHS = (
+    "/", "/sales-commission/staging", "/sales-commission/production/migrate", "/runs", "/runs/1",
+    "/backups", "/backups/1", "/backups/1/restore", "/audit", "/settings", "/preferences",
+    "/settings/applications/add", "/settings/applications/1/environments/1",
+    "/settings/environments/1/checks/add", "/settings/connections/1", "/settings/people/add",
+    "/settings/roles/add", "/find?q=parent", "/nothing/here",
+    "/sales-commission/staging/migrations/20250105090000_init",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("look", ["light", "dark", "narrow"])
+def test_every_page_passes_axe_and_fits(console, browser, look):  # noqa: F811
+    from axe_playwright_python.sync_playwright import Axe
+
+    width = 320 if look == "narrow" else 1280
+    page = sign_in(
+        console, browser, "admin", viewport={"width": width, "height": 900},
+        color_scheme="dark" if look == "dark" else "light",
+    )  # fmt: skip
+    found = {}
+    for path in PATHS:
+        page.goto(console.url + path)
+        if path.endswith("/migrate"):
+            page.get_by_role("heading", name="What will happen").wait_for()
+        result = Axe().run(page, options={"runOnly": RULES})
+        problems = [
+            f"{v['id']}: {n['html'][:120]}"
+            for v in result.response["violations"]
+            for n in v["nodes"][:3]
+        ]
+        overflow = page.evaluate("document.documentElement.scrollWidth") - width
+        if overflow > 0:
+            problems.append(f"{overflow} px too wide")
+        if problems:
+            found[path] = problems
+    assert found == {}, json.dumps(found, indent=1)
+
+
+def test_sign_in_page_passes_axe(console, browser):  # noqa: F811
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = browser.new_page()
+    page.goto(f"{console.url}/sign-in")
+    assert Axe().run(page, options={"runOnly": RULES}).response["violations"] == []

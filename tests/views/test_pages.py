@@ -1,0 +1,457 @@
+"""Every page: who may see it, what it answers to bad input, and how many queries it takes."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from backups_app import services as backups
+from backups_app.models import Backup
+from migrations_app.observation import observe_target
+from opsconsole.choices import Role, RunStatus
+from opsconsole.models import (
+    Application,
+    AuditEvent,
+    Environment,
+    HealthCheck,
+    HealthResult,
+    Membership,
+    Run,
+    Target,
+    User,
+)
+from opsconsole.runner.executor import execute_run
+
+PAGES = ("home", "runs", "backups", "audit", "preferences")
+SETTINGS = ("settings", "application-add", "person-add", "role-add")
+
+
+@pytest.fixture
+def as_role(person):
+    def make(role: str) -> Client:
+        client = Client()
+        client.force_login(person(role, f"{role}-{uuid.uuid4().hex[:4]}"))
+        return client
+
+    return make
+
+
+@pytest.fixture
+def seen(environment):
+    """The environment as a worker has read it."""
+    observe_target(environment.target)
+    return environment
+
+
+def url(environment: Environment, name: str, *more: str) -> str:
+    return reverse(name, args=[environment.application.slug, environment.slug, *more])
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", [*PAGES, *SETTINGS])
+def test_pages_ask_a_stranger_to_sign_in(client, name):
+    answer = client.get(reverse(name))
+    assert answer.status_code == 302
+    assert answer.headers["location"].startswith("/sign-in?next=")
+
+
+@pytest.mark.parametrize("role", Role.values)
+def test_every_role_sees_the_pages_and_only_admins_the_settings(as_role, role, seen):
+    client = as_role(role)
+    for name in PAGES:
+        assert client.get(reverse(name)).status_code == 200, name
+    assert client.get(seen.get_absolute_url()).status_code == 200
+    expected = 200 if role == Role.ADMIN else 403
+    for name in SETTINGS:
+        assert client.get(reverse(name)).status_code == expected, name
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.REVIEWER])
+def test_viewers_and_reviewers_may_not_change_anything(as_role, role, seen):
+    client = as_role(role)
+    for name in ("migrate", "back-up"):
+        assert client.post(url(seen, name)).status_code == 403
+    assert not Run.objects.exists()
+
+
+@pytest.mark.django_db
+def test_member_of_one_environment_sees_only_that_one(make_environment, client):
+    one, other = make_environment("staging"), make_environment("production", position=2)
+    user = User.objects.create_user("limited")
+    Membership.objects.create(user=user, role=Role.OPERATOR, environment=one)
+    client.force_login(user)
+    assert client.get(one.get_absolute_url()).status_code == 200
+    assert client.get(other.get_absolute_url()).status_code == 404
+    assert "Production" not in client.get("/").content.decode()
+    assert client.get("/audit").status_code == 200
+
+
+def test_empty_console_says_what_will_appear(as_role):
+    page = as_role("admin").get("/").content.decode()
+    assert "No application yet" in page
+    assert "No worker is alive" in page
+
+
+def make_many(environment: Environment, count: int) -> None:
+    for number in range(count):
+        copy = Environment.objects.create(
+            application=environment.application, slug=f"e{number}", name=f"E{number}",
+            position=number + 5, migrations_folder=environment.migrations_folder,
+        )  # fmt: skip
+        target = Target.objects.create(environment=copy, dsn_reference="env:NOWHERE")
+        target.states.create(data={"migrations": [], "refusals": [], "server": {}})
+        HealthResult.objects.create(
+            environment=copy, check_name="x", is_healthy=True, latency_ms=1, summary="ok"
+        )
+
+
+@pytest.mark.parametrize("name", ["home", "runs", "backups"])
+def test_queries_do_not_grow_with_the_rows(as_role, seen, name, django_assert_num_queries):
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+
+    client = as_role("operator")
+    make_many(seen, 1)
+    client.get(reverse(name))
+    with CaptureQueriesContext(
+        connection,
+    ) as few:
+        client.get(reverse(name))
+    Environment.objects.filter(slug="e0").update(slug="first")
+    make_many(seen, 3)
+    with django_assert_num_queries(len(few)):
+        client.get(reverse(name))
+
+
+def test_migrate_button_and_sql_are_on_the_page(as_role, seen, folder):
+    folder.add("20250201000000_add", "ALTER TABLE users ADD COLUMN x int; -- <b>no</b>")
+    observe_target(seen.target)
+    page = as_role("operator").get(seen.get_absolute_url()).content.decode()
+    assert "Migrate staging: 1 pending" in page
+    assert "&lt;b&gt;no&lt;/b&gt;" in page
+
+
+def confirm_form(client: Client, environment: Environment) -> dict[str, str]:
+    import re
+
+    page = client.get(url(environment, "migrate")).content.decode()
+    return dict(re.findall(r'name="(plan|key)" value="([0-9a-f]+)"', page))
+
+
+@pytest.fixture
+def pending(seen, folder, settings):
+    settings.STATE_FRESH_SECONDS = 60
+    folder.add("20250201000000_add", "ALTER TABLE users ADD COLUMN x int;\n")
+    observe_target(seen.target)
+    return seen
+
+
+def test_confirmed_plan_is_queued(as_role, pending):
+    client = as_role("operator")
+    answer = client.post(url(pending, "migrate"), confirm_form(client, pending))
+    assert answer.status_code == 302
+    assert Run.objects.get().plan.names == ["20250201000000_add"]
+
+
+def test_plan_that_changed_since_it_was_shown_is_refused_with_what_changed(
+    as_role, pending, folder
+):
+    client = as_role("operator")
+    form = confirm_form(client, pending)
+    (folder.path / "20250201000000_add" / "migration.sql").write_text("SELECT 1;\n")
+    observe_target(pending.target)
+    answer = client.post(url(pending, "migrate"), form)
+    assert answer.status_code == 409
+    assert "20250201000000_add was changed: sha256" in answer.content.decode()
+    assert not Run.objects.exists()
+
+
+def test_unknown_plan_is_refused(as_role, pending):
+    answer = as_role("operator").post(url(pending, "migrate"), {"plan": "0" * 64})
+    assert answer.status_code == 409
+
+
+def test_protected_environment_asks_for_name_and_checklist_and_loses_nothing(as_role, pending):
+    Environment.objects.update(is_protected=True)
+    client = as_role("operator")
+    form = confirm_form(client, pending)
+    answer = client.post(url(pending, "migrate"), form | {"reason": "my reason"})
+    assert answer.status_code == 422
+    assert "Type the environment&#x27;s name" in answer.content.decode()
+    assert 'value="my reason"' in answer.content.decode()
+    answer = client.post(url(pending, "migrate"), form | {"typed_name": "staging"})
+    assert answer.status_code == 422
+    assert "Not confirmed yet" in answer.content.decode()
+
+    ticked = {
+        f"{kind}-{key}": "asked in chat"
+        for key in ("tested_earlier", "staging_validated", "team_notified")
+        for kind in ("check", "note")
+    }
+    answer = client.post(url(pending, "migrate"), form | ticked | {"typed_name": "staging"})
+    assert answer.status_code == 302, answer.content.decode()
+    kept = Run.objects.get().parameters["checklist"]
+    assert (kept["team_notified"]["note"], kept["backup"]["by"]) == ("asked in chat", "console")
+
+
+def test_confirm_page_reads_the_database_anew_when_the_state_is_old(as_role, pending):
+    pending.target.states.update(observed_at=timezone.now() - timezone.timedelta(minutes=5))
+    page = as_role("operator").get(url(pending, "migrate")).content.decode()
+    assert "A worker is reading the database" in page
+
+
+def test_nothing_pending_is_said_on_the_confirm_page(as_role, seen, settings):
+    settings.STATE_FRESH_SECONDS = 60
+    assert "nothing is pending" in as_role("operator").get(url(seen, "migrate")).content.decode()
+
+
+@pytest.mark.usefixtures("transactional_db")
+def test_run_page_fragments_and_log(as_role, environment, operator):
+    run = backups.request_backup(actor=operator, environment=environment, idempotency_key="b" * 32)
+    client = as_role("viewer")
+    moving = client.get(reverse("run", args=[run.pk])).content.decode()
+    assert "every 1s" in moving
+    assert client.get(reverse("run-log", args=[run.pk])).status_code == 204
+    execute_run(run.pk, "w")
+    done = client.get(reverse("run", args=[run.pk])).content.decode()
+    assert "every 1s" not in done
+    tail = client.get(reverse("run-log", args=[run.pk]) + "?after=2").content.decode()
+    assert 'id="L3"' in tail
+    assert 'id="L2"' not in tail
+    text = b"".join(client.get(reverse("run-log-download", args=[run.pk])).streaming_content)
+    assert "content equal" in text.decode()
+    status = client.get(reverse("run-status", args=[run.pk]), headers={"HX-Request": "true"})
+    assert "Succeeded" in status.content.decode()
+    backup = Backup.objects.get()
+    assert client.get(backup.get_absolute_url()).status_code == 200
+    assert client.get(reverse("backup-restore", args=[backup.pk])).status_code == 403
+
+
+@pytest.mark.usefixtures("transactional_db")
+def test_restore_form_keeps_what_was_typed_and_queues_when_right(as_role, environment, operator):
+    run = backups.request_backup(actor=operator, environment=environment, idempotency_key="b" * 32)
+    execute_run(run.pk, "w")
+    address = reverse("backup-restore", args=[Backup.objects.get().pk])
+    client = as_role("operator")
+    form = {"environment": environment.pk, "reason": "try", "typed_name": "wrong", "key": "k" * 32}
+    answer = client.post(address, form)
+    assert answer.status_code == 422
+    assert 'value="try"' in answer.content.decode()
+    assert client.post(address, {}).status_code == 422
+    assert client.post(address, form | {"typed_name": "staging"}).status_code == 302
+    assert client.post(reverse("backup-prove", args=[Backup.objects.get().pk])).status_code == 302
+
+
+def test_cancel_and_decide_from_the_page(as_role, environment, operator):
+    run = backups.request_backup(actor=operator, environment=environment, idempotency_key="b" * 32)
+    client = as_role("operator")
+    assert client.post(reverse("run-cancel", args=[run.pk])).status_code == 302
+    assert client.post(reverse("run-cancel", args=[run.pk])).status_code == 409
+    Run.objects.update(status=RunStatus.NEEDS_ATTENTION)
+    page = client.get(reverse("run", args=[run.pk])).content.decode()
+    assert "Settle it without changing the database" in page
+    decide = reverse("run-decide", args=[run.pk])
+    assert client.post(decide, {"status": "nonsense"}).status_code == 422
+    assert client.post(decide, {"status": "failed", "reason": ""}).status_code == 422
+    assert client.post(decide, {"status": "failed", "reason": "seen"}).status_code == 302
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/runs/999999", 404),
+        ("/backups/999999", 404),
+        ("/nothing/here", 404),
+        ("/runs?environment=x&kind=y&status=z&page=nonsense", 200),
+        ("/backups?environment=-1", 200),
+        ("/audit?since=yesterday", 422),
+        ("/audit?since=2026-02-01&until=2026-01-01", 422),
+        ("/find?q=%00", 400),
+        ("/runs/1/log?after=abc", 404),
+    ],
+)
+def test_bad_addresses_and_parameters_get_a_clear_answer(as_role, path, status):
+    answer = as_role("admin").get(path)
+    assert answer.status_code == status
+    assert "Traceback" not in answer.content.decode()
+
+
+def test_audit_filters_by_who_what_and_environment(as_role, environment, operator):
+    backups.request_backup(actor=operator, environment=environment, idempotency_key="b" * 32)
+    client = as_role("reviewer")
+
+    def found(query: str) -> bool:
+        return "run.requested" in client.get(f"/audit?{query}").content.decode().split("<table")[-1]
+
+    today = timezone.now().date()
+    assert found(f"who=operator&what=run.&environment={environment.pk}&since={today}&until={today}")
+    assert not found("who=nobody")
+    assert not found("until=2020-01-01")
+
+
+def test_audit_csv_starts_no_formula(as_role, environment, operator):
+    backups.request_backup(
+        actor=operator, environment=environment, idempotency_key="b" * 32, reason="=1+1"
+    )
+    text = b"".join(
+        as_role("viewer").get("/audit.csv?what=run.requested").streaming_content
+    ).decode()
+    assert ",'=1+1" in text
+
+
+def test_find_leads_to_runs_environments_and_migrations(as_role, seen, operator):
+    run = backups.request_backup(actor=operator, environment=seen, idempotency_key="b" * 32)
+    client = as_role("viewer")
+    assert client.get(f"/find?q={run.pk}").headers["location"] == f"/runs/{run.pk}"
+    assert "20250101000000_init" in client.get("/find?q=init").content.decode()
+    assert "Shop staging" in client.get("/find?q=stag").content.decode()
+    assert "Nothing is named" in client.get("/find?q=zzz").content.decode()
+    assert client.get(url(seen, "migration", "20250101000000_init")).status_code == 200
+    assert client.get(url(seen, "migration", "nothing")).status_code == 404
+
+
+# -- settings
+
+
+def test_admin_adds_application_environment_and_check(as_role, folder, database):
+    client = as_role("admin")
+    assert (
+        client.post(reverse("application-add"), {"name": "A", "slug": "not ok"}).status_code == 422
+    )
+    assert client.post(reverse("application-add"), {"name": "A", "slug": "a"}).status_code == 302
+    application = Application.objects.get(slug="a")
+    add = reverse("environment-add", args=[application.pk])
+    fields = {
+        "name": "Dev", "slug": "dev", "position": 1, "migrations_folder": str(folder.path),
+        "auto_rollback": "no_writes", "settle_seconds": 5, "queue": "runs",
+    }  # fmt: skip
+    assert "Say where the database is" in client.post(add, fields).content.decode()
+    wrong = client.post(add, fields | {"address": "http://secret-word@x"})
+    assert (wrong.status_code, "secret-word" in wrong.content.decode()) == (422, False)
+    answer = client.post(add, fields | {"address": database()})
+    assert answer.status_code == 302, answer.content.decode()
+    environment = Environment.objects.get(slug="dev")
+    assert "postgresql" not in environment.target.dsn_encrypted
+    assert client.get(answer.headers["location"]).status_code == 200
+    assert client.post(add, fields | {"address": "env:X"}).status_code == 422
+    check = reverse("health-check-add", args=[environment.pk])
+    bad = {"name": "h", "kind": "http", "address": "file:///etc/passwd", "timeout_seconds": 5}
+    assert client.post(check, bad).status_code == 422
+    good = bad | {"address": "http://localhost:1/health", "is_enabled": "on"}
+    assert client.post(check, good).status_code == 302
+    assert client.post(check, good).status_code == 422
+    assert client.get(reverse("settings")).status_code == 200
+    edit = reverse("environment-edit", args=[application.pk, environment.pk])
+    assert client.post(edit, fields | {"name": "Development"}).status_code == 302
+    changed = AuditEvent.objects.get(action="environment.changed")
+    assert (changed.details["before"]["name"], changed.details["after"]["name"]) == (
+        "Dev", "Development",
+    )  # fmt: skip
+    assert changed.details["address_changed"] is False
+
+
+def test_connection_test_shows_what_the_worker_found(as_role, seen):
+    client = as_role("admin")
+    page = client.get(reverse("connection-test", args=[seen.pk])).content.decode()
+    assert "It works." in page
+    seen.target.states.create(error="connection refused")
+    page = client.get(
+        reverse("connection-test", args=[seen.pk]), headers={"HX-Request": "true"}
+    ).content.decode()
+    assert "connection refused" in page
+
+
+def test_two_environments_on_one_database_are_refused(seen, make_environment):
+    other = make_environment("production", position=2)
+    other.target.dsn_encrypted = seen.target.dsn_encrypted
+    other.target.save()
+    state = observe_target(other.target)
+    assert "two environments on one database are refused" in state.error
+
+
+def test_people_roles_and_the_last_admin(as_role):
+    client = as_role("admin")
+    weak = {"username": "p", "password1": "123", "password2": "123", "role": "viewer"}
+    assert client.post(reverse("person-add"), weak).status_code == 422
+    strong = weak | {"password1": "correct-horse-9", "password2": "correct-horse-9"}
+    assert client.post(reverse("person-add"), strong).status_code == 302
+    person = User.objects.get(username="p")
+    role = {"user": person.pk, "role": "operator"}
+    assert client.post(reverse("role-add"), role).status_code == 302
+    assert client.post(reverse("role-add"), role).status_code == 422
+    mine = Membership.objects.get(role="admin")
+    remove = reverse("settings-remove", args=["role", mine.pk])
+    answer = client.post(remove)
+    assert (answer.status_code, "last admin" in answer.content.decode()) == (409, True)
+    other = person.memberships.get(role="operator")
+    assert client.post(reverse("settings-remove", args=["role", other.pk])).status_code == 302
+    assert client.post(reverse("settings-remove", args=["person", person.pk])).status_code == 302
+    person.refresh_from_db()
+    assert person.is_active is False
+    assert client.post(reverse("settings-remove", args=["person", mine.user.pk])).status_code == 409
+
+
+def test_archiving_is_refused_while_a_run_holds_the_target(as_role, environment, operator):
+    client = as_role("admin")
+    run = Run.objects.create(
+        kind="migrate", environment=environment, target=environment.target,
+        requested_by=operator, idempotency_key="x",
+    )  # fmt: skip
+    archive = reverse("settings-remove", args=["environment", environment.pk])
+    assert client.post(archive).status_code == 409
+    application = reverse("settings-remove", args=["application", environment.application.pk])
+    assert client.post(application).status_code == 409
+    Run.objects.filter(pk=run.pk).update(status=RunStatus.FAILED)
+    check = HealthCheck.objects.get()
+    assert (
+        client.post(reverse("settings-remove", args=["health-check", check.pk])).status_code == 302
+    )
+    assert client.post(archive).status_code == 302
+    assert client.get(environment.get_absolute_url()).status_code == 404
+    assert client.post(application).status_code == 302
+
+
+def test_preferences_set_theme_and_time_zone(as_role):
+    client = as_role("viewer")
+    assert client.post("/preferences", {"theme": "dark", "time_zone": "Mars"}).status_code == 422
+    assert (
+        client.post("/preferences", {"theme": "dark", "time_zone": "Asia/Tokyo"}).status_code == 302
+    )
+    assert 'data-theme="dark"' in client.get("/").content.decode()
+
+
+def test_sign_in_and_failure_are_audited(client, operator):
+    assert client.post("/sign-in", {"username": "operator", "password": "no"}).status_code == 200
+    assert client.post("/sign-in", {"username": "operator", "password": "pw"}).status_code == 302
+    assert client.post("/sign-out").status_code == 302
+    actions = AuditEvent.objects.order_by("id").values_list("action", flat=True)
+    assert list(actions) == ["person.sign_in_failed", "person.signed_in", "person.signed_out"]
+
+
+def test_form_without_token_is_refused_with_a_page(operator):
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(operator)
+    answer = client.post("/preferences", {"theme": ""})
+    assert (answer.status_code, "too old" in answer.content.decode()) == (403, True)
+
+
+def test_pages_carry_a_policy_without_inline_code(as_role):
+    answer = as_role("viewer").get("/")
+    policy = answer.headers["Content-Security-Policy"]
+    assert "unsafe" not in policy
+    assert "default-src 'self'" in policy
+    assert " style=" not in answer.content.decode()
+
+
+@pytest.mark.django_db
+def test_console_health_is_503_without_a_worker(client):
+    answer = client.get("/health")
+    body = answer.json()
+    assert (answer.status_code, body["status"], body["database"], body["broker"]) == (
+        503, "unhealthy", "connected", "connected",
+    )  # fmt: skip
+    assert body["error"] == "no worker is alive"
