@@ -199,6 +199,7 @@ class Migrate(Step):
         script: MigrationScript, outcome: Outcome,
     ) -> None:  # fmt: skip
         """An atomic script left nothing: its row says so at once, and it is pending again."""
+        context.check_fence()
         if not outcome.landed:
             if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                 connection.execute("ROLLBACK")

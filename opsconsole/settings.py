@@ -164,7 +164,6 @@ LOGGING = {
 }
 
 # Defaults of a new environment.
-BACKUP_RETENTION_DAYS = env.int("DATABASE_BACKUP_RETENTION_DAYS", default=30)
 MIGRATION_BACKUP_ENABLED = env.bool("MIGRATION_BACKUP_ENABLED", default=True)
 MIGRATION_ROLLBACK_ENABLED = env.bool("MIGRATION_ROLLBACK_ENABLED", default=True)
 # A migrations folder must lie under one of these.

@@ -7,8 +7,6 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-CACHE = Path(__file__).resolve().parent.parent / "node_modules"
-
 
 @cache
 def chromium() -> str:
@@ -17,10 +15,15 @@ def chromium() -> str:
                  if (found := shutil.which(name))), "")  # fmt: skip
 
 
+def node_modules() -> Path:
+    """Where `npm install` in tests/node puts what the tests need."""
+    return Path(__file__).parent / "node" / "node_modules"
+
+
 @cache
 def prisma() -> str:
-    """Path of the Prisma CLI under node_modules, or "" (then `npm ci` in tests/prisma)."""
-    cli = Path(__file__).parent / "prisma" / "node_modules" / ".bin" / "prisma"
+    """Path of the Prisma CLI under tests/node, or ""."""
+    cli = node_modules() / ".bin" / "prisma"
     return str(cli) if cli.exists() and shutil.which("node") else ""
 
 
@@ -33,7 +36,7 @@ def postgres15() -> str:
 
 MISSING = {
     "needs_browser": (chromium, "Chromium is not installed"),
-    "needs_prisma": (prisma, "the Prisma CLI is not installed: npm install in tests/prisma"),
+    "needs_prisma": (prisma, "Node packages are not installed: npm install in tests/node"),
     "needs_postgres15": (postgres15, "Debian's postgresql-15 is not installed"),
 }
 

@@ -7,10 +7,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django import forms
+from django.conf import settings
 from django.contrib.auth.forms import BaseUserCreationForm
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.choices import Role
+from opsconsole.choices import AutoRollback, Role
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Application, Environment, HealthCheck, Membership, User
 from opsconsole.targets.dsn import Dsn
@@ -48,6 +49,10 @@ class EnvironmentForm(forms.ModelForm):
         super().__init__(*args, **kwargs)
         self.application = application
         self.instance.application = application
+        if self.instance.pk is None:
+            self.initial["backup_before_migrate"] = settings.MIGRATION_BACKUP_ENABLED
+            if not settings.MIGRATION_ROLLBACK_ENABLED:
+                self.initial["auto_rollback"] = AutoRollback.NEVER
 
     def clean_address(self) -> str:
         address = self.cleaned_data["address"]

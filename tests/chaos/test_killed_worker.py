@@ -88,6 +88,74 @@ def test_killed_worker_in_held_step_leaves_true_state(demo: Console, step: str) 
     assert statements_run(demo, PARENT) - before <= 2
 
 
+def hold_preflight(console: Console, stack: ExitStack) -> int:
+    worker = console.worker()
+    worker.suspend()
+    run_id = started(console)
+    other = stack.enter_context(console.target())
+    stack.enter_context(table_lock(other, "_prisma_migrations", "ACCESS EXCLUSIVE"))
+    worker.resume()
+    return run_id
+
+
+def hold_snapshot(console: Console, stack: ExitStack) -> int:
+    other = stack.enter_context(console.target())
+    with console.superuser() as cluster, table_lock(cluster, "pg_database", "SHARE"):
+        run_id = started(console)
+        wait_for(lambda: "to prove it" in console.log_of(run_id), 60, "no proof began")
+        stack.enter_context(table_lock(other, "payouts", "ACCESS EXCLUSIVE"))
+    return run_id
+
+
+def hold_verify(console: Console, stack: ExitStack) -> int:
+    other = stack.enter_context(console.target())
+    with console.target() as first, table_lock(first, "targets", "ACCESS SHARE"):
+        run_id = started(console)
+        wait_for(lambda: console.step_of(run_id) == "migrate", 60, "no migration began")
+        stack.enter_context(table_lock(other, "payouts", "ACCESS EXCLUSIVE"))
+    return run_id
+
+
+ENDS = {
+    "preflight": (hold_preflight, "failed", 0),
+    "snapshot": (hold_snapshot, "failed", 0),
+    "verify": (hold_verify, "succeeded", 2),
+}
+
+
+@pytest.mark.parametrize("step", list(ENDS))
+def test_killed_worker_around_the_migrations_ends_as_the_history_says(
+    demo: Console, step: str
+) -> None:
+    hold, expected, applied = ENDS[step]
+    with ExitStack() as stack:
+        run_id = hold(demo, stack)
+        wait_for(lambda: demo.step_of(run_id) == step, 60, f"{step} not reached")
+        time.sleep(0.2)
+        kill_worker(demo, run_id)
+
+    assert demo.wait_ended(run_id) == expected
+    assert len(demo.run_row(run_id)["result"]["applied"]) == applied
+    demo.worker_is_back()
+
+
+def test_killed_worker_while_the_way_back_is_built_asks_a_person(demo: Console) -> None:
+    demo.ops("demo", "break-health")
+    run_id = started(demo)
+    wait_for(lambda: demo.step_of(run_id) in {"verify", "health"}, 60, "not applied")
+    with demo.superuser() as cluster, table_lock(cluster, "pg_database", "SHARE"):
+        wait_for(lambda: demo.step_of(run_id) == "rollback", 60, "no rollback began")
+        kill_worker(demo, run_id)
+
+    assert demo.wait_ended(run_id) == "needs_attention"
+    assert [way["action"] for way in demo.run_row(run_id)["result"]["ways"]] == ["restore", "keep"]
+    demo.worker_is_back()
+    demo.ops("way-back", str(run_id), "--reason", "the worker died", "--wait")
+    assert demo.status == 0, demo.said
+    assert demo.status_of(run_id) == "rolled_back"
+    demo.ops("demo", "mend")
+
+
 def test_killed_worker_in_health_resolves_to_succeeded(demo: Console) -> None:
     run_id = started(demo)
     wait_for(lambda: demo.step_of(run_id) == "health", 60, "health not reached")

@@ -20,7 +20,7 @@ from tests.conftest import PASSWORD
 from tests.toolbox import prisma
 
 pytestmark = [pytest.mark.needs_prisma, pytest.mark.xdist_group("prisma")]
-HERE = Path(__file__).parent.parent / "prisma"
+HERE = Path(__file__).parent.parent / "node"
 
 
 @pytest.fixture

