@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.console import Console, Sampler, table_lock, wait_for
 
-pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("killed")]
+pytestmark = pytest.mark.chaos
 STAGING = "sales-commission/staging"
 PARENT = 'ADD COLUMN "parent_target_id"'
 

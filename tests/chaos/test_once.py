@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.console import Console, table_lock, wait_for
 
-pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("once")]
+pytestmark = pytest.mark.chaos
 PATH = "/sales-commission/staging/migrate"
 
 

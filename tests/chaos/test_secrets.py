@@ -12,7 +12,7 @@ import pytest
 from opsconsole.embedded.postgres import set_role
 from tests.chaos.console import Console
 
-pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("once")]
+pytestmark = pytest.mark.chaos
 MARKER = "PlantedMarker7Zq"
 STAGING = "sales-commission/staging"
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.chaos.console import ROOT, Console, table_lock, wait_for
 
-pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("up")]
+pytestmark = pytest.mark.chaos
 
 
 def up(console: Console, **environment: str) -> subprocess.CompletedProcess:

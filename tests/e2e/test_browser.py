@@ -11,7 +11,7 @@ from tests.chaos.conftest import console  # noqa: F401  (the running console as 
 from tests.chaos.console import Console
 from tests.toolbox import chromium
 
-pytestmark = [pytest.mark.needs_browser, pytest.mark.chaos, pytest.mark.xdist_group("way-back")]
+pytestmark = [pytest.mark.needs_browser, pytest.mark.chaos]
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",

@@ -19,7 +19,7 @@ from opsconsole.targets.tools import find_tools
 from tests.conftest import PASSWORD
 from tests.toolbox import prisma
 
-pytestmark = [pytest.mark.needs_prisma, pytest.mark.xdist_group("prisma")]
+pytestmark = pytest.mark.needs_prisma
 HERE = Path(__file__).parent.parent / "node"
 
 
