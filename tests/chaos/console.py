@@ -124,9 +124,9 @@ class Console:
             self.ops("decide", str(run_id), "failed", "--reason", "the next test begins")
         self.ops("demo", "reset", "staging")
 
-    def sign_in(self, name: str = "operator") -> httpx.Client:
+    def sign_in(self, name: str = "operator", password: str = "") -> httpx.Client:
         """A signed-in HTTP client; `post(client, path, ...)` adds the CSRF token."""
-        password = json.loads((self.home / "keys.json").read_text())["demo_password"]
+        password = password or json.loads((self.home / "keys.json").read_text())["demo_password"]
         client = httpx.Client(base_url=self.url, timeout=60)
         client.get("/sign-in")
         done = self.post(client, "/sign-in", username=name, password=password)

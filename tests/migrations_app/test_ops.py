@@ -1,0 +1,280 @@
+"""`manage.py ops`: documents, exit statuses and refusals, with a worker in this process."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from celery import current_app
+from django.core.management import call_command
+
+from backups_app.models import Backup
+from migrations_app import demo
+from migrations_app.observation import observe_target
+from opsconsole.choices import RunStatus
+from opsconsole.models import Application, Environment, HealthCheck, Membership, Run, Target, User
+from opsconsole.services import runs
+
+pytestmark = pytest.mark.usefixtures("transactional_db", "inline_worker")
+STAGING = "shop/staging"
+
+
+@pytest.fixture
+def inline_worker(monkeypatch):
+    """Executes what is sent at once, as a worker with nothing else to do would."""
+    from backups_app import tasks as backups
+    from migrations_app import tasks as migrations
+    from opsconsole import tasks as platform
+
+    tasks = {
+        task.name: task
+        for task in (
+            backups.drop_replaced, migrations.observe, migrations.observe_environment,
+            platform.execute_run, platform.resolve_lost, platform.sample_health,
+        )
+    }  # fmt: skip
+
+    def send(name, args, **_options):
+        tasks[name].run(*args)
+
+    monkeypatch.setattr(current_app, "send_task", send)
+    from opsconsole.tasks import sample_health
+
+    monkeypatch.setattr(
+        sample_health, "apply_async", lambda args, **_options: sample_health.run(*args)
+    )
+
+
+class Ops:
+    status = 0
+    said = ""
+
+    def __call__(self, *arguments: str, as_json: bool = True):
+        out, err = io.StringIO(), io.StringIO()
+        extra = ["--json"] if as_json else []
+        with pytest.raises(SystemExit) as end:
+            call_command("ops", *arguments, *extra, stdout=out, stderr=err)
+        self.status, self.said = int(end.value.code or 0), err.getvalue().strip()
+        text = out.getvalue()
+        return json.loads(text) if as_json and text.strip() else text
+
+
+@pytest.fixture
+def ops(admin) -> Ops:
+    return Ops()
+
+
+@pytest.fixture
+def shop(environment, folder):
+    folder.add("20250201000000_add", "ALTER TABLE users ADD COLUMN x int;\n")
+    observe_target(environment.target)
+    return environment
+
+
+def test_lists_are_json_arrays(ops, shop):
+    assert [e["environment"] for e in ops("environments")] == [STAGING]
+    assert [m["name"] for m in ops("pending", STAGING)] == ["20250201000000_add"]
+    assert ops("runs") == []
+    assert isinstance(ops("audit"), list)
+    assert ops.status == 0
+    assert "1 pending, 1 applied" in ops("environments", as_json=False)
+
+
+def test_migrate_wait_prints_one_document(ops, shop):
+    document = ops("migrate", STAGING, "--wait", "--reason", "because")
+    assert ops.status == 0
+    assert {"id", "status", "steps", "applied", "backup", "health"} <= set(document)
+    assert (document["status"], document["applied"]) == ("succeeded", ["20250201000000_add"])
+    assert [s["name"] for s in document["steps"]][-1] == "health"
+    assert set(document["steps"][0]) >= {"name", "status", "seconds"}
+    run = str(document["id"])
+    assert "content equal" in "\n".join(ops("run", run, "--log")["log"])
+    assert "Migrate staging" in ops("run", run, as_json=False)
+    assert "applied in" in ops("run", run, "--log", as_json=False)
+    assert run in ops("runs", as_json=False)
+    assert "run.ended" in ops("audit", as_json=False)
+
+
+def test_run_that_failed_exits_with_1_and_can_be_resolved(ops, shop, folder):
+    folder.add("20250202000000_bad", "ALTER TABLE nowhere ADD COLUMN x int;\n")
+    assert "Failed" in ops("migrate", STAGING, "--wait", as_json=False).title()
+    assert ops.status == 1
+    ops(
+        "resolve",
+        STAGING,
+        "20250202000000_bad",
+        "--mark",
+        "applied",
+        "--reason",
+        "by hand",
+        "--wait",
+    )
+    assert ops.status == 0
+    assert ops("pending", STAGING) == []
+
+
+def test_backup_restore_and_health(ops, shop):
+    backup = ops("backup", STAGING, "--wait")["backup"]
+    assert ops.status == 0
+    ops("restore", str(backup), "--to", STAGING, "--wait")
+    assert (ops.status, "Type the environment" in ops.said) == (2, True)
+    assert ops("restore", str(backup), "--to", STAGING, "--confirm", "staging", "--wait")[
+        "replaced"
+    ]
+    assert [r["healthy"] for r in ops("health", STAGING)] == [True]
+    HealthCheck.objects.update(address="SELECT false")
+    ops("health", STAGING)
+    assert ops.status == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("pending", "no/where"), "there is no environment no/where; there are: shop/staging"),
+        (("run", "x"), "is not the number of a run"),
+        (("run", "999"), "there is no run 999"),
+        (("restore", "999", "--to", STAGING), "there is no backup 999"),
+        (("environments", "--as", "ghost"), "there is no user ghost"),
+        (("demo", "traffic", "nowhere"), "the demo has no environment nowhere"),
+    ],
+)
+def test_wrong_arguments_exit_with_2_and_the_reason(ops, shop, arguments, words):
+    ops(*arguments)
+    assert (ops.status, words in ops.said) == (2, True), ops.said
+
+
+def test_named_user_s_rights_count(ops, shop, person):
+    person("viewer")
+    ops("migrate", STAGING, "--as", "viewer")
+    assert (ops.status, "takes the role" in ops.said) == (2, True)
+
+
+def test_nothing_pending_is_refused(ops, environment):
+    ops("migrate", STAGING)
+    assert (ops.status, "up to date" in ops.said) == (2, True)
+
+
+def test_protected_environment_needs_confirm_and_checked(ops, shop):
+    Environment.objects.update(is_protected=True)
+    ops("migrate", STAGING, "--checked")
+    assert (ops.status, "Type the environment" in ops.said) == (2, True)
+    ops("migrate", STAGING, "--confirm", "staging")
+    assert (ops.status, "Not confirmed yet" in ops.said) == (2, True)
+    assert (
+        ops("migrate", STAGING, "--confirm", "staging", "--checked", "--wait")["status"]
+        == "succeeded"
+    )
+
+
+def test_database_that_cannot_be_read_is_refused_with_its_reason(ops, shop):
+    Target.objects.update(dsn_encrypted="", dsn_reference="env:NOT_SET_ANYWHERE")
+    ops("pending", STAGING)
+    assert (ops.status, ops.said) == (2, "env:NOT_SET_ANYWHERE is empty on this worker")
+    ops("migrate", STAGING)
+    assert ops.status == 2
+    assert "is empty on this worker" in ops("environments", as_json=False)
+
+
+def test_cancel_decide_and_way_back(ops, shop, admin, monkeypatch):
+    monkeypatch.setattr(runs, "dispatch", lambda _run_id: None)
+    queued = ops("migrate", STAGING)
+    assert ops("cancel", str(queued["id"]))["status"] == "cancelled"
+    run = ops("migrate", STAGING)
+    Run.objects.filter(pk=run["id"]).update(status=RunStatus.NEEDS_ATTENTION)
+    ops("way-back", str(run["id"]), "--reason", "x")
+    assert (ops.status, "offers no way back" in ops.said) == (2, True)
+    assert ops("decide", str(run["id"]), "failed", "--reason", "seen")["status"] == "failed"
+    assert "is queued" in ops("backup", STAGING, as_json=False)
+
+
+# -- the demo, really made
+
+
+@pytest.fixture
+def demo_made(admin):
+    demo.reset("staging")
+    return Environment.objects.get(slug="staging", application__slug="sales-commission")
+
+
+def test_demo_reset_makes_staging_two_behind_and_breaks_are_added_and_mended(ops, demo_made):
+    assert [m["name"] for m in ops("pending", "sales-commission/staging")] == [
+        "20250728101500_add_parent_target_relationship", "20250728104200_index_targets_parent",
+    ]  # fmt: skip
+    for arguments in (("break-sql",), ("break-sql", "--non-atomic"), ("break-health",)):
+        added = ops("demo", *arguments)["added"]
+        assert ops("demo", "mend") == [added]
+    assert ops("demo", "mend") == []
+    assert ops("demo", "reset", "staging") == {"reset": True}
+    ops("demo", "reset", "nowhere")
+    assert ops.status == 2
+    lines = ops("demo", "services", as_json=False).splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["development", "staging", "production"]
+    rows = ops("demo", "traffic", "staging", "--seconds", "0.5", "--clients", "2")
+    assert [row["client"] for row in rows] == [1, 2]
+    assert all(row["writes"] > 0 for row in rows)
+    assert Application.objects.get().environments.count() == 3
+
+
+def test_demo_reset_is_refused_while_a_run_is_active(ops, demo_made, admin, monkeypatch):
+    monkeypatch.setattr(runs, "dispatch", lambda _run_id: None)
+    ops("backup", "sales-commission/staging")
+    ops("demo", "reset")
+    assert (ops.status, "wait for it or cancel it" in ops.said) == (2, True)
+
+
+def test_prepare_makes_people_once_and_says_how_to_sign_in(settings, monkeypatch):
+    made: list[int] = []
+    monkeypatch.setattr(demo, "reset", lambda: made.append(1))
+    out = io.StringIO()
+    settings.DEMO = True
+    call_command("prepare", stdout=out, stderr=io.StringIO())
+    assert "sign in as admin, operator, reviewer or viewer, password" in out.getvalue()
+    assert (User.objects.count(), made) == (4, [1])
+
+
+def test_prepare_without_the_demo_makes_one_admin_and_shows_its_password_once(settings):
+    settings.DEMO = False
+    said = []
+    for _start in range(2):
+        out = io.StringIO()
+        call_command("prepare", stdout=out, stderr=io.StringIO())
+        said.append(out.getvalue().strip())
+    assert said[0].startswith("sign in as admin, password ")
+    assert said[1] == "sign in"
+    assert Membership.objects.get().role == "admin"
+
+
+def test_backup_page_actions_reach_their_runs(client, shop, operator, admin):
+    from django.urls import reverse
+
+    from backups_app.models import ReplacedDatabase
+
+    client.force_login(operator)
+    client.post(reverse("back-up", args=["shop", "staging"]), {"key": "a" * 32})
+    backup = Backup.objects.get()
+    client.post(
+        reverse("backup-restore", args=[backup.pk]),
+        {"environment": shop.pk, "reason": "r", "typed_name": "staging", "key": "b" * 32},
+    )
+    replaced = ReplacedDatabase.objects.get()
+    drop = reverse("replaced-drop", args=[replaced.pk])
+    assert client.get(drop).status_code == 403
+    client.force_login(admin)
+    assert client.get(drop).status_code == 200
+    assert client.post(drop, {"typed_name": "wrong"}).status_code == 422
+    assert client.post(drop, {"typed_name": replaced.replaced_name}).status_code == 302
+    replaced.refresh_from_db()
+    assert replaced.dropped_at is not None
+    assert client.get("/backups?environment=1").status_code == 200
+    assert client.post(reverse("read-now", args=["shop", "staging"])).status_code == 302
+    assert client.post(reverse("health-check-now", args=["shop", "staging"])).status_code == 302
+    assert client.get(reverse("environment-health", args=["shop", "staging"])).status_code == 200
+    wrong = reverse("migration-resolve", args=["shop", "staging", "x"])
+    assert client.post(wrong, {"mark": "nonsense"}).status_code == 422
+    assert client.post(wrong, {"mark": "applied"}).status_code == 422
+    assert client.post(wrong, {"mark": "applied", "reason": "r"}).status_code == 302
+    run = Run.objects.get(kind="migrate")
+    assert (run.status, "not in the migrations folder" in run.summary) == ("failed", True)
+    way = reverse("run-way-back", args=[run.pk])
+    assert client.post(way, {"reason": "r"}).status_code == 409

@@ -1,0 +1,195 @@
+"""Addresses, tools, names, locks and measurements of targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opsconsole.exceptions import AdapterError
+from opsconsole.targets import content, schema, server
+from opsconsole.targets.availability import Answers
+from opsconsole.targets.dsn import Dsn
+from opsconsole.targets.tools import ClientTools, choose_tools
+
+
+def test_prisma_url_is_understood_and_its_schema_kept():
+    dsn = Dsn.parse(
+        "postgresql://u:p%40ss@db.example.com:5433/shop?schema=app&connection_limit=5&sslmode=require"
+    )
+    assert (dsn.user, dsn.password, dsn.host, dsn.database, dsn.schema, dsn.is_local) == (
+        "u", "p@ss", "db.example.com", "shop", "app", False,
+    )  # fmt: skip
+    assert dsn.shown() == "u@db.example.com:5433/shop"
+    assert dsn.tool_environment(7, "opsconsole:1")["PGSSLMODE"] == "require"
+
+
+@pytest.mark.parametrize("host", ["/run/sockets", "localhost", "127.0.0.1", "::1"])
+def test_sockets_and_loopback_are_local(host):
+    assert Dsn.parse(f"host={host} dbname=x").is_local
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "mysql://a:s3cret@b/c",
+        "postgresql://u:s3cret@h",
+        "a=b s3cret",
+        "postgresql://u:s3cret@[bad/x",
+    ],
+)
+def test_malformed_address_is_refused_without_repeating_it(text):
+    with pytest.raises(AdapterError) as error:
+        Dsn.parse(text)
+    assert "s3cret" not in str(error.value)
+
+
+@given(
+    st.text(
+        alphabet=st.characters(blacklist_characters="\x00", blacklist_categories=["Cs"]), min_size=1
+    )
+)
+def test_password_is_in_no_argument_and_not_in_repr(password):
+    secret = f"Q7{password}Q7"
+    dsn = Dsn({"host": "h", "dbname": "d", "user": "u", "password": secret})
+    assert secret not in " ".join(dsn.tool_arguments()) + repr(dsn) + dsn.shown()
+
+
+def test_passfile_escapes_colons_and_backslashes():
+    assert Dsn({"dbname": "d", "password": "a:b\\c"}).passfile_line() == "*:*:*:*:a\\:b\\\\c\n"
+
+
+def tools(major: int, *, tls: bool = True) -> ClientTools:
+    return ClientTools(Path(f"/{major}"), major, f"{major}.1", has_tls=tls)
+
+
+def test_tools_of_the_server_s_own_major_are_chosen():
+    found = [tools(14), tools(15), tools(18, tls=False)]
+    assert choose_tools(found, server_major=15, is_local=False).major == 15
+    assert choose_tools(found, server_major=18, is_local=True).major == 18
+    with pytest.raises(
+        AdapterError, match=r"18 client tools with TLS.*installed: 14.1, 15.1, 18.1"
+    ):
+        choose_tools(found, server_major=18, is_local=False)
+
+
+@given(st.text(min_size=1, max_size=80), st.integers(1, 10**9))
+def test_names_beside_fit_in_63_bytes_and_keep_their_suffix(base, number):
+    name = server.name_beside(base, f"__new{number}")
+    assert len(name.encode()) <= 63
+    assert name.endswith(f"__new{number}")
+
+
+def test_lock_keys_differ_by_database():
+    assert server.lock_key("a") != server.lock_key("b")
+    assert -(2**63) <= server.lock_key("a") < 2**63
+
+
+def test_lock_refuses_the_second_and_names_the_holder(database):
+    dsn = Dsn.parse(database())
+    first, second = server.TargetLock(dsn, "first"), server.TargetLock(dsn, "second")
+    first.acquire()
+    with pytest.raises(AdapterError, match="another session is changing this database: first"):
+        second.acquire()
+    first.release()
+    with pytest.raises(AdapterError, match="lock on the target was lost"):
+        first.check()
+    second.release()
+
+
+def test_unreachable_server_is_an_error_without_the_address():
+    with pytest.raises(AdapterError) as error:
+        server.connect(Dsn.parse("postgresql://u:s3cret@127.0.0.1:1/x"), application_name="x")
+    assert "s3cret" not in str(error.value)
+
+
+def test_missing_database_cannot_be_imitated(database):
+    with psycopg.connect(database(), autocommit=True) as connection:
+        with pytest.raises(AdapterError, match="there is no database nowhere"):
+            server.create_database_like(connection, "x", "nowhere")
+        with pytest.raises(AdapterError, match="cannot create database"):
+            server.create_database_like(connection, "postgres", connection.info.dbname)
+        with pytest.raises(AdapterError, match="cannot drop database"):
+            server.drop_database(connection, "postgres")
+
+
+def test_identity_of_a_server_that_keeps_its_own_to_itself(database):
+    dsn = Dsn.parse(database())
+    with server.connect(dsn, application_name="x") as connection:
+        facts = server.read_facts(connection)
+        assert facts.major == 18
+        assert (facts.is_superuser, facts.may_create_databases, facts.owns_database) == (
+            False, True, True,
+        )  # fmt: skip
+        assert server.system_identifier(connection) == facts.system_identifier
+
+
+# -- content and schema
+
+
+def test_differences_name_each_table():
+    before = {
+        "a": {"rows": 1, "hash": "x"},
+        "b": {"rows": 2, "hash": "y"},
+        "c": {"rows": 3, "hash": "z"},
+    }
+    after = {
+        "b": {"rows": 1, "hash": "q"},
+        "c": {"rows": 3, "hash": "other"},
+        "d": {"rows": 0, "hash": "0"},
+    }
+    assert content.differences(before, after) == [
+        "a: missing",
+        "b: 2 rows expected, 1 found",
+        "c: 3 rows with other content",
+        "d: unexpected",
+    ]
+    assert content.differences(before, before) == []
+
+
+def test_sequences_may_lie_between_before_and_after_only():
+    assert content.sequence_differences({"s": 5}, {"s": 9}, {"s": 7}) == []
+    assert content.sequence_differences({"s": 5}, {"s": 9}, {"s": 10}) == [
+        "sequence s: 10, expected 5 to 9"
+    ]
+    assert content.sequence_differences({"s": 5}, {}, {}) == ["sequence s: missing"]
+
+
+def test_schema_changes_are_lines_with_a_sign():
+    before, after = {"table a": "", "column a.x": "int"}, {"column a.x": "text", "table b": ""}
+    assert schema.schema_changes(before, after) == [
+        "~ column a.x: int -> text", "- table a", "+ table b",
+    ]  # fmt: skip
+    assert schema.schema_hash(before) != schema.schema_hash(after)
+
+
+# -- availability
+
+
+def samples(*values: float | None) -> Answers:
+    return Answers([(100 + i * 0.02, value) for i, value in enumerate(values)])
+
+
+def test_outage_lasts_from_the_last_answer_to_the_next():
+    summary = samples(1, 1, None, None, 1, 1).summary()
+    assert len(summary["outages"]) == 1
+    assert summary["down_ms"] == pytest.approx(60, abs=0.2)
+    assert (summary["failed"], summary["samples"]) == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("values", "down"), [((1, 1, 1), 0), ((), 0), ((None, None, 1), 41), ((1, None, None), 39)]
+)
+def test_outage_at_either_end_counts(values, down):
+    assert samples(*values).summary()["down_ms"] == pytest.approx(down, abs=0.2)
+
+
+def test_bins_show_failures_slow_answers_and_gaps():
+    bins = samples(*[1.0] * 10, None, 80.0).summary()["bins"]
+    assert 2 in bins
+    assert 1 in bins
+    assert None in bins
