@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.http import HttpRequest
 from django.template.loader import render_to_string
+from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 from django.utils.timezone import now
 from django.utils.translation import gettext as _
@@ -46,7 +47,7 @@ def _fact(backup: Backup) -> Fact:
     )
 
 
-def back_up_button(request: HttpRequest, environment: Environment) -> str:
+def back_up_button(request: HttpRequest, environment: Environment) -> SafeString:
     return render_to_string(
         "backups_app/_environment_action.html",
         {"environment": environment, "key": new_key()},
@@ -54,7 +55,7 @@ def back_up_button(request: HttpRequest, environment: Environment) -> str:
     )
 
 
-def backups_card(request: HttpRequest, environment: Environment) -> str:
+def backups_card(request: HttpRequest, environment: Environment) -> SafeString:
     context = {
         "environment": environment,
         "backups": Backup.objects.listed().filter(environment=environment)[:6],
@@ -65,7 +66,7 @@ def backups_card(request: HttpRequest, environment: Environment) -> str:
     return render_to_string("backups_app/_environment_panel.html", context, request)
 
 
-def run_backups(request: HttpRequest, run: Run) -> str:
+def run_backups(request: HttpRequest, run: Run) -> SafeString:
     backup = Backup.objects.filter(pk=run.result.get("backup") or run.parameters.get("backup"))
     context = {
         "run": run,

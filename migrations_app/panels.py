@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.http import HttpRequest
 from django.template.loader import render_to_string
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from migrations_app.views import with_sql
@@ -24,12 +25,12 @@ def register() -> None:
     panels.FINDERS.append(find_migrations)
 
 
-def migrate_button(request: HttpRequest, environment: Environment) -> str:
+def migrate_button(request: HttpRequest, environment: Environment) -> SafeString:
     context = {"environment": environment, "state": environment.target.latest_state}
     return render_to_string("migrations_app/_environment_action.html", context, request)
 
 
-def migrations_card(request: HttpRequest, environment: Environment) -> str:
+def migrations_card(request: HttpRequest, environment: Environment) -> SafeString:
     state = environment.target.latest_state
     rows = with_sql(state.data.get("migrations", [])) if state else []
     context = {
@@ -43,7 +44,7 @@ def migrations_card(request: HttpRequest, environment: Environment) -> str:
     return render_to_string("migrations_app/_environment_panel.html", context, request)
 
 
-def run_migrations(request: HttpRequest, run: Run) -> str:
+def run_migrations(request: HttpRequest, run: Run) -> SafeString:
     context = {
         "run": run,
         "failed": run.result.get("failed_script"),

@@ -9,7 +9,7 @@ from backups_app.models import Backup
 from backups_app.steps import BuildReplacement, SwapIn, TakeProvenBackup
 from migrations_app import steps
 from migrations_app.engines import Engine, MigrationState
-from migrations_app.engines.prisma import drop_invalid_index, has_valid_index
+from migrations_app.engines.applying import drop_invalid_index, has_valid_index
 from migrations_app.observation import engine_for, observe
 from opsconsole.choices import AutoRollback, BackupReason, RunKind, RunStatus
 from opsconsole.exceptions import NeedsAttention

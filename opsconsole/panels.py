@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from django.http import HttpRequest
+from django.utils.safestring import SafeString
 
 from opsconsole.models import Environment, Run, User
 
@@ -30,13 +31,13 @@ class Found:
     icon: str
 
 
-# HTML of a card on the environment page, "" for none; shown in order of registration.
-ENVIRONMENT_PANELS: list[Callable[[HttpRequest, Environment], str]] = []
+# A rendered card on the environment page, empty for none; shown in order of registration.
+ENVIRONMENT_PANELS: list[Callable[[HttpRequest, Environment], SafeString]] = []
 # HTML of buttons in the head of the environment page.
-ENVIRONMENT_ACTIONS: list[Callable[[HttpRequest, Environment], str]] = []
+ENVIRONMENT_ACTIONS: list[Callable[[HttpRequest, Environment], SafeString]] = []
 # One fact per environment, for all of them at once: `{environment id: Fact}`.
 ENVIRONMENT_FACTS: list[Callable[[list[Environment]], dict[int, Fact]]] = []
 # HTML of a card on the run page, "" for none.
-RUN_PANELS: list[Callable[[HttpRequest, Run], str]] = []
+RUN_PANELS: list[Callable[[HttpRequest, Run], SafeString]] = []
 # Answers to a search text, for a user.
 FINDERS: list[Callable[[User, str], list[Found]]] = []

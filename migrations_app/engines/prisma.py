@@ -18,6 +18,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
+from migrations_app.engines.applying import Applying
 from migrations_app.engines.kinds import (
     AppliedMigration,
     Engine,
@@ -28,23 +29,17 @@ from migrations_app.engines.kinds import (
     MigrationState,
     Outcome,
     ScriptFailed,
-    ScriptUnknown,
     Statement,
 )
 from migrations_app.engines.statements import (
     split_statements,
-    transaction_control,
     without_wrapper,
 )
 from opsconsole.exceptions import AdapterError
-from opsconsole.targets import activity
-from opsconsole.targets.server import reason_of
 
 TABLE = "_prisma_migrations"
 ADVISORY_LOCK = 72707369
 SPLITTING_SINCE = (7, 4)
-LOCK_NOT_AVAILABLE = "55P03"
-BACKOFF_SECONDS = (0.5, 1, 2, 4, 8)
 CREATE_TABLE = """
 CREATE TABLE {table} (
     "id"                    VARCHAR(36) PRIMARY KEY NOT NULL,
@@ -240,14 +235,6 @@ class PrismaEngine(Engine):
         sleep: Callable[[float], None],
     ) -> Outcome:
         connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema)))
-        current: list[Statement] = []
-        connection.add_notice_handler(
-            lambda notice: log(
-                f"  {notice.severity} {notice.sqlstate}: {notice.message_primary}"
-                + (f" ({script.file} line {current[-1].line})" if current else ""),
-                "hm" if notice.severity_nonlocalized == "WARNING" else "",
-            )
-        )
         row_id = str(uuid.uuid4())
         connection.execute(
             sql.SQL(
@@ -256,15 +243,17 @@ class PrismaEngine(Engine):
             ).format(self.table),
             [row_id, script.checksum, script.name],
         )
-        applying = _Applying(self, connection, script, limits, log, sleep, row_id, current)
-        inner = without_wrapper(script.statements)
+        applying = Applying(
+            connection, script, limits, log, sleep,
+            finish=lambda: self._finish_row(connection, row_id),
+        )  # fmt: skip
         try:
-            return applying.at_once(inner) if inner is not None else applying.one_by_one()
+            return applying.run()
         except ScriptFailed as failure:
             self.note_interrupted(connection, script.name, _prisma_log(failure))
             raise
 
-    def finish_row(self, connection: psycopg.Connection, row_id: str) -> None:
+    def _finish_row(self, connection: psycopg.Connection, row_id: str) -> None:
         connection.execute(
             sql.SQL(
                 "UPDATE {} SET finished_at = clock_timestamp(),"
@@ -314,176 +303,6 @@ class PrismaEngine(Engine):
         )
 
 
-class _Applying:
-    """One script being applied on one session."""
-
-    def __init__(
-        self, engine: PrismaEngine, connection: psycopg.Connection, script: MigrationScript,
-        limits: Limits, log: Log, sleep: Callable[[float], None], row_id: str,
-        current: list[Statement],
-    ) -> None:  # fmt: skip
-        self.engine = engine
-        self.connection = connection
-        self.script = script
-        self.limits = limits
-        self.log = log
-        self.sleep = sleep
-        self.row_id = row_id
-        self.current = current
-        self.outcome = Outcome()
-
-    def at_once(self, statements: tuple[Statement, ...]) -> Outcome:
-        """All statements and the history row's end in one transaction: the row is the evidence."""
-
-        def everything() -> None:
-            for statement in statements:
-                self._execute(statement)
-            self.outcome.rows_written = activity.rows_written_here(self.connection)
-            self.engine.finish_row(self.connection, self.row_id)
-
-        self._in_transaction(everything)
-        self.outcome.landed = list(statements)
-        return self.outcome
-
-    def one_by_one(self) -> Outcome:
-        """Each statement as it stands; what is inside the script's own BEGIN lands at its COMMIT."""
-        open_block: list[Statement] = []
-        in_block = False
-        for statement in self.script.statements:
-            control = transaction_control(statement)
-            if control:
-                self._plain(statement, open_block)
-                in_block = control == "begin"
-                if control == "commit":
-                    self.outcome.landed += [*open_block, statement]
-                open_block = [statement] if in_block else []
-            elif in_block:
-                self._plain(statement, open_block)
-                open_block.append(statement)
-            elif statement.is_transactional:
-                self._alone(statement)
-            else:
-                self._outside_transaction(statement)
-        self.connection.execute("RESET lock_timeout")
-        self.engine.finish_row(self.connection, self.row_id)
-        return self.outcome
-
-    def _plain(self, statement: Statement, open_block: list[Statement]) -> None:
-        try:
-            if transaction_control(statement) == "commit":
-                self.outcome.rows_written += activity.rows_written_here(self.connection)
-            self._execute(statement)
-            if transaction_control(statement) == "begin":
-                self._set_local_limits()
-        except psycopg.Error as error:
-            self._fail(statement, error, unknown=transaction_control(statement) == "commit")
-
-    def _alone(self, statement: Statement) -> None:
-        def only_this() -> None:
-            self._execute(statement)
-            self.outcome.rows_written += activity.rows_written_here(self.connection)
-
-        self._in_transaction(only_this, unknown_if_lost=True)
-        self.outcome.landed.append(statement)
-
-    def _outside_transaction(self, statement: Statement) -> None:
-        # Without lock_timeout: a wait of CONCURRENTLY blocks nobody, and giving it up leaves
-        # an invalid index behind.
-        self.connection.execute("SET lock_timeout = 0")
-        self.connection.execute("SET statement_timeout = 0")
-        try:
-            self._execute(statement)
-        except psycopg.Error as error:
-            self._drop_invalid_index(statement)
-            self._fail(statement, error, unknown=True)
-        self.outcome.landed.append(statement)
-
-    def _in_transaction(self, work: Callable[[], None], *, unknown_if_lost: bool = False) -> None:
-        """Run in a transaction; a wait for a lock is given up and tried again, never waited out."""
-        for attempt in range(self.limits.lock_retries + 1):
-            self.current.clear()
-            rows_before = self.outcome.rows_written
-            try:
-                with self.connection.transaction():
-                    self._set_local_limits()
-                    work()
-            except psycopg.Error as error:
-                self.outcome.rows_written = rows_before
-                if error.sqlstate == LOCK_NOT_AVAILABLE and attempt < self.limits.lock_retries:
-                    self._wait_and_retry(attempt)
-                    continue
-                last = self.current[-1] if self.current else self.script.statements[0]
-                self._fail(last, error, unknown=unknown_if_lost)
-            return
-
-    def _wait_and_retry(self, attempt: int) -> None:
-        pause = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
-        self.log(
-            f"  line {self.current[-1].line}: a lock was not free within "
-            f"{self.limits.lock_timeout:g} s; gave up the wait so that nobody queues behind it, "
-            f"trying again in {pause:g} s",
-            "hm",
-        )
-        self.sleep(pause)
-
-    def _set_local_limits(self) -> None:
-        for name, seconds in (
-            ("lock_timeout", self.limits.lock_timeout),
-            ("statement_timeout", self.limits.statement_timeout),
-        ):
-            self.connection.execute(
-                "SELECT set_config(%s, %s, true)", [name, str(int(seconds * 1000))]
-            )
-
-    def _execute(self, statement: Statement) -> None:
-        self.current.append(statement)
-        self.connection.execute(statement.text.encode())
-
-    def _fail(self, statement: Statement, error: psycopg.Error, *, unknown: bool) -> None:
-        """Raise ScriptFailed, or ScriptUnknown when the session is gone and it matters."""
-        if self.connection.closed or self.connection.broken:
-            if unknown:
-                raise ScriptUnknown(self.script, statement, self.outcome) from error
-            raise error
-        if self.connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-            self.connection.execute("ROLLBACK")
-        raise ScriptFailed(
-            self.script, _error_line(statement, error), statement, reason_of(error), self.outcome
-        ) from error
-
-    def _drop_invalid_index(self, statement: Statement) -> None:
-        name = statement.concurrent_index
-        if not name or self.connection.closed or self.connection.broken:
-            return
-        if drop_invalid_index(self.connection, name):
-            self.log(f"  dropped the invalid index {name} that it left behind", "hm")
-
-
-def drop_invalid_index(connection: psycopg.Connection, name: str) -> bool:
-    """Drop the index if it is there and invalid; returns whether it was."""
-    row = connection.execute(
-        "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(%s) AND NOT indisvalid",
-        [_quoted(name)],
-    ).fetchone()
-    if row is None:
-        return False
-    connection.execute(
-        sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(*name.split(".", 1)))
-    )
-    return True
-
-
-def has_valid_index(connection: psycopg.Connection, name: str) -> bool:
-    row = connection.execute(
-        "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(%s) AND indisvalid", [_quoted(name)]
-    ).fetchone()
-    return row is not None
-
-
-def _quoted(name: str) -> str:
-    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split(".", 1))
-
-
 def _state(
     name: str, script: MigrationScript | None, rows: list[AppliedMigration], is_locked: bool
 ) -> MigrationState:
@@ -518,13 +337,6 @@ def _refusal(statements: tuple[Statement, ...], version: str) -> str:
         f"line {outside[0].line} cannot run inside a transaction, and Prisma "
         f"{version or '6'} sends the file as one: move it to a migration of its own"
     )
-
-
-def _error_line(statement: Statement, error: psycopg.Error) -> int:
-    position = error.diag.statement_position
-    if not position:
-        return statement.line
-    return statement.line + statement.text.count("\n", 0, int(position) - 1)
 
 
 def _prisma_log(failure: ScriptFailed) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.utils.safestring import mark_safe
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
@@ -27,9 +26,8 @@ def environment_page(request: HttpRequest, application: str, environment: str) -
         "environment": found,
         "stage": stage,
         "key": new_key(),
-        # Rendered by the features' own templates, which escape.
-        "actions": [mark_safe(part(request, found)) for part in ENVIRONMENT_ACTIONS],  # noqa: S308
-        "panels": [mark_safe(part(request, found)) for part in ENVIRONMENT_PANELS],  # noqa: S308
+        "actions": [part(request, found) for part in ENVIRONMENT_ACTIONS],
+        "panels": [part(request, found) for part in ENVIRONMENT_PANELS],
         "runs": found.runs.for_list()[:8],
         "checks": found.health_checks.all(),
         "samples": HealthResult.objects.filter(environment=found, run=None)[:20],

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
-from django.utils.safestring import mark_safe
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
@@ -75,8 +74,7 @@ def status_context(request: HttpRequest, run: Run) -> dict:
         "audit": AuditEvent.objects.filter(run=run).order_by("id"),
         "way_back_of": Run.objects.filter(way_back=run).first(),
         "key": new_key(),
-        # Rendered by the features' own templates, which escape.
-        "panels": [mark_safe(part(request, run)) for part in RUN_PANELS],  # noqa: S308
+        "panels": [part(request, run) for part in RUN_PANELS],
     }
 
 

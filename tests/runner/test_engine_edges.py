@@ -55,6 +55,16 @@ def in_statement(environment, text: str) -> bool:
         ).fetchone())  # fmt: skip
 
 
+def end_statement(environment) -> bool:
+    """End the session that sleeps, as a failover would; whether there was one."""
+    with psycopg.connect(environment.dsn, autocommit=True) as connection:
+        return bool(connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE query LIKE '%%pg_sleep(60)%%' AND pid <> pg_backend_pid()"
+            " AND datname = current_database()"
+        ).fetchone())  # fmt: skip
+
+
 def test_cancel_during_a_statement_leaves_nothing_and_the_file_pending(
     migrate, folder, environment, operator, soon, target
 ):
@@ -131,15 +141,7 @@ def test_lost_session_in_an_atomic_file_is_read_from_the_history(
 ):
     folder.add("20250201000000_slow", SLOW)
 
-    def kill() -> bool:
-        with psycopg.connect(environment.dsn, autocommit=True) as connection:
-            return bool(connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE query LIKE '%%pg_sleep(60)%%' AND pid <> pg_backend_pid()"
-                " AND datname = current_database()"
-            ).fetchone())  # fmt: skip
-
-    soon(kill)
+    soon(lambda: end_statement(environment))
     run = migrate()
     assert run.status == RunStatus.FAILED
     assert "PostgreSQL rolled the whole file back" in run.summary
@@ -167,15 +169,7 @@ def test_unknown_end_of_a_data_change_needs_a_person(migrate, folder, environmen
         'BEGIN;\nALTER TABLE "users" ADD COLUMN "x" int;\nCOMMIT;\nSELECT pg_sleep(60);\n',
     )
 
-    def kill() -> bool:
-        with psycopg.connect(environment.dsn, autocommit=True) as connection:
-            return bool(connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE query LIKE '%%pg_sleep(60)%%' AND pid <> pg_backend_pid()"
-                " AND datname = current_database()"
-            ).fetchone())  # fmt: skip
-
-    soon(kill)
+    soon(lambda: end_statement(environment))
     run = migrate()
     assert run.status == RunStatus.NEEDS_ATTENTION
     assert "cannot be known" in run.summary

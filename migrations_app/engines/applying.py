@@ -1,0 +1,212 @@
+"""Apply the statements of one script, and know at every moment which of them have landed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+from psycopg import sql
+
+from migrations_app.engines.kinds import (
+    Limits,
+    Log,
+    MigrationScript,
+    Outcome,
+    ScriptFailed,
+    ScriptUnknown,
+    Statement,
+)
+from migrations_app.engines.statements import transaction_control, without_wrapper
+from opsconsole.targets import activity
+from opsconsole.targets.server import reason_of
+
+LOCK_NOT_AVAILABLE = "55P03"
+BACKOFF_SECONDS = (0.5, 1, 2, 4, 8)
+
+
+class Applying:
+    """One script being applied on one session. `finish()` writes the end of its history row."""
+
+    def __init__(
+        self, connection: psycopg.Connection, script: MigrationScript, limits: Limits, log: Log,
+        sleep: Callable[[float], None], finish: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.connection = connection
+        self.script = script
+        self.limits = limits
+        self.log = log
+        self.sleep = sleep
+        self.finish = finish
+        self.current: list[Statement] = []
+        self.outcome = Outcome()
+        connection.add_notice_handler(self._log_notice)
+
+    def run(self) -> Outcome:
+        """Apply it; raises ScriptFailed or ScriptUnknown."""
+        inner = without_wrapper(self.script.statements)
+        return self.at_once(inner) if inner is not None else self.one_by_one()
+
+    def at_once(self, statements: tuple[Statement, ...]) -> Outcome:
+        """All statements and the history row's end in one transaction: the row is the evidence."""
+
+        def everything() -> None:
+            for statement in statements:
+                self._execute(statement)
+            self.outcome.rows_written = activity.rows_written_here(self.connection)
+            self.finish()
+
+        self._in_transaction(everything)
+        self.outcome.landed = list(statements)
+        return self.outcome
+
+    def one_by_one(self) -> Outcome:
+        """Each statement as it stands; what is inside the script's own BEGIN lands at its COMMIT."""
+        open_block: list[Statement] = []
+        in_block = False
+        for statement in self.script.statements:
+            control = transaction_control(statement)
+            if control:
+                self._plain(statement, open_block)
+                in_block = control == "begin"
+                if control == "commit":
+                    self.outcome.landed += [*open_block, statement]
+                open_block = [statement] if in_block else []
+            elif in_block:
+                self._plain(statement, open_block)
+                open_block.append(statement)
+            elif statement.is_transactional:
+                self._alone(statement)
+            else:
+                self._outside_transaction(statement)
+        self.connection.execute("RESET lock_timeout")
+        self.finish()
+        return self.outcome
+
+    def _plain(self, statement: Statement, open_block: list[Statement]) -> None:
+        try:
+            if transaction_control(statement) == "commit":
+                self.outcome.rows_written += activity.rows_written_here(self.connection)
+            self._execute(statement)
+            if transaction_control(statement) == "begin":
+                self._set_local_limits()
+        except psycopg.Error as error:
+            self._fail(statement, error, unknown=transaction_control(statement) == "commit")
+
+    def _alone(self, statement: Statement) -> None:
+        def only_this() -> None:
+            self._execute(statement)
+            self.outcome.rows_written += activity.rows_written_here(self.connection)
+
+        self._in_transaction(only_this, unknown_if_lost=True)
+        self.outcome.landed.append(statement)
+
+    def _outside_transaction(self, statement: Statement) -> None:
+        # Without lock_timeout: a wait of CONCURRENTLY blocks nobody, and giving it up leaves
+        # an invalid index behind.
+        self.connection.execute("SET lock_timeout = 0")
+        self.connection.execute("SET statement_timeout = 0")
+        try:
+            self._execute(statement)
+        except psycopg.Error as error:
+            self._drop_invalid_index(statement)
+            self._fail(statement, error, unknown=True)
+        self.outcome.landed.append(statement)
+
+    def _in_transaction(self, work: Callable[[], None], *, unknown_if_lost: bool = False) -> None:
+        """Run in a transaction; a wait for a lock is given up and tried again, never waited out."""
+        for attempt in range(self.limits.lock_retries + 1):
+            self.current.clear()
+            rows_before = self.outcome.rows_written
+            try:
+                with self.connection.transaction():
+                    self._set_local_limits()
+                    work()
+            except psycopg.Error as error:
+                self.outcome.rows_written = rows_before
+                if error.sqlstate == LOCK_NOT_AVAILABLE and attempt < self.limits.lock_retries:
+                    self._wait_and_retry(attempt)
+                    continue
+                last = self.current[-1] if self.current else self.script.statements[0]
+                self._fail(last, error, unknown=unknown_if_lost)
+            return
+
+    def _wait_and_retry(self, attempt: int) -> None:
+        pause = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
+        self.log(
+            f"  line {self.current[-1].line}: a lock was not free within "
+            f"{self.limits.lock_timeout:g} s; gave up the wait so that nobody queues behind it, "
+            f"trying again in {pause:g} s",
+            "hm",
+        )
+        self.sleep(pause)
+
+    def _set_local_limits(self) -> None:
+        for name, seconds in (
+            ("lock_timeout", self.limits.lock_timeout),
+            ("statement_timeout", self.limits.statement_timeout),
+        ):
+            self.connection.execute(
+                "SELECT set_config(%s, %s, true)", [name, str(int(seconds * 1000))]
+            )
+
+    def _execute(self, statement: Statement) -> None:
+        self.current.append(statement)
+        self.connection.execute(statement.text.encode())
+
+    def _fail(self, statement: Statement, error: psycopg.Error, *, unknown: bool) -> None:
+        """Raise ScriptFailed, or ScriptUnknown when the session is gone and it matters."""
+        if self.connection.closed or self.connection.broken:
+            if unknown:
+                raise ScriptUnknown(self.script, statement, self.outcome) from error
+            raise error
+        if self.connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            self.connection.execute("ROLLBACK")
+        raise ScriptFailed(
+            self.script, _error_line(statement, error), statement, reason_of(error), self.outcome
+        ) from error
+
+    def _log_notice(self, notice: psycopg.errors.Diagnostic) -> None:
+        where = f" ({self.script.file} line {self.current[-1].line})" if self.current else ""
+        self.log(
+            f"  {notice.severity} {notice.sqlstate}: {notice.message_primary}{where}",
+            "hm" if notice.severity_nonlocalized == "WARNING" else "",
+        )
+
+    def _drop_invalid_index(self, statement: Statement) -> None:
+        name = statement.concurrent_index
+        if not name or self.connection.closed or self.connection.broken:
+            return
+        if drop_invalid_index(self.connection, name):
+            self.log(f"  dropped the invalid index {name} that it left behind", "hm")
+
+
+def drop_invalid_index(connection: psycopg.Connection, name: str) -> bool:
+    """Drop the index if it is there and invalid; returns whether it was."""
+    row = connection.execute(
+        "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(%s) AND NOT indisvalid",
+        [_quoted(name)],
+    ).fetchone()
+    if row is None:
+        return False
+    connection.execute(
+        sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(*name.split(".", 1)))
+    )
+    return True
+
+
+def has_valid_index(connection: psycopg.Connection, name: str) -> bool:
+    row = connection.execute(
+        "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(%s) AND indisvalid", [_quoted(name)]
+    ).fetchone()
+    return row is not None
+
+
+def _quoted(name: str) -> str:
+    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split(".", 1))
+
+
+def _error_line(statement: Statement, error: psycopg.Error) -> int:
+    position = error.diag.statement_position
+    if not position:
+        return statement.line
+    return statement.line + statement.text.count("\n", 0, int(position) - 1)
