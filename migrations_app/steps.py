@@ -292,7 +292,9 @@ class Verify(Step):
             s.kind in {"Do", "Call", "Select", "unparsed"} for x in scripts for s in x.statements
         ):
             return
-        mentioned = set().union(*(changed_tables(s.sql) for s in scripts))
+        # The first migration of a database also makes the tool's own table.
+        own = {context.notes["engine"].history_table}
+        mentioned = own.union(*(changed_tables(s.sql) for s in scripts))
         for line in changes:
             table = _table_of(line)
             if table and table not in mentioned:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 
@@ -147,8 +147,10 @@ class Limits:
 class Engine(ABC):
     """Reads one tool's folder and history table, and applies its scripts as the tool would.
 
-    `schema` is where the tool keeps its history table.
+    `schema` is where the tool keeps its history table, which is named `history_table`.
     """
+
+    history_table: ClassVar[str]
 
     def __init__(self, folder: Path, schema: str = "public") -> None:
         self.folder = folder

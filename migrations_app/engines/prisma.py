@@ -71,6 +71,8 @@ def matches(text: str, checksum: str) -> bool:
 class PrismaEngine(Engine):
     """See `Engine`; the folder is `prisma/migrations`."""
 
+    history_table = TABLE
+
     @property
     def table(self) -> sql.Identifier:
         return sql.Identifier(self.schema, TABLE)

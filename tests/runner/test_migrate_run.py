@@ -207,3 +207,14 @@ def test_lock_held_by_the_application_is_given_up_and_retried(migrate, folder, e
 
     assert run.status == RunStatus.SUCCEEDED
     assert "a lock was not free" in log_of(run)
+
+
+def test_first_migration_of_an_empty_database_makes_the_history_too(
+    migrate, folder, environment, target
+):
+    target.execute("DROP TABLE _prisma_migrations, targets, users")
+
+    run = migrate()
+
+    assert run.applied == ["20250101000000_init"], run.summary
+    assert target.execute("SELECT count(*) FROM _prisma_migrations").fetchone() == (1,)
