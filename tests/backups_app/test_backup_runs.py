@@ -413,3 +413,36 @@ def test_way_back_is_offered_only_by_a_run_that_needs_it(run_backup, operator):
             actor=operator, run=run_backup(), reason="x", idempotency_key="w" * 32
         )
     assert not Run.objects.filter(kind=RunKind.RESTORE).exists()
+
+
+def test_killed_swap_child_leaves_the_live_database_open(
+    backup, environment, operator, monkeypatch
+):
+    import signal
+
+    import psutil
+
+    from opsconsole.runner.step import RunContext
+
+    # A stopped backend does not end: the exchange is held open between closed and emptied.
+    stubborn = psycopg.connect(environment.dsn)
+    os.kill(stubborn.info.backend_pid, signal.SIGSTOP)
+    original = RunContext.log
+
+    def log(self, text, tone=""):
+        if text == "swap: closed":
+            for child in psutil.Process().children():
+                if "opsconsole.targets.swap" in child.cmdline():
+                    child.kill()
+                    child.wait()
+            # Only now: DROP DATABASE waits for every backend of the server, stopped ones too.
+            os.kill(stubborn.info.backend_pid, signal.SIGCONT)
+        original(self, text, tone)
+
+    monkeypatch.setattr(RunContext, "log", log)
+    run = restore(operator, backup, environment)
+    stubborn.close()
+
+    assert run.status == RunStatus.FAILED
+    assert "were not exchanged, the live one is open" in run.summary
+    psycopg.connect(environment.dsn).close()

@@ -1,0 +1,105 @@
+"""What is refused, what changed since it was confirmed, and where folders may lie."""
+
+from __future__ import annotations
+
+import pytest
+
+from migrations_app.observation import engine_for, observe_target, plan_changes, plan_for
+from migrations_app.services import checklist_for, current_plan, request_observation
+from opsconsole.exceptions import AdapterError, Refused
+from opsconsole.services import runs
+from opsconsole.targets.dsn import Dsn
+
+
+def content(*migrations: tuple[str, str], history: tuple = (), database: str = "d") -> dict:
+    return {
+        "target": ["1", database],
+        "history": [list(row) for row in history],
+        "migrations": [{"name": n, "checksum": c, "is_atomic": True} for n, c in migrations],
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (content(("a", "1")), content(("a", "1")), []),
+        (content(), content(database="other"), ["the database is now other on another server"]),
+        (content(("a", "1")), content(), ["a is gone from the folder"]),
+        (content(("a", "1")), content(history=(("a", "1"),)), ["a was applied meanwhile"]),
+        (content(), content(("b", "2")), ["b was added"]),
+        (
+            content(("a", "1" * 64)), content(("a", "2" * 64)),
+            ["a was changed: sha256 111111111111… when confirmed, 222222222222… now"],
+        ),
+        (content(history=(("x", "1"),)), content(history=(("x", "2"),)),
+         ["the history of applied migrations changed"]),
+    ],
+)  # fmt: skip
+def test_changes_since_the_confirmation_are_named(before, after, expected):
+    assert plan_changes(before, after) == expected
+
+
+def test_same_state_gives_the_same_plan(environment, folder):
+    folder.add("20250201000000_add", "SELECT 1;\n")
+    state = observe_target(environment.target)
+    assert plan_for(environment.target, state) == plan_for(environment.target, state)
+
+
+def test_folder_outside_the_roots_is_refused(environment):
+    environment.migrations_folder = "/etc"
+    with pytest.raises(AdapterError, match="outside the allowed folders"):
+        engine_for(environment, Dsn.parse(environment.dsn))
+
+
+def test_each_trouble_refuses_the_next_migration(environment, folder, target):
+    folder.add("20250201000000_failed", "SELECT 1;\n")
+    folder.add("20250202000000_edited", "SELECT 2;\n")
+    folder.add(
+        "20250203000000_rejected", "SELECT 1;\nCREATE INDEX CONCURRENTLY i ON users (name);\n"
+    )
+    (folder.path / "20250204000000_empty").mkdir()
+    target.execute(
+        "INSERT INTO _prisma_migrations (id, checksum, migration_name, finished_at) VALUES"
+        " ('1', 'x', '20250201000000_failed', NULL), ('2', 'x', '20250202000000_edited', now())"
+    )
+    refusals = observe_target(environment.target).data["refusals"]
+    assert [text.split(" ")[0].rstrip(":") for text in refusals] == [
+        "20250204000000_empty", "20250201000000_failed", "20250202000000_edited",
+        "20250203000000_rejected",
+    ]  # fmt: skip
+    with pytest.raises(Refused, match="is unresolved"):
+        current_plan(environment)
+
+
+def test_migration_under_way_elsewhere_refuses(environment, folder, target):
+    folder.add("20250201000000_under_way", "SELECT 1;\n")
+    target.execute(
+        "INSERT INTO _prisma_migrations (id, checksum, migration_name) VALUES"
+        " ('1', 'x', '20250201000000_under_way')"
+    )
+    target.execute("SELECT pg_advisory_lock(72707369)")
+    refusals = observe_target(environment.target).data["refusals"]
+    assert refusals == ["20250201000000_under_way is being applied by another session"]
+
+
+def test_database_never_read_has_no_plan(environment):
+    with pytest.raises(Refused, match="has not been read yet"):
+        current_plan(environment)
+
+
+def test_reading_now_is_refused_without_a_broker(environment, monkeypatch):
+    monkeypatch.setattr(runs, "send_short", lambda *_: False)
+    with pytest.raises(Refused, match="broker does not answer"):
+        request_observation(environment)
+
+
+def test_checklist_knows_what_the_earlier_environment_shows(make_environment, folder):
+    first, second = make_environment("staging"), make_environment("production", position=2)
+    observe_target(first.target)
+    items = {i.key: i for i in checklist_for(second, ["20250101000000_init"])}
+    assert items["tested_earlier"].is_known
+    assert items["tested_earlier"].url == "/shop/staging"
+    assert not items["staging_validated"].is_known
+    assert not items["team_notified"].is_known
+    items = {i.key: i for i in checklist_for(second, ["20250909000000_new"])}
+    assert not items["tested_earlier"].is_known
