@@ -26,7 +26,6 @@ class Statement:
     is_transactional: bool = True
     # The index that CREATE INDEX CONCURRENTLY names, if it names one.
     concurrent_index: str = ""
-    is_data_change: bool = False
 
     @property
     def shown(self) -> str:

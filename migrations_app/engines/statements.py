@@ -10,8 +10,6 @@ from pglast.parser import ParseError, scan
 
 from migrations_app.engines.kinds import Statement
 
-DATA_CHANGES = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt, ast.CopyStmt,
-                ast.DoStmt, ast.CallStmt, ast.SelectStmt, ast.TruncateStmt)  # fmt: skip
 NEVER_TRANSACTIONAL = (ast.CreatedbStmt, ast.DropdbStmt, ast.AlterSystemStmt,
                        ast.CreateTableSpaceStmt, ast.DropTableSpaceStmt)  # fmt: skip
 
@@ -69,7 +67,6 @@ def _statement(sql: str, part: slice, node: Any) -> Statement:
         kind=type(node).__name__.removesuffix("Stmt") if node is not None else "unparsed",
         is_transactional=_is_transactional(node),
         concurrent_index=_concurrent_index(node),
-        is_data_change=node is None or isinstance(node, DATA_CHANGES),
     )
 
 

@@ -67,9 +67,6 @@ class Recorder:
         if not self.fenced:
             self.flush()
 
-    def add_secret(self, secret: str) -> None:
-        self._secrets.add(secret)
-
     def redact(self, text: str) -> str:
         return redact(text, self._secrets)
 

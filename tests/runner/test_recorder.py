@@ -28,7 +28,11 @@ def run(transactional_db, environment, operator) -> Run:
     return claimed
 
 
-@given(st.text(), st.lists(st.text(min_size=1).filter(lambda s: REDACTED not in s), max_size=4))
+# Neither the dots that stand for a secret nor the mark that this test puts in their place.
+LETTERS = st.characters(exclude_characters="•\x00", exclude_categories=["Cs"])
+
+
+@given(st.text(LETTERS), st.lists(st.text(LETTERS, min_size=1), max_size=4))
 def test_no_secret_survives_redaction(text, secrets):
     cleaned = redact("".join([text, *secrets]), secrets)
     assert not any(secret in cleaned.replace(REDACTED, "\x00") for secret in secrets)
