@@ -1,20 +1,20 @@
-"""Dump a database into one compressed, hashed file in a single pass."""
+"""Run pg_dump on an exported snapshot, as one stream or in parallel through a private folder."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import zstandard
-
-from opsconsole.exceptions import AdapterError
+from backups_app.archive import tar_of
 from opsconsole.runner.process import Tool, allowed_environment, password_file
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.tools import ClientTools
 
-COMPRESSION_LEVEL = 1
+# Not every pg_dump knows zstd: the archive is written plain, and compressed in the stream.
+COMMON = ("--compress=0", "--lock-wait-timeout=60s")
 
 
 @dataclass(frozen=True)
@@ -32,73 +32,75 @@ class ToolSession:
     grace_seconds: float
 
 
-@dataclass(frozen=True)
-class DumpResult:
-    """Sizes in bytes, before and after compression; SHA-256 (hex) of the stored bytes."""
+def dump_stream(
+    tools: ClientTools, dsn: Dsn, *, snapshot: str, session: ToolSession
+) -> Iterator[bytes]:
+    """Yield `pg_dump -Fc` of the snapshot. Raises AdapterError with the tool's reason."""
+    argv = [tools.pg_dump, "--format=custom", *COMMON, f"--snapshot={snapshot}",
+            *dsn.tool_arguments()]  # fmt: skip
+    with running_tool(argv, dsn, session) as tool:
+        yield from tool.chunks()
+        tool.finish()
 
-    raw_bytes: int
-    size_bytes: int
-    sha256: str
 
-
-def dump_database(
+def dump_folder(
     tools: ClientTools,
     dsn: Dsn,
-    destination: Path,
+    folder: Path,
     *,
+    jobs: int,
     snapshot: str,
     session: ToolSession,
     on_progress: Callable[[int], None],
-) -> DumpResult:
-    """Write `pg_dump -Fc` of an exported snapshot to `destination`, compressed with zstd.
+) -> Iterator[bytes]:
+    """Write `pg_dump -Fd -j jobs` to `folder`, then yield it as a tar stream.
 
-    The dump itself is uncompressed (-Z0), because not every pg_dump knows zstd; the stream is
-    compressed here. `on_progress(raw bytes so far)`. Raises AdapterError with the tool's or
-    the disk's reason, or when told to stop; the file is then incomplete.
+    `folder` must not exist yet; `on_progress(bytes in it)` while pg_dump writes. Raises
+    AdapterError with the tool's reason.
     """
-    argv = [tools.pg_dump, "--format=custom", "--compress=0", "--lock-wait-timeout=60s",
+    argv = [tools.pg_dump, "--format=directory", f"--jobs={jobs}", f"--file={folder}", *COMMON,
             f"--snapshot={snapshot}", *dsn.tool_arguments()]  # fmt: skip
-    digest, raw, stored = hashlib.sha256(), 0, 0
+    with running_tool(argv, dsn, session) as tool:
+        while tool.supervised.poll() is None:
+            on_progress(_bytes_in(folder))
+            time.sleep(0.2)
+        tool.finish()
+    yield from tar_of(folder)
+
+
+def dump_globals(tools: ClientTools, dsn: Dsn, session: ToolSession) -> bytes:
+    """The server's roles as SQL, without their passwords (`pg_dumpall --globals-only`)."""
+    argv = [tools.pg_dumpall, "--globals-only", "--no-role-passwords", *dsn.tool_arguments()]
+    with running_tool(argv, dsn, session) as tool:
+        text = b"".join(tool.chunks())
+        tool.finish()
+    return text
+
+
+def _bytes_in(folder: Path) -> int:
+    try:
+        return sum(path.stat().st_size for path in folder.iterdir())
+    except FileNotFoundError:
+        return 0
+
+
+@contextmanager
+def running_tool(
+    argv: list[str], dsn: Dsn, session: ToolSession, *, writes_to_it: bool = False
+) -> Iterator[Tool]:
+    """The tool, started with the target's password; it is ended when the block is left."""
     with password_file(dsn.passfile_line()) as passfile:
         environment = allowed_environment(
             **dsn.tool_environment(passfile, session.application_name)
         )
-        with start_tool(argv, session, environment, passfile) as tool:
-            compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compressobj()
-            try:
-                with destination.open("wb") as file:
-                    for chunk in tool.chunks():
-                        raw += len(chunk)
-                        data = compressor.compress(chunk)
-                        digest.update(data)
-                        stored += file.write(data)
-                        on_progress(raw)
-                    data = compressor.flush()
-                    digest.update(data)
-                    stored += file.write(data)
-            except OSError as error:
-                raise AdapterError(f"cannot write the archive: {error.strerror}") from error
-            tool.finish()
-    if raw == 0:
-        raise AdapterError("pg_dump printed nothing")
-    return DumpResult(raw, stored, digest.hexdigest())
-
-
-def start_tool(
-    argv: list[str],
-    session: ToolSession,
-    environment: dict[str, str],
-    passfile: int,
-    *,
-    writes_to_it: bool = False,
-) -> Tool:
-    return Tool(
-        argv,
-        on_line=session.on_line,
-        is_stopping=session.is_stopping,
-        environment=environment,
-        heartbeat_seconds=session.heartbeat_seconds,
-        grace_seconds=session.grace_seconds,
-        keep_fds=(passfile,),
-        writes_to_it=writes_to_it,
-    )
+        with Tool(
+            argv,
+            on_line=session.on_line,
+            is_stopping=session.is_stopping,
+            environment=environment,
+            heartbeat_seconds=session.heartbeat_seconds,
+            grace_seconds=session.grace_seconds,
+            keep_fds=(passfile,),
+            writes_to_it=writes_to_it,
+        ) as tool:
+            yield tool

@@ -1,11 +1,21 @@
+"""Forms of backups: restore, undo, drop, hold, policy and storage."""
+
 from __future__ import annotations
 
+import hashlib
+import json
+import zoneinfo
 from typing import Any
 
 from django import forms
+from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 
-from backups_app.models import Backup
+from backups_app import schedules
+from backups_app.encryption import parse_recipients
+from backups_app.models import Backup, BackupPolicy, Storage
+from backups_app.stores.kinds import Credentials, open_store
+from opsconsole.exceptions import AdapterError
 from opsconsole.models import Environment
 
 
@@ -15,15 +25,40 @@ class RestoreForm(forms.Form):
     environment = forms.ModelChoiceField(
         Environment.objects.none(), label=_("Restore into"), empty_label=None
     )
+    new_database = forms.CharField(
+        label=_("As a new database"),
+        max_length=63,
+        required=False,
+        help_text=_(
+            "A name gives a new database on that environment's server, beside the live one; "
+            "nothing is replaced. Empty replaces the live database."
+        ),
+    )
+    consents_unmasked = forms.BooleanField(
+        label=_("Data of a protected environment goes elsewhere as it is, unmasked"),
+        required=False,
+        help_text=_("Only an admin can consent, and only where no masking script is set."),
+    )
     reason = forms.CharField(label=_("Why"), max_length=500)
     typed_name = forms.CharField(
-        label=_("Type the short name of the environment it replaces"), max_length=50
+        label=_("Type the short name of the environment it replaces"),
+        max_length=50,
+        required=False,
+        help_text=_("Not needed for a new database."),
     )
 
     def __init__(self, *args: Any, environments: Any, backup: Backup, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["environment"].queryset = environments  # type: ignore[attr-defined]
         self.fields["environment"].initial = backup.environment_id
+        policy = BackupPolicy.objects.of(backup.environment)
+        if not backup.environment.is_protected or policy.masking_sql.strip():
+            del self.fields["consents_unmasked"]
+
+
+class UndoForm(forms.Form):
+    reason = forms.CharField(label=_("Why"), max_length=500)
+    typed_name = forms.CharField(label=_("Type the environment's short name"), max_length=50)
 
 
 class DropForm(forms.Form):
@@ -38,3 +73,138 @@ class DropForm(forms.Form):
         if typed != self.name:
             raise forms.ValidationError(_("This is not its name."))
         return str(typed)
+
+
+class HoldForm(forms.Form):
+    reason = forms.CharField(label=_("Why"), max_length=500)
+    until = forms.DateTimeField(
+        label=_("Until"),
+        required=False,
+        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
+        help_text=_("In your time zone. Empty: until somebody releases it."),
+    )
+
+
+class StorageForm(forms.ModelForm):
+    """A storage. Its secret is write-only."""
+
+    secret = forms.CharField(
+        label=_("Secret key"),
+        required=False,
+        max_length=500,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
+        help_text=_("Kept encrypted, never shown again. Empty keeps the present one."),
+    )
+
+    class Meta:
+        model = Storage
+        fields = ["name", "url", "access_key"]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.is_builtin = self.instance.pk is not None and not self.instance.url
+        if self.is_builtin:
+            for name in ("url", "access_key", "secret"):
+                del self.fields[name]
+
+    def clean_url(self) -> str:
+        url = str(self.cleaned_data["url"])
+        try:
+            open_store(url, Credentials("key", "c2VjcmV0"))
+        except AdapterError as error:
+            raise forms.ValidationError(str(error)) from None
+        return url
+
+
+class PolicyForm(forms.ModelForm):
+    """How an environment's backups are taken, proven and kept."""
+
+    time_zone = forms.ChoiceField(
+        label=_("Time zone of both"),
+        choices=lambda: [(name, name) for name in sorted(zoneinfo.available_timezones())],
+    )
+
+    class Meta:
+        model = BackupPolicy
+        fields = [
+            "backup_cron", "verify_cron", "time_zone", "verify_level", "assertions", "alarm_hours",
+            "masking_sql", "storage", "copies", "format", "level", "jobs", "recipients",
+            "keep_days", "keep_last", "keep_daily", "keep_weekly", "keep_monthly", "keep_yearly",
+            "pre_migration_days", "manual_days", "before_restore_days",
+            "minimum_kept", "maximum_bytes", "grace_days",
+        ]  # fmt: skip
+        widgets = {
+            "recipients": forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}),
+            "assertions": forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}),
+            "masking_sql": forms.Textarea(attrs={"rows": 4, "spellcheck": "false"}),
+            "copies": forms.CheckboxSelectMultiple,
+        }
+
+    GROUPS = (
+        (_("When"), ("backup_cron", "verify_cron", "time_zone", "alarm_hours")),
+        (_("How"), ("format", "level", "jobs", "recipients")),
+        (_("Where"), ("storage", "copies", "masking_sql")),
+        (_("Proof"), ("verify_level", "assertions")),
+        (
+            _("What is kept"),
+            (
+                "keep_days", "keep_last", "keep_daily", "keep_weekly", "keep_monthly",
+                "keep_yearly", "pre_migration_days", "manual_days", "before_restore_days",
+                "minimum_kept", "maximum_bytes", "grace_days",
+            ),
+        ),
+    )  # fmt: skip
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        shown: QuerySet[Storage] = Storage.objects.shown()
+        for name in ("storage", "copies", "masking_sql"):
+            self.fields[name].queryset = shown  # type: ignore[attr-defined]
+        self.fields["storage"].empty_label = None  # type: ignore[attr-defined]
+        for name in ("backup_cron", "verify_cron"):
+            expression = getattr(self.instance, name)
+            said = f"{schedules.in_words(expression)}. " if expression else ""
+            self.fields[name].help_text = _(
+                "%(said)sCron: minute hour day month weekday, such as 0 3 * * *. Empty: never."
+            ) % {"said": said}
+
+    @property
+    def groups(self) -> list[tuple[str, list[forms.BoundField]]]:
+        """The fields under their headings, in order."""
+        return [(str(title), [self[name] for name in names]) for title, names in self.GROUPS]
+
+    def _clean_cron(self, name: str) -> str:
+        expression = " ".join(self.cleaned_data[name].split())
+        if expression:
+            try:
+                schedules.check(expression)
+            except schedules.BadCron as error:
+                raise forms.ValidationError(str(error)) from None
+        return expression
+
+    def clean_backup_cron(self) -> str:
+        return self._clean_cron("backup_cron")
+
+    def clean_verify_cron(self) -> str:
+        return self._clean_cron("verify_cron")
+
+    def clean_recipients(self) -> str:
+        text = str(self.cleaned_data["recipients"]).strip()
+        try:
+            parse_recipients(text)
+        except AdapterError as error:
+            raise forms.ValidationError(str(error)) from None
+        return text
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or {}
+        if given.get("storage") in (given.get("copies") or ()):
+            self.add_error("copies", _("Choose other storages than the first one."))
+        return given
+
+    @property
+    def fingerprint(self) -> str:
+        """What a preview was made of; saving asks for the same."""
+        values = {name: str(value) for name, value in self.cleaned_data.items()}
+        values["copies"] = ",".join(sorted(str(s.pk) for s in self.cleaned_data["copies"]))
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -9,11 +9,12 @@ from django.utils.timesince import timesince
 from django.utils.timezone import now
 from django.utils.translation import gettext as _
 
-from backups_app.models import Backup, ReplacedDatabase
+from backups_app.alarms import alarms_of
+from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
 from opsconsole import panels
 from opsconsole.models import Environment, Run, User
 from opsconsole.panels import Fact, Found
-from opsconsole.permissions import visible_environments
+from opsconsole.permissions import can, visible_environments
 from opsconsole.views.pages import new_key
 
 
@@ -22,6 +23,7 @@ def register() -> None:
     panels.ENVIRONMENT_ACTIONS.append(back_up_button)
     panels.ENVIRONMENT_PANELS.append(backups_card)
     panels.RUN_PANELS.append(run_backups)
+    panels.SETTINGS_PANELS.append(storages_card)
     panels.FINDERS.append(find_backups)
 
 
@@ -30,11 +32,24 @@ def newest_proven(environments: list[Environment]) -> dict[int, Fact]:
         b.environment_id: b
         for b in Backup.objects.proven()
         .filter(environment__in=environments)
+        .defer("manifest")
         .order_by("environment_id", "-taken_at")
         .distinct("environment_id")
     }
     none = Fact(_("Backup"), _("none proven yet"))
-    return {e.pk: _fact(newest[e.pk]) if e.pk in newest else none for e in environments}
+    alarms = alarms_of(environments)
+    return {
+        e.pk: _alarm(e, alarms[e.pk])
+        if alarms[e.pk]
+        else _fact(newest[e.pk])
+        if e.pk in newest
+        else none
+        for e in environments
+    }
+
+
+def _alarm(environment: Environment, sentences: list[str]) -> Fact:
+    return Fact(_("Backup"), sentences[0], f"{environment.get_absolute_url()}#backups", "bad")
 
 
 def _fact(backup: Backup) -> Fact:
@@ -55,23 +70,34 @@ def back_up_button(request: HttpRequest, environment: Environment) -> SafeString
     )
 
 
+def storages_card(request: HttpRequest) -> SafeString:
+    Storage.objects.builtin()
+    context = {"storages": Storage.objects.shown()}
+    return render_to_string("backups_app/_settings_panel.html", context, request)
+
+
 def backups_card(request: HttpRequest, environment: Environment) -> SafeString:
     context = {
+        "alarms": alarms_of([environment])[environment.pk],
+        "policy_words": BackupPolicy.objects.of(environment).in_words,
         "environment": environment,
-        "backups": Backup.objects.listed().filter(environment=environment)[:6],
-        "replaced": ReplacedDatabase.objects.filter(
-            target__environment=environment, dropped_at=None
-        ).exclude(swapped_at=None)[:6],
+        "backups": Backup.objects.listed().defer("manifest").filter(environment=environment)[:6],
+        "replaced": ReplacedDatabase.objects.kept().filter(target__environment=environment)[:6],
     }
     return render_to_string("backups_app/_environment_panel.html", context, request)
 
 
 def run_backups(request: HttpRequest, run: Run) -> SafeString:
+    replaced = run.replaced.exclude(swapped_at=None).first()
     backup = Backup.objects.filter(pk=run.result.get("backup") or run.parameters.get("backup"))
     context = {
         "run": run,
         "backup": backup.first(),
-        "replaced": run.replaced.exclude(swapped_at=None).first(),
+        "replaced": replaced,
+        "may_undo": replaced is not None
+        and replaced.undone_at is None
+        and replaced.dropped_at is None
+        and can(request.user, "restore.start", run.environment),
         "ways": run.result.get("ways", []),
         "key": new_key(),
     }

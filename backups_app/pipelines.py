@@ -6,13 +6,19 @@ from contextlib import suppress
 
 import psycopg
 
-from backups_app import steps, work
+from backups_app import building, copies, pruning, steps, swapping
 from backups_app.models import Backup, ReplacedDatabase
 from opsconsole.choices import BackupReason, RunKind, RunStatus
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Run
 from opsconsole.runner.health_step import HealthStep
-from opsconsole.runner.registry import Pipeline, Resolution, register_pipeline
+from opsconsole.runner.registry import (
+    PERIODIC,
+    Periodic,
+    Pipeline,
+    Resolution,
+    register_pipeline,
+)
 from opsconsole.runner.step import RunContext, Step
 from opsconsole.services.secrets import resolve_dsn
 from opsconsole.targets import server
@@ -31,14 +37,24 @@ def register() -> None:
         Pipeline(RunKind.RESTORE, steps=restore_steps, resolve=resolve_restore,
                  describe=describe_restore, cleanup=cleanup)
     )  # fmt: skip
+    register_pipeline(
+        Pipeline(RunKind.PRUNE, steps=lambda _context: [pruning.MarkExpired(),
+                 pruning.DeleteExpired()], resolve=resolve_prune, describe=describe_prune)
+    )  # fmt: skip
+    PERIODIC.append(Periodic("backups_app.tend", "TEND_SECONDS"))
 
 
 def backup_steps(context: RunContext) -> list[Step]:
     reason = BackupReason(context.run.parameters.get("reason", BackupReason.MANUAL))
-    return [steps.BackupPreflight(), steps.TakeBackup(reason), steps.ProveBackup()]
+    return [steps.BackupPreflight(), steps.TakeBackup(reason), steps.ProveBackup(),
+            steps.CopyBackup()]  # fmt: skip
 
 
-def restore_steps(_context: RunContext) -> list[Step]:
+def restore_steps(context: RunContext) -> list[Step]:
+    if "undo" in context.run.parameters:
+        return [steps.UndoPreflight(), steps.SwapBack(), HealthStep("after")]
+    if "database" in context.run.parameters:
+        return [steps.RestorePreflight(), steps.BuildNewDatabase()]
     return [
         steps.RestorePreflight(),
         steps.BuildReplacement(),
@@ -54,8 +70,22 @@ def describe_backup(context: RunContext) -> str:
     return f"Backup {backup.pk}, {backup.size_bytes / 1e6:,.1f} MB, {backup.proof_level.label}."
 
 
+def describe_prune(context: RunContext) -> str:
+    return f"{context.run.result.get('deleted', 0)} backups deleted. No database was touched."
+
+
+def resolve_prune(run: Run) -> Resolution:
+    return Resolution(
+        RunStatus.FAILED,
+        "The worker was lost while backups were being deleted. What was marked is marked, and "
+        "the next pruning goes on.",
+    )
+
+
 def describe_restore(context: RunContext) -> str:
-    replaced = context.run.result.get("replaced")
+    replaced, made = context.run.result.get("replaced"), context.run.result.get("database")
+    if made:
+        return f"The new database {made} holds the backup. The live database was not touched."
     if not replaced:
         return "The live database was not touched."
     return f"The restored database is live; the replaced one is kept as {replaced}."
@@ -63,8 +93,8 @@ def describe_restore(context: RunContext) -> str:
 
 def cleanup(context: RunContext) -> None:
     """Drop the scratch databases of this run. A swapped-in one no longer bears its name."""
-    for name in (work.proof_name, work.built_name):
-        work.drop_scratch(context, name(context.dsn.database, context.run.pk))
+    for name in (building.proof_name, building.built_name):
+        building.drop_scratch(context, name(context.dsn.database, context.run.pk))
 
 
 def settle_server(run: Run) -> list[ReplacedDatabase]:
@@ -85,22 +115,21 @@ def settle_server(run: Run) -> list[ReplacedDatabase]:
         happened = []
         for replaced in ReplacedDatabase.objects.filter(run=run):
             with suppress(psycopg.errors.InvalidCatalogName):
-                if work.reconcile_swap(connection, replaced):
+                if swapping.reconcile_swap(connection, replaced):
                     happened.append(replaced)
-        for name in (work.proof_name, work.built_name):
+        for name in (building.proof_name, building.built_name):
             server.drop_database(connection, name(dsn.database, run.pk))
-    discard_partial_archives(run)
+    copies.discard_unlisted(run)
     return happened
 
 
-def discard_partial_archives(run: Run) -> None:
-    """Remove archive files of the run that no backup row lists."""
-    listed = set(run.backups.values_list("key", flat=True))
-    folder = work.storage().path(run.environment.path)
-    for path in folder.glob(f"*-run{run.pk}.dump.zst*") if folder.exists() else ():
-        key = f"{run.environment.path}/{path.name.removesuffix('.partial').removesuffix('.json')}"
-        if key not in listed:
-            work.storage().discard(key)
+def _exists(run: Run, database: str) -> bool:
+    with server.connect(
+        resolve_dsn(run.target),
+        application_name=f"opsconsole:resolve:{run.pk}",
+        database=server.MAINTENANCE_DATABASE,
+    ) as connection:
+        return server.database_oid(connection, database) is not None
 
 
 def resolve_backup(run: Run) -> Resolution:
@@ -124,6 +153,13 @@ def resolve_backup(run: Run) -> Resolution:
 
 def resolve_restore(run: Run) -> Resolution:
     happened = settle_server(run)
+    made = run.parameters.get("database")
+    if made and _exists(run, made):
+        run.result["database"] = made
+        return Resolution(
+            RunStatus.SUCCEEDED,
+            f"The worker was lost after the backup was restored into {made} and compared.",
+        )
     if happened:
         run.result["replaced"] = happened[-1].replaced_name
         return Resolution(

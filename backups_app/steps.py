@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from backups_app import work
-from backups_app.models import Backup
-from opsconsole.choices import BackupReason
+from backups_app import building, proving, restore_check, swapping, taking
+from backups_app.models import Backup, ReplacedDatabase
+from opsconsole.choices import BackupReason, ProofLevel
 from opsconsole.exceptions import StepFailed
 from opsconsole.runner.step import RunContext, Step
 from opsconsole.targets import server
@@ -16,8 +16,8 @@ class BackupPreflight(Step):
     def run(self, context: RunContext) -> str:
         with context.connect("preflight") as connection:
             facts = server.read_facts(connection)
-        tools = work.tools_for(context, facts.major)
-        work.require_space(context, facts.size_bytes)
+        tools = building.tools_for(context, facts.major)
+        taking.require_space(context, facts.size_bytes)
         if not facts.may_create_databases:
             raise StepFailed(
                 f"the role {facts.user} may not create databases, so no backup could be proven: "
@@ -37,7 +37,7 @@ class TakeBackup(Step):
         self.reason = reason
 
     def run(self, context: RunContext) -> str:
-        backup = work.take_backup(context, self.reason)
+        backup = taking.take_backup(context, self.reason)
         return f"{backup.size_bytes / 1e6:,.1f} MB"
 
 
@@ -46,8 +46,20 @@ class ProveBackup(Step):
 
     def run(self, context: RunContext) -> str:
         backup: Backup = context.notes["backup"]
-        work.prove_backup(context, backup)
+        proving.prove_backup(context, backup)
         return f"content equal, {backup.rows:,} rows"
+
+
+class CopyBackup(Step):
+    """To the policy's other storages; one that fails leaves the others and the backup as they are."""
+
+    name = "copy"
+
+    def run(self, context: RunContext) -> str:
+        problems = taking.copy_backup(context, context.notes["backup"])
+        if problems:
+            raise StepFailed(f"the backup is proven, but not copied everywhere: {problems[0]}")
+        return "in every storage of the policy"
 
 
 class TakeProvenBackup(Step):
@@ -59,8 +71,10 @@ class TakeProvenBackup(Step):
         self.reason = reason
 
     def run(self, context: RunContext) -> str:
-        backup = work.take_backup(context, self.reason)
-        work.prove_backup(context, backup)
+        backup = taking.take_backup(context, self.reason)
+        proving.prove_backup(context, backup)
+        # A copy that fails is told, and does not stop a migration: one proven backup is there.
+        taking.copy_backup(context, backup)
         return f"proven: content equal, {backup.size_bytes / 1e6:,.1f} MB"
 
 
@@ -71,8 +85,11 @@ class ProveAgain(Step):
         backup = Backup.objects.get(pk=context.run.parameters["backup"])
         context.notes["backup"] = backup
         context.run.result["backup"] = backup.pk
-        work.prove_backup(context, backup)
-        return f"content equal, restored in {backup.restore_seconds:,.1f} s"
+        level = ProofLevel(context.run.parameters.get("level", ProofLevel.CONTENT))
+        proving.prove_backup(context, backup, level)
+        if level >= ProofLevel.RESTORED:
+            return f"{level.label}, restored in {backup.restore_seconds:,.1f} s"
+        return str(level.label)
 
 
 class RestorePreflight(Step):
@@ -81,33 +98,20 @@ class RestorePreflight(Step):
     def run(self, context: RunContext) -> str:
         backup = Backup.objects.get(pk=context.run.parameters["backup"])
         context.notes["backup"] = backup
+        exchanges = "database" not in context.run.parameters
         with context.connect("preflight") as connection:
-            facts = server.read_facts(connection)
-            prepared = connection.execute(
-                "SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()"
-            ).fetchone()
-            slots = connection.execute(
-                "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"
-            ).fetchall()
-        if prepared and prepared[0]:
-            raise StepFailed(
-                f"{prepared[0]} prepared transactions block the exchange: COMMIT PREPARED or "
-                "ROLLBACK PREPARED them first (pg_prepared_xacts lists them)"
+            findings = restore_check.find(
+                connection,
+                backup,
+                is_local=context.dsn.is_local,
+                keeps_owners=backup.target_id == context.run.target_id,
+                exchanges=exchanges,
             )
-        if slots:
-            raise StepFailed(
-                f"the logical replication slot {slots[0][0]} would stay with the replaced "
-                "database: drop it first"
-            )
-        if not (facts.may_create_databases and facts.owns_database):
-            raise StepFailed(
-                f"the role {facts.user} must own {facts.database} and may create databases to "
-                "exchange it for a restored one"
-            )
-        work.tools_for(context, facts.major)
-        context.log(
-            f"preflight: PostgreSQL {facts.version}; backup {backup.pk}, {backup.rows:,} rows"
-        )
+        for finding in findings:
+            context.log(f"preflight: {finding.what}: {finding.text}", "" if finding.is_ok else "no")
+        blocking = [finding.text for finding in findings if not finding.is_ok]
+        if blocking:
+            raise StepFailed(blocking[0])
         return "nothing blocks"
 
 
@@ -118,22 +122,79 @@ class BuildReplacement(Step):
 
     def run(self, context: RunContext) -> str:
         backup: Backup = context.notes["backup"]
-        name = work.built_name(context.dsn.database, context.run.pk)
+        name = building.built_name(context.dsn.database, context.run.pk)
         context.log(f"restore: building {name} beside the live database")
         keeps_owners = backup.target_id == context.run.target_id
-        work.build_database(context, backup, name, keeps_owners=keeps_owners)
-        problems = work.compare_content(context, backup, name)
+        building.build_database(context, backup, name, keeps_owners=keeps_owners)
+        problems = building.compare_content(context, backup, name)
         if problems:
             raise StepFailed(f"the restored copy differs from the backup: {problems[0]}")
-        work.prepare_for_swap(context, name)
+        building.mask_if_needed(context, backup, name)
+        swapping.prepare_for_swap(context, name)
         context.notes["built"] = name
         context.log(f"restore: {backup.rows:,} rows, content equal", "ok")
         return f"{backup.rows:,} rows, content equal"
+
+
+class BuildNewDatabase(Step):
+    """Restore into a new database of the same server, which stays there under its own name."""
+
+    name = "restore"
+
+    def run(self, context: RunContext) -> str:
+        backup: Backup = context.notes["backup"]
+        name = context.run.parameters["database"]
+        built = building.built_name(context.dsn.database, context.run.pk)
+        with context.connect("new", database=server.MAINTENANCE_DATABASE) as connection:
+            if server.database_oid(connection, name) is not None:
+                raise StepFailed(f"there already is a database {name}: choose another name")
+        keeps_owners = backup.target_id == context.run.target_id
+        building.build_database(context, backup, built, keeps_owners=keeps_owners)
+        problems = building.compare_content(context, backup, built)
+        if problems:
+            raise StepFailed(f"the restored copy differs from the backup: {problems[0]}")
+        building.mask_if_needed(context, backup, built)
+        context.close_sessions()
+        with context.connect("new", database=server.MAINTENANCE_DATABASE) as connection:
+            server.rename_database(connection, built, name)
+        context.run.result["database"] = name
+        context.log(f"restore: {backup.rows:,} rows in {name}, content equal", "ok")
+        return f"{backup.rows:,} rows in {name}, content equal"
+
+
+class UndoPreflight(Step):
+    name = "preflight"
+
+    def run(self, context: RunContext) -> str:
+        replaced = ReplacedDatabase.objects.get(pk=context.run.parameters["undo"])
+        with context.connect("preflight", database=server.MAINTENANCE_DATABASE) as connection:
+            kept = server.database_oid(connection, replaced.replaced_name)
+            live = server.database_oid(connection, replaced.live_name)
+        if kept != replaced.old_oid:
+            raise StepFailed(f"{replaced.replaced_name} is no longer on the server")
+        if live != replaced.new_oid:
+            raise StepFailed(
+                f"{replaced.live_name} is not the database that this restore made: another one "
+                "has replaced it since"
+            )
+        context.notes["undoes"] = replaced
+        return f"{replaced.replaced_name} is there, closed"
+
+
+class SwapBack(Step):
+    """Exchange the live database with the one that it had replaced."""
+
+    name = "swap"
+
+    def run(self, context: RunContext) -> str:
+        undoes: ReplacedDatabase = context.notes["undoes"]
+        replaced = swapping.swap_in(context, undoes.replaced_name, undoes)
+        return f"undone; the restored database is kept as {replaced.replaced_name}"
 
 
 class SwapIn(Step):
     name = "swap"
 
     def run(self, context: RunContext) -> str:
-        replaced = work.swap_in(context, context.notes["built"])
+        replaced = swapping.swap_in(context, context.notes["built"])
         return f"replaced database kept as {replaced.replaced_name}"

@@ -2,12 +2,34 @@
 
 from celery import shared_task
 
-from backups_app.models import ReplacedDatabase
-from backups_app.work import drop_replaced_database
+from backups_app import restore_check
+from backups_app.models import ReplacedDatabase, RestoreCheck, Storage
+from backups_app.services import policies, storages
+from backups_app.swapping import drop_replaced_database
+from opsconsole.models import Environment
 
 
 @shared_task(name="backups_app.drop_replaced")
 def drop_replaced(replaced_id: int) -> None:
     drop_replaced_database(
         ReplacedDatabase.objects.select_related("target__environment").get(pk=replaced_id)
+    )
+
+
+@shared_task(name="backups_app.test_storage")
+def test_storage(storage_id: int) -> None:
+    storages.test_storage(Storage.objects.get(pk=storage_id))
+
+
+@shared_task(name="backups_app.check_restore")
+def check_restore(check_id: int) -> None:
+    restore_check.check_restore(
+        RestoreCheck.objects.select_related("backup", "environment__target").get(pk=check_id)
+    )
+
+
+@shared_task(name="backups_app.tend")
+def tend(environment_id: int) -> None:
+    policies.tend(
+        Environment.objects.select_related("application", "target").get(pk=environment_id)
     )

@@ -10,7 +10,7 @@ from backups_app.steps import BuildReplacement, SwapIn, TakeProvenBackup
 from migrations_app import steps
 from migrations_app.engines import Engine, MigrationState
 from migrations_app.engines.applying import drop_invalid_index, has_valid_index
-from migrations_app.observation import engine_for, observe
+from migrations_app.observation import engine_for, observe, observe_target
 from opsconsole.choices import AutoRollback, BackupReason, RunKind, RunStatus
 from opsconsole.exceptions import NeedsAttention
 from opsconsole.models import Run
@@ -34,6 +34,7 @@ def register() -> None:
             cleanup=backup_pipelines.cleanup,
         )
     )
+    registry.STATE_READERS.append(observe_target)
     registry.PERIODIC.append(Periodic("migrations_app.observe_environment", "OBSERVE_SECONDS"))
 
 

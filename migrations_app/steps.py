@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from django.conf import settings
 
-from backups_app import work
+from backups_app import building, swapping, taking
 from migrations_app.engines import (
     Engine,
     MigrationScript,
@@ -49,8 +49,8 @@ class Preflight(Step):
             self._require_confirmed_plan(context, seen)
             facts = seen.facts
             if context.environment.takes_backup:
-                tools = work.tools_for(context, facts.major)
-                work.require_space(context, facts.size_bytes)
+                tools = building.tools_for(context, facts.major)
+                taking.require_space(context, facts.size_bytes)
                 context.log(f"preflight: PostgreSQL {facts.version}, pg_dump {tools.version}, "
                             f"{facts.size_bytes / 1e6:,.1f} MB")  # fmt: skip
                 if not facts.may_create_databases:
@@ -58,7 +58,7 @@ class Preflight(Step):
                         f"the role {facts.user} may not create databases, so the backup could not "
                         f"be proven: ALTER ROLE {facts.user} CREATEDB"
                     )
-            for role in work.sessions_not_ours_to_end(connection, facts.database):
+            for role in swapping.sessions_not_ours_to_end(connection, facts.database):
                 context.log(
                     f"preflight: a session of {role} is connected, which this role may not end: "
                     "the backup could not be swapped in while it stays",

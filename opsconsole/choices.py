@@ -149,6 +149,7 @@ class BackupReason(models.TextChoices):
     PRE_MIGRATION = "pre_migration", _("Before a migration")
     BEFORE_RESTORE = "before_restore", _("Before a restore")
     SCHEDULED = "scheduled", _("Scheduled")
+    IMPORTED = "imported", _("Imported")
 
 
 class ProofLevel(models.IntegerChoices):

@@ -39,5 +39,7 @@ ENVIRONMENT_ACTIONS: list[Callable[[HttpRequest, Environment], SafeString]] = []
 ENVIRONMENT_FACTS: list[Callable[[list[Environment]], dict[int, Fact]]] = []
 # HTML of a card on the run page, "" for none.
 RUN_PANELS: list[Callable[[HttpRequest, Run], SafeString]] = []
+# A rendered card on the settings page.
+SETTINGS_PANELS: list[Callable[[HttpRequest], SafeString]] = []
 # Answers to a search text, for a user.
 FINDERS: list[Callable[[User, str], list[Found]]] = []

@@ -162,7 +162,8 @@ LOGGING = {
     },
 }
 
-# Defaults of a new environment.
+# Defaults of a new environment. 0 days keeps every backup until its admin says otherwise.
+DATABASE_BACKUP_RETENTION_DAYS = env.int("DATABASE_BACKUP_RETENTION_DAYS", default=0)
 MIGRATION_BACKUP_ENABLED = env.bool("MIGRATION_BACKUP_ENABLED", default=True)
 MIGRATION_ROLLBACK_ENABLED = env.bool("MIGRATION_ROLLBACK_ENABLED", default=True)
 # A migrations folder must lie under one of these.
@@ -173,6 +174,12 @@ MIGRATIONS_ROOTS = [
 BACKUPS_FOLDER = Path(
     env.str("OPSCONSOLE_BACKUPS", default=str(OPSCONSOLE_HOME.path / "backups"))
 ).absolute()
+# Where archives are unpacked for parallel dumps and restores.
+BACKUPS_SCRATCH = Path(
+    env.str("OPSCONSOLE_BACKUPS_SCRATCH", default=str(OPSCONSOLE_HOME.path / "scratch"))
+).absolute()
+# age secret keys: the first encrypts (its public half), all of them decrypt.
+BACKUP_IDENTITIES = env.list("OPSCONSOLE_BACKUP_IDENTITIES", default=[]) or _keys.backup_identities
 # More folders that hold PostgreSQL client tools; Debian's and the embedded ones are found.
 PG_TOOLS_FOLDERS = env.list("OPSCONSOLE_PG_TOOLS", default=[])
 
@@ -188,6 +195,8 @@ SWEEP_AFTER_SECONDS = 30 * TIME_SCALE
 SCHEDULER_TICK_SECONDS = 1 * TIME_SCALE
 HEALTH_SAMPLE_SECONDS = 60 * TIME_SCALE
 OBSERVE_SECONDS = 60 * TIME_SCALE
+TEND_SECONDS = 20 * TIME_SCALE
+PRUNE_SECONDS = 3600 * TIME_SCALE
 STATE_FRESH_SECONDS = 15 * TIME_SCALE
 WORKER_SEEN_SECONDS = 5
 LOG_FLUSH_SECONDS = 0.25

@@ -11,6 +11,9 @@ import secrets
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import pyrage
 
 
 class HomeUnusable(Exception):
@@ -29,6 +32,7 @@ class Keys:
     secret_key: str = field(default="", repr=False)
     encryption_keys: list[str] = field(default_factory=list, repr=False)
     demo_password: str = field(default="", repr=False)
+    backup_identities: list[str] = field(default_factory=list, repr=False)
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,9 @@ class Home:
             probe.unlink()
             # Others may pass through (the embedded server's account as root), not list.
             self.path.chmod(0o711 if os.geteuid() == 0 else 0o700)
-            if not self.keys_file.exists():
-                write_private(self.keys_file, json.dumps(vars(_new_keys())))
+            keys = self.read_keys()
+            if not (keys.secret_key and keys.backup_identities):
+                write_private(self.keys_file, json.dumps(_new_keys() | _set_ones(keys)))
         except OSError as error:
             raise HomeUnusable(f"cannot write to {self.path}: {error.strerror}") from error
 
@@ -129,11 +134,16 @@ def _read_json(path: Path) -> dict:
         return {}
 
 
-def _new_keys() -> Keys:
+def _set_ones(keys: Keys) -> dict[str, Any]:
+    return {name: value for name, value in vars(keys).items() if value}
+
+
+def _new_keys() -> dict[str, Any]:
     words = secrets.token_hex(6)
-    return Keys(
-        secret_key=secrets.token_urlsafe(64),
+    return {
+        "secret_key": secrets.token_urlsafe(64),
         # A Fernet key is 32 random bytes in URL-safe base64.
-        encryption_keys=[base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()],
-        demo_password=f"{words[:4]}-{words[4:8]}-{words[8:]}",
-    )
+        "encryption_keys": [base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()],
+        "demo_password": f"{words[:4]}-{words[4:8]}-{words[8:]}",
+        "backup_identities": [str(pyrage.x25519.Identity.generate())],
+    }

@@ -73,8 +73,9 @@ class Run(models.Model):
     environment = models.ForeignKey("Environment", on_delete=models.PROTECT, related_name="runs")
     target = models.ForeignKey("Target", on_delete=models.PROTECT, related_name="runs")
     plan = models.ForeignKey(Plan, null=True, on_delete=models.PROTECT, related_name="runs")
+    # Nobody for a run that a schedule asked for.
     requested_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+"
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+"
     )
     reason = models.CharField(max_length=500, blank=True)
     # What was asked (backup to restore, checklist as ticked), and what came of it.
@@ -131,8 +132,14 @@ class Run(models.Model):
         return RunStatus(self.status)
 
     @property
+    def asked_by(self) -> str:
+        return str(self.requested_by) if self.requested_by else _g("the schedule")
+
+    @property
     def title(self) -> str:
         kind, where = RunKind(self.kind), self.environment.name.lower()
+        if kind is RunKind.RESTORE and "undo" in self.parameters:
+            return _g("Undo the restore of %(where)s") % {"where": where}
         if kind is RunKind.RESTORE:
             return _g("Restore %(where)s from backup %(backup)s") % {
                 "where": where,

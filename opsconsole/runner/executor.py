@@ -21,7 +21,7 @@ from opsconsole.exceptions import (
 from opsconsole.models import Run
 from opsconsole.runner.lease import LeaseKeeper
 from opsconsole.runner.recorder import Recorder, redact
-from opsconsole.runner.registry import PERIODIC, PIPELINES, Pipeline
+from opsconsole.runner.registry import PERIODIC, PIPELINES, STATE_READERS, Pipeline
 from opsconsole.runner.step import RunContext, Step
 from opsconsole.services import runs
 from opsconsole.services.secrets import resolve_dsn
@@ -56,7 +56,10 @@ def _execute(run: Run) -> None:
         context = RunContext(run, dsn, recorder)
         status, summary = _with_lock(context, pipeline)
         context.check_fence()
-    # The terminal status is written only after the last line.
+    # The terminal status is written only after the last line, and after what pages will show.
+    if run.kind in RunKind.changing_target():
+        for read_state in STATE_READERS:
+            read_state(run.target)
     runs.finish_run(run, status, recorder.redact(summary))
     tell_state_changed(run)
 

@@ -36,7 +36,7 @@ def in_seconds(seconds: float) -> ExpressionWrapper:
 
 def request_run(
     *,
-    actor: User,
+    actor: User | None,
     kind: RunKind,
     environment: Environment,
     idempotency_key: str,
@@ -47,11 +47,13 @@ def request_run(
 ) -> Run:
     """Queue a run and return it; the same key again returns the run it made before.
 
-    `way_back_of` names the run needing attention whose exit this restore is. Raises Refused
-    when the actor may not, or when another run holds the target.
+    An actor of None is the console's own schedule, which needs no role. `way_back_of` names
+    the run needing attention whose exit this restore is. Raises Refused when the actor may not,
+    or when another run holds the target.
     """
     action = "restore.start" if kind is RunKind.RESTORE else "run.start"
-    authorize(actor, action, environment)
+    if actor is not None:
+        authorize(actor, action, environment)
     before = Run.objects.filter(idempotency_key=idempotency_key, requested_by=actor).first()
     if before:
         return before
@@ -82,7 +84,7 @@ def request_run(
             transaction.on_commit(lambda: dispatch(run.pk))
     except IntegrityError:
         before = Run.objects.filter(idempotency_key=idempotency_key).first()
-        if before and before.requested_by_id == actor.pk:
+        if before and before.requested_by == actor:
             return before
         raise Refused(_who_holds(environment, kind)) from None
     return run
@@ -184,7 +186,7 @@ def claim_run(run_id: int, worker_name: str) -> Run | None:
 
 def _claim_refusal(run: Run) -> str:
     action = "restore.start" if run.kind == RunKind.RESTORE else "run.start"
-    if not can(run.requested_by, action, run.environment):
+    if run.requested_by and not can(run.requested_by, action, run.environment):
         return _("Refused: %(user)s no longer has the right to run this.") % {
             "user": run.requested_by
         }

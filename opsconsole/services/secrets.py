@@ -62,6 +62,16 @@ def resolve_dsn(target: Target) -> Dsn:
     return Dsn.parse(value)
 
 
+def backup_identities() -> list[str]:
+    """The console's age secret keys; the first is the one backups are encrypted to.
+
+    Raises Refused outside a worker.
+    """
+    if not _may_open:
+        raise Refused("only a worker may use the backup keys")
+    return list(settings.BACKUP_IDENTITIES)
+
+
 def _fernet() -> MultiFernet:
     if not settings.ENCRYPTION_KEYS:
         raise Refused("no encryption key: set OPSCONSOLE_ENCRYPTION_KEYS or run `manage.py up`")

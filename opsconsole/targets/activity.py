@@ -20,6 +20,16 @@ def rows_written(connection: psycopg.Connection) -> int:
     return int(row[0])
 
 
+def rows_written_by_table(connection: psycopg.Connection) -> dict[str, int]:
+    """`{schema.table: rows}`: the same, table by table; only tables that were written to."""
+    return dict(
+        connection.execute(
+            "SELECT schemaname || '.' || relname, n_tup_ins + n_tup_upd + n_tup_del"
+            " FROM pg_stat_user_tables WHERE n_tup_ins + n_tup_upd + n_tup_del > 0"
+        ).fetchall()
+    )
+
+
 def rows_written_here(connection: psycopg.Connection) -> int:
     """Rows that the open transaction of this session has written so far."""
     row = connection.execute(WRITES.format(view="pg_stat_xact_user_tables")).fetchone()

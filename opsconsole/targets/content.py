@@ -61,6 +61,18 @@ def read_tables(
     return tables
 
 
+def count_rows(connection: psycopg.Connection) -> dict[str, int]:
+    """`{schema.table: rows}` in the connection's own snapshot."""
+    counts = {}
+    for schema, name in list_relations(connection, "r"):
+        row = connection.execute(
+            sql.SQL("SELECT count(*) FROM ONLY {}").format(sql.Identifier(schema, name))
+        ).fetchone()
+        assert row is not None
+        counts[f"{schema}.{name}"] = int(row[0])
+    return counts
+
+
 def read_sequences(connection: psycopg.Connection) -> dict[str, int]:
     """`{schema.sequence: last value}`; one never used counts as one before its start."""
     values = {}

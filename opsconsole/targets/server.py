@@ -86,7 +86,9 @@ def reason_of(error: psycopg.Error) -> str:
         detail = f" ({diagnostics.message_detail})" if diagnostics.message_detail else ""
         return f"{diagnostics.sqlstate} {diagnostics.message_primary}{detail}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    # libpq: `connection to server at "host", port 1 failed: Connection refused`, then a question.
+    failed = [line.rpartition("failed: ")[2] for line in lines if "failed: " in line]
+    return (failed or lines or [type(error).__name__])[-1]
 
 
 def read_facts(connection: psycopg.Connection) -> ServerFacts:
@@ -269,6 +271,18 @@ def create_database_like(connection: psycopg.Connection, name: str, like: str) -
         connection.execute(clauses)
     except psycopg.Error as error:
         raise AdapterError(f"cannot create database {name}: {reason_of(error)}") from error
+
+
+def rename_database(connection: psycopg.Connection, name: str, new_name: str) -> None:
+    """Rename a database without sessions; raises AdapterError with the server's reason."""
+    try:
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} RENAME TO {}").format(
+                sql.Identifier(name), sql.Identifier(new_name)
+            )
+        )
+    except psycopg.Error as error:
+        raise AdapterError(f"cannot rename database {name}: {reason_of(error)}") from error
 
 
 def drop_database(connection: psycopg.Connection, name: str) -> None:

@@ -16,7 +16,7 @@ VERSION = re.compile(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?")
 
 @dataclass(frozen=True)
 class ClientTools:
-    """pg_dump and pg_restore of one version in one folder."""
+    """pg_dump, pg_dumpall and pg_restore of one version in one folder."""
 
     folder: Path
     major: int
@@ -26,6 +26,10 @@ class ClientTools:
     @property
     def pg_dump(self) -> str:
         return str(self.folder / "pg_dump")
+
+    @property
+    def pg_dumpall(self) -> str:
+        return str(self.folder / "pg_dumpall")
 
     @property
     def pg_restore(self) -> str:

@@ -21,6 +21,7 @@ from opsconsole.forms.settings import (
     PreferencesForm,
 )
 from opsconsole.models import Application, Environment, HealthCheck, Membership, User, Worker
+from opsconsole.panels import SETTINGS_PANELS
 from opsconsole.permissions import require
 from opsconsole.services import audit, environments, runs
 
@@ -57,6 +58,7 @@ def settings_page(request: HttpRequest) -> HttpResponse:
         "people": User.objects.prefetch_related(
             "memberships__application", "memberships__environment__application"
         ).order_by("username"),
+        "panels": [panel(request) for panel in SETTINGS_PANELS],
         "workers": Worker.objects.order_by("-last_seen_at")[:20],
     }
     return render(request, "opsconsole/settings_page.html", context)

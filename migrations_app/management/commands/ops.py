@@ -17,8 +17,16 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.db import OperationalError
 from django.utils.timezone import now
 
-from backups_app.models import Backup
-from backups_app.services import choose_way_back, request_backup, request_restore
+from backups_app.models import Backup, ReplacedDatabase
+from backups_app.recovery import recovery_kit
+from backups_app.services import (
+    choose_way_back,
+    request_backup,
+    request_restore,
+    request_undo,
+    request_verify,
+)
+from backups_app.services.policies import request_prune
 from migrations_app import demo
 from migrations_app.services import (
     CHECKLIST,
@@ -28,13 +36,14 @@ from migrations_app.services import (
     request_observation,
     request_resolution,
 )
-from opsconsole.choices import Role, RunStatus
+from opsconsole.choices import ProofLevel, Role, RunStatus
 from opsconsole.demo.address import dsn_of, find
 from opsconsole.demo.traffic import Traffic
 from opsconsole.exceptions import ConsoleError, Refused
 from opsconsole.models import AuditEvent, Environment, HealthResult, LogChunk, Run, User
 from opsconsole.permissions import authorize, visible_environments
 from opsconsole.services import health, runs
+from opsconsole.services.secrets import allow_opening
 from opsconsole.tasks import sample_health
 
 DONE, FAILED, REFUSED = 0, 1, 2
@@ -76,6 +85,23 @@ class Command(BaseCommand):
         restore = verb("restore", "swap a backup in", parents=[waiting], takes="backup")
         restore.add_argument("--to", dest="environment", required=True)
         restore.add_argument("--confirm", default="", help="the name of a protected environment")
+        restore.add_argument(
+            "--as-database", default="", help="into a new database of this name; replaces nothing"
+        )
+        verify = verb("verify", "prove a backup again", parents=[waiting], takes="backup")
+        verify.add_argument(
+            "--level", choices=[level.name.lower() for level in ProofLevel if level >= 0],
+            default="content",
+        )  # fmt: skip
+        undo = verb("undo", "take a restore back", parents=[waiting], takes="run")
+        undo.add_argument("--confirm", default="", help="the environment's short name")
+        verb("prune", "delete what the policy does not keep", parents=[waiting],
+             takes="environment")  # fmt: skip
+        kit = verb(
+            "recovery-kit", "print what a restore without the console needs", parents=[common],
+            takes="environment",
+        )  # fmt: skip
+        kit.add_argument("--with-key", action="store_true", help="print the secret keys too")
         verb("health", "ask the health checks now", parents=[common], takes="environment")
         listing = verb("runs", "list runs, newest first", parents=[common])
         listing.add_argument("--limit", type=int, default=20)
@@ -248,21 +274,69 @@ class Command(BaseCommand):
         )
 
     def do_restore(self) -> int:
-        backup = None
-        if str(self.options.backup).isdigit():
-            backup = Backup.objects.listed().filter(pk=self.options.backup).first()
-        if backup is None:
-            raise Refused(f"there is no backup {self.options.backup}")
         return self._started(
             request_restore(
                 actor=self.actor(),
-                backup=backup,
+                backup=self.backup(),
                 environment=self.environment(),
+                idempotency_key=uuid.uuid4().hex,
+                typed_name=self.options.confirm,
+                reason=self.options.reason,
+                new_database=self.options.as_database,
+            )
+        )
+
+    def do_verify(self) -> int:
+        return self._started(
+            request_verify(
+                actor=self.actor(),
+                backup=self.backup(),
+                idempotency_key=uuid.uuid4().hex,
+                level=ProofLevel[self.options.level.upper()],
+            )
+        )
+
+    def do_undo(self) -> int:
+        replaced = ReplacedDatabase.objects.kept().filter(run=self.run_of()).first()
+        if replaced is None:
+            raise Refused(f"run {self.options.run} keeps no replaced database")
+        return self._started(
+            request_undo(
+                actor=self.actor(),
+                replaced=replaced,
                 idempotency_key=uuid.uuid4().hex,
                 typed_name=self.options.confirm,
                 reason=self.options.reason,
             )
         )
+
+    def do_prune(self) -> int:
+        return self._started(
+            request_prune(
+                actor=self.actor(),
+                environment=self.environment(),
+                idempotency_key=uuid.uuid4().hex,
+            )
+        )
+
+    def do_recovery_kit(self) -> int:
+        allow_opening()
+        kit = recovery_kit(
+            actor=self.actor(), environment=self.environment(), with_key=self.options.with_key
+        )
+        self.stdout.write(json.dumps({"kit": kit}) if self.options.json else kit)
+        return DONE
+
+    def backup(self) -> Backup:
+        backup = None
+        if str(self.options.backup).isdigit():
+            backup = Backup.objects.listed().filter(pk=self.options.backup).first()
+        if (
+            backup is None
+            or not visible_environments(self.actor()).filter(pk=backup.environment_id).exists()
+        ):
+            raise Refused(f"there is no backup {self.options.backup}")
+        return backup
 
     def do_health(self) -> int:
         environment = self.environment()
@@ -453,7 +527,7 @@ def _run_row(run: Run) -> dict[str, Any]:
         "kind": run.kind,
         "title": run.title,
         "environment": run.environment.path,
-        "requested_by": run.requested_by.username,
+        "requested_by": run.asked_by,
         "reason": run.reason,
         "created_at": run.created_at,
         "seconds": run.seconds,

@@ -1,0 +1,125 @@
+"""What is wrong with an environment's backups, each in one sentence."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from statistics import median
+
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from backups_app.models import Backup, BackupCopy, BackupPolicy, ScheduledOccurrence
+from backups_app.models.backup import CopyState
+from opsconsole.choices import ProofLevel, RunStatus
+from opsconsole.models import Environment
+
+# A backup this much smaller or larger than its predecessors' median is worth a look.
+SIZE_FACTOR = 2.0
+SIZES_COMPARED = 7
+UNHEALTHY = (CopyState.CORRUPT, CopyState.MISSING, CopyState.FAILED)
+
+
+def alarms_of(environments: Iterable[Environment]) -> dict[int, list[str]]:
+    """`{environment id: sentences}`, with the same number of queries for any number of them."""
+    ids = [environment.pk for environment in environments]
+    found: dict[int, list[str]] = defaultdict(list)
+    policies = {p.environment_id: p for p in BackupPolicy.objects.filter(environment__in=ids)}
+    backups: dict[int, list[Backup]] = defaultdict(list)
+    for backup in (
+        Backup.objects.filter(environment__in=ids, deleted_at=None)
+        .only("environment_id", "taken_at", "size_bytes", "proof", "proof_problem", "expires_at")
+        .order_by("-taken_at")
+    ):
+        backups[backup.environment_id].append(backup)
+    for environment_id in ids:
+        own = backups[environment_id]
+        policy = policies.get(environment_id)
+        found[environment_id] += _age_alarms(own, policy) + _size_alarms(own) + _proof_alarms(own)
+    for environment_id, text in _missed(ids) + _bad_copies(ids):
+        found[environment_id].append(text)
+    return found
+
+
+def _age_alarms(backups: list[Backup], policy: BackupPolicy | None) -> list[str]:
+    hours = policy.alarm_hours if policy else None
+    if not hours:
+        return []
+    newest = next((b.taken_at for b in backups if b.proof >= ProofLevel.RESTORED), None)
+    if newest is None:
+        return [_("No backup is proven; the policy asks for one every %(hours)s h.")
+                % {"hours": hours}]  # fmt: skip
+    age = timezone.now() - newest
+    if age <= timedelta(hours=hours):
+        return []
+    return [
+        _("The newest proven backup is %(age)s h old; the policy allows %(hours)s h.")
+        % {"age": f"{age / timedelta(hours=1):,.0f}", "hours": hours}
+    ]
+
+
+def _size_alarms(backups: list[Backup]) -> list[str]:
+    sizes = [backup.size_bytes for backup in backups[: SIZES_COMPARED + 1]]
+    if len(sizes) < 4:
+        return []
+    usual = median(sizes[1:])
+    if usual / SIZE_FACTOR <= sizes[0] <= usual * SIZE_FACTOR:
+        return []
+    return [
+        _("The newest backup has %(size)s MB; the last ones had about %(usual)s MB.")
+        % {"size": f"{sizes[0] / 1e6:,.1f}", "usual": f"{usual / 1e6:,.1f}"}
+    ]
+
+
+def _proof_alarms(backups: list[Backup]) -> list[str]:
+    return [
+        _("Backup %(id)s did not hold when it was proven: %(problem)s")
+        % {"id": backup.pk, "problem": backup.proof_problem}
+        for backup in backups
+        if backup.proof_problem and backup.expires_at is None
+    ][:3]
+
+
+def _missed(ids: list[int]) -> list[tuple[int, str]]:
+    """The newest occurrence of each schedule, where it made no run or its run did not succeed."""
+    newest = (
+        ScheduledOccurrence.objects.filter(environment__in=ids)
+        .select_related("run")
+        .order_by("environment_id", "kind", "-due_at")
+        .distinct("environment_id", "kind")
+    )
+    return [
+        (one.environment_id, _sentence(one.kind, one.due_at, one.refusal))
+        for one in newest
+        if one.refusal or (one.run and one.run.status in _ENDED_BADLY)
+    ]
+
+
+_ENDED_BADLY = {RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.NEEDS_ATTENTION}
+
+
+def _sentence(kind: str, due_at: datetime, refusal: str) -> str:
+    return _("The scheduled %(kind)s of %(when)s was missed: %(why)s") % {
+        "kind": _("backup") if kind == "backup" else _("proof"),
+        "when": f"{due_at:%d %b, %H:%M} UTC",
+        "why": refusal or _("its run did not succeed."),
+    }
+
+
+def _bad_copies(ids: list[int]) -> list[tuple[int, str]]:
+    copies = (
+        BackupCopy.objects.filter(
+            state__in=UNHEALTHY, backup__environment__in=ids, backup__deleted_at=None
+        )
+        .select_related("storage", "backup")
+        .defer("backup__manifest")[:20]
+    )
+    return [
+        (
+            copy.backup.environment_id,
+            _("The copy of backup %(id)s in %(storage)s is %(state)s.")
+            % {"id": copy.backup_id, "storage": copy.storage, "state": copy.look.label},
+        )
+        for copy in copies
+    ]

@@ -1,0 +1,188 @@
+"""Where the copies of a backup lie: open, read, write, check, copy and delete them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from django.db.models.functions import Now
+
+from backups_app.archive import HashingWriter, read_archive
+from backups_app.exceptions import ArchiveCorrupt
+from backups_app.models import Backup, BackupCopy, BackupPolicy, Storage
+from backups_app.models.backup import CopyState
+from backups_app.stores.kinds import Credentials, Store, Writer, open_store
+from opsconsole.exceptions import AdapterError, StepFailed
+from opsconsole.models import Run
+from opsconsole.runner.step import RunContext
+from opsconsole.services import secrets
+
+MANIFEST = ".json"
+GLOBALS = ".globals.sql"
+BESIDE = (MANIFEST, GLOBALS, GLOBALS + ".age")
+
+
+def store_of(storage: Storage) -> Store:
+    """Open a storage, on a worker. Raises AdapterError for a bad URL or an unreadable secret."""
+    secret = secrets.unseal(storage.secret_encrypted) if storage.secret_encrypted else ""
+    return open_store(storage.address, Credentials(storage.access_key, secret))
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Raise StepFailed when a folder's disk cannot hold so many bytes."""
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise StepFailed(
+            f"{free // 2**20:,} MB are free in {what} and up to {needed // 2**20:,} MB may be "
+            "needed: free some space and run again"
+        )
+
+
+def write_manifest(store: Store, key: str, manifest: dict[str, Any]) -> None:
+    with store.writer(key + MANIFEST) as file:
+        file.write(json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False).encode())
+
+
+def delete_objects(store: Store, key: str) -> None:
+    """Remove an archive and all that lies beside it. The archive goes first."""
+    for name in (key, *(key + suffix for suffix in BESIDE)):
+        store.delete(name)
+
+
+def reader(context: RunContext, backup: Backup) -> Callable[[Writer], None]:
+    """A function that writes the archive, as pg_dump made it, to what it is given.
+
+    It reads from the first copy whose bytes are whole, and marks those found otherwise.
+    """
+
+    def read_into(taker: Writer) -> None:
+        copy = _whole_copy(context, backup)
+        try:
+            read_archive(
+                store_of(copy.storage).read(backup.key),
+                backup.form,
+                taker,
+                sha256=backup.sha256,
+                identities=secrets.backup_identities() if backup.form.recipients else (),
+            )
+        except ArchiveCorrupt as error:
+            _mark(copy, CopyState.CORRUPT, str(error))
+            raise
+
+    return read_into
+
+
+def _whole_copy(context: RunContext, backup: Backup) -> BackupCopy:
+    """The first copy that hashes to the recorded checksum. One alone is hashed while it is read."""
+    stored = list(backup.copies.filter(state=CopyState.STORED).select_related("storage"))
+    if len(stored) == 1:
+        return stored[0]
+    for copy in stored:
+        if not (problem := check_copy(copy)):
+            return copy
+        context.log(f"  the copy in {copy.storage} is not whole: {problem}", "hm")
+    raise StepFailed("no copy of the backup is whole")
+
+
+def check_copy(copy: BackupCopy) -> str:
+    """Hash one copy and record what it is; returns what is wrong, or ""."""
+    backup, digest = copy.backup, hashlib.sha256()
+    state, problem = CopyState.STORED, ""
+    try:
+        for chunk in store_of(copy.storage).read(backup.key):
+            digest.update(chunk)
+        if digest.hexdigest() != backup.sha256:
+            state = CopyState.CORRUPT
+            problem = "the archive is corrupt: its checksum is not the recorded one"
+    except AdapterError as error:
+        state, problem = CopyState.MISSING, str(error)
+    _mark(copy, state, problem)
+    return problem
+
+
+def _mark(copy: BackupCopy, state: CopyState, problem: str) -> None:
+    BackupCopy.objects.filter(pk=copy.pk).update(
+        state=state, problem=problem[:500], checked_at=Now()
+    )
+
+
+def copy_to(context: RunContext, backup: Backup, storage: Storage) -> None:
+    """Copy the stored bytes, the manifest and the globals to another storage; checked by reading.
+
+    Raises AdapterError; nothing is then left there, and the copy's row says what happened.
+    """
+    copy, _made = BackupCopy.objects.get_or_create(backup=backup, storage=storage)
+    BackupCopy.objects.filter(pk=copy.pk).update(state=CopyState.COPYING, problem="")
+    source, destination = _whole_copy_elsewhere(context, backup, copy), store_of(storage)
+    try:
+        with destination.writer(backup.key) as file:
+            hashing = HashingWriter(file)
+            for chunk in source.read(backup.key):
+                context.check()
+                hashing.write(chunk)
+            if hashing.sha256 != backup.sha256:
+                raise AdapterError("the bytes changed while they were copied")
+        for suffix in BESIDE:
+            _copy_small(source, destination, backup.key + suffix)
+    except BaseException as error:
+        with suppress(AdapterError):
+            delete_objects(destination, backup.key)
+        BackupCopy.objects.filter(pk=copy.pk).update(
+            state=CopyState.FAILED, problem=str(error)[:500]
+        )
+        raise
+    BackupCopy.objects.filter(pk=copy.pk).update(state=CopyState.STORED, stored_at=Now())
+    copy.refresh_from_db()
+    if problem := check_copy(copy):
+        raise AdapterError(problem)
+    context.log(f"backup: copied to {storage}, read back, checksum equal", "ok")
+
+
+def _whole_copy_elsewhere(context: RunContext, backup: Backup, not_this: BackupCopy) -> Store:
+    for copy in backup.copies.filter(state=CopyState.STORED).exclude(pk=not_this.pk):
+        if not check_copy(copy):
+            return store_of(copy.storage)
+    raise StepFailed("no copy of the backup is whole")
+
+
+def _copy_small(source: Store, destination: Store, key: str) -> None:
+    if not any(stored.key == key for stored in source.list(key.rpartition("/")[0])):
+        return
+    with destination.writer(key) as file:
+        for chunk in source.read(key):
+            file.write(chunk)
+
+
+def rewrite_manifests(backup: Backup) -> None:
+    """Bring the manifests beside the copies up to date with the row; what fails is left stale."""
+    for copy in backup.copies.filter(state=CopyState.STORED).select_related("storage"):
+        with suppress(AdapterError):
+            write_manifest(store_of(copy.storage), backup.key, backup.manifest)
+
+
+def discard_unlisted(run: Run) -> None:
+    """Remove what a lost or failed run left in its storages that no backup row lists."""
+    listed = set(run.backups.values_list("key", flat=True))
+    for storage in _storages_of(run):
+        with suppress(AdapterError):
+            store = store_of(storage)
+            for stored in store.list(f"{run.environment.path}/"):
+                if f"-run{run.pk}." in stored.key and not _is_of(stored.key, listed):
+                    store.delete(stored.key)
+
+
+def _storages_of(run: Run) -> Iterator[Storage]:
+    policy = BackupPolicy.objects.of(run.environment)
+    yield policy.storage
+    if policy.pk:
+        yield from policy.copies.all()
+
+
+def _is_of(key: str, listed: set[str]) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in listed)

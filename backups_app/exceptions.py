@@ -1,0 +1,7 @@
+"""What can be wrong with an archive itself, as against what is around it."""
+
+from opsconsole.exceptions import AdapterError
+
+
+class ArchiveCorrupt(AdapterError):
+    """The stored bytes are not those that were written."""

@@ -1,0 +1,203 @@
+"""Backups, and databases that a restore has replaced."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from backups_app.archive import StoredForm
+from backups_app.models.storage import Storage
+from opsconsole.choices import BackupReason, ProofLevel, Shown
+from opsconsole.models import Environment, Run, Target
+
+
+class BackupQuerySet(models.QuerySet["Backup"]):
+    def listed(self) -> BackupQuerySet:
+        return self.filter(deleted_at=None).select_related("environment__application", "run")
+
+    def proven(self) -> BackupQuerySet:
+        """Restored at least once, and neither deleted nor about to be."""
+        return self.filter(deleted_at=None, expires_at=None, proof__gte=ProofLevel.RESTORED)
+
+
+class Backup(models.Model):
+    """A restorable artifact. The row appears when its file is whole and its checksum known.
+
+    `manifest` repeats what lies beside the file as JSON, so that the file can be restored
+    without this database.
+    """
+
+    environment = models.ForeignKey(Environment, on_delete=models.PROTECT, related_name="backups")
+    target = models.ForeignKey(Target, on_delete=models.PROTECT, related_name="backups")
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="backups")
+    reason = models.CharField(
+        max_length=16, choices=BackupReason.choices, default=BackupReason.MANUAL
+    )
+    key = models.CharField(max_length=300, unique=True)
+    size_bytes = models.BigIntegerField()
+    raw_bytes = models.BigIntegerField()
+    sha256 = models.CharField(max_length=64)
+    manifest = models.JSONField()
+    proof = models.SmallIntegerField(choices=ProofLevel.choices, default=ProofLevel.CHECKSUM)
+    proven_at = models.DateTimeField(null=True)
+    restore_seconds = models.FloatField(null=True)
+    # Why the last proof did not hold; "" when it did.
+    proof_problem = models.CharField(max_length=500, blank=True)
+    taken_at = models.DateTimeField(default=timezone.now)
+
+    held_at = models.DateTimeField(null=True)
+    held_until = models.DateTimeField(null=True)
+    held_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+"
+    )
+    hold_reason = models.CharField(max_length=500, blank=True)
+
+    # Two phases: marked with its reason, and deleted once the grace is over.
+    expires_at = models.DateTimeField(null=True)
+    expiry_reason = models.CharField(max_length=500, blank=True)
+    deleted_at = models.DateTimeField(null=True)
+
+    objects = BackupQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-taken_at", "-id"]
+        indexes = [models.Index(fields=["environment", "-taken_at"])]
+
+    def __str__(self) -> str:
+        return f"backup {self.pk} of {self.environment}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("backup", args=[self.pk])
+
+    @property
+    def proof_level(self) -> ProofLevel:
+        return ProofLevel(self.proof)
+
+    @property
+    def is_held(self) -> bool:
+        """On hold now: for good, or until a time that has not come."""
+        if self.held_at is None:
+            return False
+        return self.held_until is None or self.held_until > timezone.now()
+
+    @property
+    def form(self) -> StoredForm:
+        return StoredForm.from_manifest(self.manifest)
+
+    @property
+    def rows(self) -> int:
+        return sum(table["rows"] for table in self.manifest["content"]["tables"].values())
+
+
+class CopyState(Shown):
+    """What is known of one copy of a backup."""
+
+    STORED = "stored", _("stored")
+    COPYING = "copying", _("being copied")
+    FAILED = "failed", _("not copied")
+    CORRUPT = "corrupt", _("corrupt")
+    MISSING = "missing", _("missing")
+    DELETED = "deleted", _("deleted")
+
+    @classmethod
+    def looks(cls) -> dict[str, tuple[str, str]]:
+        return {
+            cls.STORED: ("good", "circle-check"),
+            cls.COPYING: ("info", "loader"),
+            cls.FAILED: ("bad", "circle-x"),
+            cls.CORRUPT: ("bad", "circle-x"),
+            cls.MISSING: ("bad", "circle-x"),
+            cls.DELETED: ("idle", "trash-2"),
+        }
+
+
+class BackupCopy(models.Model):
+    """One backup in one storage, with a state of its own."""
+
+    backup = models.ForeignKey(Backup, on_delete=models.PROTECT, related_name="copies")
+    storage = models.ForeignKey(Storage, on_delete=models.PROTECT, related_name="copies")
+    state = models.CharField(max_length=16, choices=CopyState.choices, default=CopyState.STORED)
+    problem = models.CharField(max_length=500, blank=True)
+    stored_at = models.DateTimeField(default=timezone.now)
+    checked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(fields=["backup", "storage"], name="copy_once_per_storage")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.backup} in {self.storage}"
+
+    @property
+    def look(self) -> CopyState:
+        return CopyState(self.state)
+
+
+class RestoreCheck(models.Model):
+    """What a worker found when it looked at a target before a restore.
+
+    `data` holds `findings` (what, text, is_ok) and `losses` (table, rows in the backup, rows
+    written since; None where that cannot be known).
+    """
+
+    backup = models.ForeignKey(Backup, on_delete=models.CASCADE, related_name="checks")
+    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    is_done = models.BooleanField(default=False)
+    data = models.JSONField(default=dict)
+    error = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"check of {self.backup} into {self.environment}"
+
+    @property
+    def is_blocked(self) -> bool:
+        return any(not finding["is_ok"] for finding in self.data.get("findings", []))
+
+
+class ReplacedDatabaseQuerySet(models.QuerySet["ReplacedDatabase"]):
+    def kept(self) -> ReplacedDatabaseQuerySet:
+        """Still on the server under their own name."""
+        return self.filter(dropped_at=None, undone_at=None).exclude(swapped_at=None)
+
+
+class ReplacedDatabase(models.Model):
+    """A database that a swap put aside, closed, with every later write in it.
+
+    Written before the swap begins with both OIDs, so that after a crash the server's own
+    catalogue says which of the two carries the live name.
+    """
+
+    target = models.ForeignKey(Target, on_delete=models.PROTECT, related_name="replaced")
+    run = models.ForeignKey(Run, on_delete=models.PROTECT, related_name="replaced")
+    live_name = models.CharField(max_length=63)
+    replaced_name = models.CharField(max_length=63)
+    built_name = models.CharField(max_length=63)
+    old_oid = models.BigIntegerField()
+    new_oid = models.BigIntegerField()
+    size_bytes = models.BigIntegerField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+    swapped_at = models.DateTimeField(null=True)
+    # The swap that this one takes back, and when one took this back.
+    undoes = models.ForeignKey("self", null=True, on_delete=models.PROTECT, related_name="+")
+    undone_at = models.DateTimeField(null=True)
+    dropped_at = models.DateTimeField(null=True)
+    dropped_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+"
+    )
+
+    objects = ReplacedDatabaseQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.replaced_name

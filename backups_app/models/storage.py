@@ -1,0 +1,56 @@
+"""Places that hold archives."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+class StorageQuerySet(models.QuerySet["Storage"]):
+    def shown(self) -> StorageQuerySet:
+        return self.filter(archived_at=None)
+
+    def builtin(self) -> Storage:
+        """The backups folder of the console itself; made when it is first asked for."""
+        return self.get_or_create(url="", defaults={"name": "Backups folder"})[0]
+
+
+class Storage(models.Model):
+    """A folder or a bucket, by its URL. Its secret is kept encrypted and opened on workers only.
+
+    The one with an empty URL is the console's own backups folder (OPSCONSOLE_BACKUPS), which
+    moves with the console.
+    """
+
+    name = models.CharField(_("name"), max_length=80, unique=True)
+    url = models.CharField(
+        "URL",
+        max_length=500,
+        unique=True,
+        help_text=_(
+            "file:///folder, s3://bucket/prefix?endpoint=https://host&region=name or "
+            "azure://container/prefix"
+        ),
+    )
+    access_key = models.CharField(
+        _("access key"), max_length=200, blank=True, help_text=_("For Azure: the account's name.")
+    )
+    secret_encrypted = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    archived_at = models.DateTimeField(null=True)
+    tested_at = models.DateTimeField(null=True)
+    # "" when the last test wrote, read back and deleted.
+    test_error = models.CharField(max_length=500, blank=True)
+
+    objects = StorageQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["created_at"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def address(self) -> str:
+        return self.url or f"file://{settings.BACKUPS_FOLDER}"

@@ -1,0 +1,71 @@
+"""The recovery kit: what a person needs to restore an environment when the console is gone."""
+
+from __future__ import annotations
+
+import shlex
+
+from django.utils import timezone
+
+from backups_app.models import Backup
+from backups_app.models.backup import CopyState
+from opsconsole.exceptions import Refused
+from opsconsole.models import Environment, User
+from opsconsole.permissions import authorize
+from opsconsole.services import audit, secrets
+
+NEWEST = 5
+
+
+def recovery_kit(*, actor: User, environment: Environment, with_key: bool) -> str:
+    """Text to print and lock away: archives, where they lie, their checksums, and how to restore.
+
+    `with_key` adds the console's age secret keys, if an archive is encrypted. Audited. Raises
+    Refused (403) without the right and (409) when no backup is proven.
+    """
+    authorize(actor, "settings.edit", environment)
+    backups = list(
+        Backup.objects.proven()
+        .filter(environment=environment)
+        .prefetch_related("copies__storage")[:NEWEST]
+    )
+    if not backups:
+        raise Refused(f"no backup of {environment} is proven: take one first")
+    encrypted = any(backup.form.recipients for backup in backups)
+    audit.record("recovery_kit.printed", actor=actor, environment=environment,
+                 about=environment, details={"with_key": with_key and encrypted})  # fmt: skip
+    parts = [
+        f"Recovery kit of {environment}, {timezone.now():%Y-%m-%d %H:%M} UTC",
+        "How to use it: docs/recovery.md of the Ops Console.",
+        *(_about(backup) for backup in backups),
+    ]
+    if encrypted:
+        parts.append(_keys(with_key))
+    return "\n\n".join(parts) + "\n"
+
+
+def _about(backup: Backup) -> str:
+    server = backup.manifest["server"]
+    lines = [
+        f"Backup {backup.pk}, taken {backup.taken_at:%Y-%m-%d %H:%M:%S} UTC, "
+        f"{backup.proof_level.label}",
+        f"  database    {server['database']}, PostgreSQL {server['version']}, {backup.rows:,} rows",
+        f"  sha256      {backup.sha256}",
+        f"  size        {backup.size_bytes:,} bytes, {backup.raw_bytes:,} unpacked",
+        *(
+            f"  copy        {copy.storage.address} {shlex.quote(backup.key)}"
+            for copy in backup.copies.all()
+            if copy.state == CopyState.STORED
+        ),
+        *(f"  opens with  the secret key of {one}" for one in backup.form.recipients),
+    ]
+    return "\n".join(lines)
+
+
+def _keys(with_key: bool) -> str:
+    if not with_key:
+        return (
+            "The secret key of the console is not printed: keys.json of its data folder, or\n"
+            "OPSCONSOLE_BACKUP_IDENTITIES, holds it. Print it with --with-key."
+        )
+    return "\n".join(["Secret keys of the console. Keep them locked away:",
+                      *secrets.backup_identities()])  # fmt: skip

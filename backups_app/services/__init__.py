@@ -1,0 +1,29 @@
+"""Verbs of restorable copies, one file per noun."""
+
+from backups_app.services.backups import (
+    hold_backup,
+    open_for_download,
+    release_backup,
+    request_backup,
+    request_verify,
+)
+from backups_app.services.restores import (
+    choose_way_back,
+    request_check,
+    request_drop,
+    request_restore,
+    request_undo,
+)
+
+__all__ = [
+    "choose_way_back",
+    "hold_backup",
+    "open_for_download",
+    "release_backup",
+    "request_backup",
+    "request_check",
+    "request_drop",
+    "request_restore",
+    "request_undo",
+    "request_verify",
+]

@@ -1,0 +1,117 @@
+"""Take and prove backups, and keep one whatever the policy says."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from django.db import transaction
+from django.db.models.functions import Now
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from backups_app.models import Backup
+from backups_app.models.backup import CopyState
+from backups_app.stores.local import LocalStore
+from opsconsole.choices import BackupReason, ProofLevel, RunKind
+from opsconsole.exceptions import Refused
+from opsconsole.models import Environment, Run, User
+from opsconsole.permissions import authorize
+from opsconsole.services import audit, runs
+
+
+def request_backup(
+    *,
+    actor: User | None,
+    environment: Environment,
+    idempotency_key: str,
+    reason: str = "",
+    why: BackupReason = BackupReason.MANUAL,
+) -> Run:
+    """Queue a backup that is taken, proven and copied. Raises Refused."""
+    return runs.request_run(
+        actor=actor,
+        kind=RunKind.BACKUP,
+        environment=environment,
+        reason=reason,
+        idempotency_key=idempotency_key,
+        parameters={"reason": why},
+    )
+
+
+def request_verify(
+    *,
+    actor: User | None,
+    backup: Backup,
+    idempotency_key: str,
+    level: ProofLevel = ProofLevel.CONTENT,
+) -> Run:
+    """Queue another proof of a backup, up to `level`. Raises Refused for a deleted one."""
+    if backup.deleted_at:
+        raise Refused(_("This backup is deleted."))
+    return runs.request_run(
+        actor=actor,
+        kind=RunKind.VERIFY,
+        environment=backup.environment,
+        idempotency_key=idempotency_key,
+        parameters={"backup": backup.pk, "level": int(level)},
+    )
+
+
+def hold_backup(*, actor: User, backup: Backup, reason: str, until: datetime | None) -> None:
+    """Keep a backup whatever the policy says, until a moment or (None) until it is released.
+
+    Takes back a deletion that is still in its grace. Raises Refused (422) without a reason or
+    with a moment that has passed, (409) for a deleted backup.
+    """
+    authorize(actor, "backup.hold", backup.environment)
+    if not reason.strip():
+        raise Refused(_("Say why: the reason is kept with the hold."), status=422)
+    if until is not None and until <= timezone.now():
+        raise Refused(_("The hold would already be over."), status=422)
+    with transaction.atomic():
+        changed = Backup.objects.filter(pk=backup.pk, deleted_at=None).update(
+            held_at=Now(), held_by=actor, held_until=until, hold_reason=reason,
+            expires_at=None, expiry_reason="",
+        )  # fmt: skip
+        if not changed:
+            raise Refused(_("This backup is deleted."))
+        audit.record(
+            "backup.held", actor=actor, environment=backup.environment, about=backup,
+            reason=reason, details={"until": until.isoformat() if until else "released"},
+        )  # fmt: skip
+
+
+def open_for_download(*, actor: User, backup: Backup) -> Path:
+    """The archive's file, for those with the right; audited.
+
+    The web process holds no storage's secret: a backup that lies in buckets only is refused,
+    with where it lies. Raises Refused.
+    """
+    authorize(actor, "backup.download", backup.environment)
+    stored = backup.copies.filter(state=CopyState.STORED).select_related("storage")
+    folders = [copy for copy in stored if copy.storage.address.startswith("file://")]
+    for copy in folders:
+        path = LocalStore(copy.storage.address.removeprefix("file://")).path(backup.key)
+        if path.is_file():
+            audit.record("backup.downloaded", actor=actor, environment=backup.environment,
+                         about=backup, details={"key": backup.key})  # fmt: skip
+            return path
+    where = ", ".join(f"{copy.storage.address} {backup.key}" for copy in stored)
+    raise Refused(
+        _("No copy lies in a folder of this machine. Fetch it from its storage: %(where)s")
+        % {"where": where or _("no copy is left")}
+    )
+
+
+def release_backup(*, actor: User, backup: Backup) -> None:
+    """End a hold; the policy decides again. Raises Refused when there is none."""
+    authorize(actor, "backup.hold", backup.environment)
+    with transaction.atomic():
+        changed = Backup.objects.filter(pk=backup.pk).exclude(held_at=None).update(
+            held_at=None, held_by=None, held_until=None, hold_reason=""
+        )  # fmt: skip
+        if not changed:
+            raise Refused(_("This backup is not on hold."))
+        audit.record("backup.released", actor=actor, environment=backup.environment,
+                     about=backup)  # fmt: skip

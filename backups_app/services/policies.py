@@ -1,0 +1,229 @@
+"""Save a backup policy, preview what it would do, keep its schedules, and prune by it."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from backups_app import schedules
+from backups_app.models import Backup, BackupPolicy, ScheduledOccurrence, Storage
+from backups_app.retention import Decision, Fact, decide, simulate
+from backups_app.services.backups import request_backup, request_verify
+from opsconsole.choices import BackupReason, ProofLevel, RunKind, RunStatus
+from opsconsole.exceptions import Refused
+from opsconsole.models import Environment, Run, User
+from opsconsole.permissions import authorize
+from opsconsole.services import audit, runs
+
+DAYS_SIMULATED = 365
+LATE = timedelta(hours=24)
+
+
+def policy_values(policy: BackupPolicy) -> dict[str, Any]:
+    """Every field of a policy as text, for the audit trail and to know what was confirmed."""
+    names = [
+        field.name
+        for field in policy._meta.concrete_fields
+        if field.name not in {"id", "environment", "changed_at"}
+    ]
+    copies = sorted(policy.copies.values_list("name", flat=True)) if policy.pk else []
+    return {name: str(getattr(policy, name)) for name in names} | {"copies": ", ".join(copies)}
+
+
+def save_policy(
+    *, actor: User, policy: BackupPolicy, copies: list[Storage], before: dict[str, Any]
+) -> BackupPolicy:
+    """Save a policy and the storages it copies to; audited with before and after."""
+    authorize(actor, "settings.edit")
+    with transaction.atomic():
+        policy.save()
+        policy.copies.set(copies)
+        audit.record(
+            "backup_policy.changed", actor=actor, environment=policy.environment, about=policy,
+            details={"before": before, "after": policy_values(policy)},
+        )  # fmt: skip
+    return policy
+
+
+# -- retention
+
+
+def facts_of(environment: Environment) -> list[Fact]:
+    """What retention needs to know of every backup that is not deleted."""
+    busy = set(
+        Run.objects.filter(
+            environment__application=environment.application_id, status__in=RunStatus.holding()
+        ).values_list("parameters__backup", flat=True)
+    ) | set(
+        Run.objects.filter(
+            environment=environment, status__in=RunStatus.holding()
+        ).values_list("result__backup", flat=True)
+    )  # fmt: skip
+    return [
+        Fact(
+            id=backup.pk,
+            taken_at=backup.taken_at,
+            reason=backup.reason,
+            size_bytes=backup.size_bytes,
+            is_proven=backup.proof >= ProofLevel.RESTORED,
+            is_held=backup.is_held,
+            is_busy=backup.pk in busy or backup.run.status in RunStatus.active(),
+        )
+        for backup in Backup.objects.filter(environment=environment, deleted_at=None)
+        .select_related("run")
+        .defer("manifest")
+    ]
+
+
+def decide_for(environment: Environment, policy: BackupPolicy | None = None) -> list[Decision]:
+    """What the policy (by default the saved one) says of each backup of the environment."""
+    policy = policy or BackupPolicy.objects.of(environment)
+    return decide(facts_of(environment), policy.rules)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a policy would do: backups that go, with why; and the year to come, month by month."""
+
+    going: list[tuple[Backup, str]]
+    kept: int
+    months: list[tuple[datetime, int, int]]
+    most_bytes: int
+
+
+def preview_policy(policy: BackupPolicy) -> Preview:
+    """Read only: nothing is marked, whatever it says."""
+    facts = facts_of(policy.environment)
+    decisions = decide(facts, policy.rules)
+    why = {d.id: d.why for d in decisions if not d.keeps}
+    backups = Backup.objects.filter(pk__in=why).defer("manifest").order_by("taken_at")
+    now = timezone.now()
+    every = timedelta(days=1)
+    if policy.backup_cron:
+        every = max(
+            schedules.interval(policy.backup_cron, policy.time_zone, now), timedelta(hours=1)
+        )
+    days = simulate(facts, policy.rules, every=every, start=now, days=DAYS_SIMULATED)
+    months = [days[min(round(DAYS_SIMULATED / 12 * n), DAYS_SIMULATED) - 1] for n in range(1, 13)]
+    return Preview(
+        going=[(backup, why[backup.pk]) for backup in backups],
+        kept=len(decisions) - len(why),
+        months=months,
+        most_bytes=max((size for _day, _count, size in months), default=0),
+    )
+
+
+def request_prune(*, actor: User | None, environment: Environment, idempotency_key: str) -> Run:
+    """Queue a run that marks and deletes what the policy does not keep."""
+    if actor is not None:
+        authorize(actor, "backup.prune", environment)
+    return runs.request_run(
+        actor=actor, kind=RunKind.PRUNE, environment=environment, idempotency_key=idempotency_key
+    )
+
+
+def prune_is_due(environment: Environment) -> bool:
+    """Whether a prune run would change anything now."""
+    now = timezone.now()
+    goes = {d.id for d in decide_for(environment) if not d.keeps}
+    rows = Backup.objects.filter(environment=environment, deleted_at=None)
+    return any(
+        (pk in goes and (expires_at is None or expires_at <= now))
+        or (pk not in goes and expires_at is not None)
+        for pk, expires_at in rows.values_list("pk", "expires_at")
+    )
+
+
+# -- schedules
+
+
+def keep_schedules(environment: Environment, now: datetime | None = None) -> list[Run]:
+    """Queue what came due since it was last looked at; each moment makes at most one run.
+
+    What came due while the console was away is made up for once, within a day. Safe to call
+    from several processes at the same time.
+    """
+    now = now or timezone.now()
+    policy = BackupPolicy.objects.filter(environment=environment).first()
+    if policy is None:
+        return []
+    queued = []
+    for kind, expression in (("backup", policy.backup_cron), ("verify", policy.verify_cron)):
+        if not expression:
+            continue
+        due_at = schedules.last_due(expression, policy.time_zone, now)
+        if due_at < policy.changed_at or now - due_at > LATE:
+            continue
+        run = _run_occurrence(environment, policy, kind, due_at)
+        if run:
+            queued.append(run)
+    return queued
+
+
+def _run_occurrence(
+    environment: Environment, policy: BackupPolicy, kind: str, due_at: datetime
+) -> Run | None:
+    try:
+        with transaction.atomic():
+            occurrence = ScheduledOccurrence.objects.create(
+                environment=environment, kind=kind, due_at=due_at
+            )
+    except IntegrityError:
+        return None
+    try:
+        run = _request(environment, policy, kind)
+    except Refused as refusal:
+        ScheduledOccurrence.objects.filter(pk=occurrence.pk).update(refusal=str(refusal)[:500])
+        return None
+    ScheduledOccurrence.objects.filter(pk=occurrence.pk).update(run=run)
+    return run
+
+
+def _request(environment: Environment, policy: BackupPolicy, kind: str) -> Run:
+    key = uuid.uuid4().hex
+    if kind == "backup":
+        return request_backup(
+            actor=None, environment=environment, idempotency_key=key, why=BackupReason.SCHEDULED
+        )
+    return request_verify(
+        actor=None,
+        backup=choose_to_prove(environment),
+        idempotency_key=key,
+        level=ProofLevel(policy.verify_level),
+    )
+
+
+def choose_to_prove(environment: Environment) -> Backup:
+    """The newest backup every other time, else a random older one. Raises Refused without any."""
+    ids = list(
+        Backup.objects.filter(environment=environment, deleted_at=None, expires_at=None)
+        .order_by("-taken_at")
+        .values_list("pk", flat=True)
+    )
+    if not ids:
+        raise Refused(_("There is no backup to prove."))
+    older = ids[1:] or ids
+    chosen = random.choice([ids[0], random.choice(older)])  # noqa: S311
+    return Backup.objects.select_related("environment__application").get(pk=chosen)
+
+
+def tend(environment: Environment) -> None:
+    """What the scheduler asks for every so often: schedules, and pruning when it is due."""
+    keep_schedules(environment)
+    last = (
+        Run.objects.filter(environment=environment, kind=RunKind.PRUNE)
+        .order_by("-id")
+        .values_list("created_at", flat=True)
+        .first()
+    )
+    pause = timedelta(seconds=settings.PRUNE_SECONDS)
+    if (last is None or timezone.now() - last > pause) and prune_is_due(environment):
+        request_prune(actor=None, environment=environment, idempotency_key=uuid.uuid4().hex)

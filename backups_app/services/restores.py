@@ -1,0 +1,171 @@
+"""Restore a backup, take a way back, undo a restore, drop what was replaced."""
+
+from __future__ import annotations
+
+from django.db import transaction
+from django.db.models.functions import Now
+from django.utils.translation import gettext as _
+
+from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, RestoreCheck
+from opsconsole.choices import ProofLevel, RunKind, RunStatus
+from opsconsole.exceptions import Refused
+from opsconsole.models import Environment, Run, User
+from opsconsole.permissions import authorize
+from opsconsole.services import audit, runs
+from opsconsole.targets.server import NAME_BYTES
+
+RESERVED = {"postgres", "template0", "template1"}
+
+
+def request_restore(
+    *,
+    actor: User,
+    backup: Backup,
+    environment: Environment,
+    idempotency_key: str,
+    typed_name: str = "",
+    reason: str = "",
+    new_database: str = "",
+    consents_unmasked: bool = False,
+    way_back_of: Run | None = None,
+) -> Run:
+    """Queue a restore that swaps the backup in and keeps what it replaces.
+
+    With `new_database` nothing is replaced: the backup goes into a database of that name on the
+    environment's server. Raises Refused (422) when the environment's name was not typed or the
+    new name is none, (409) for a backup that was never proven, and (403) when data of a
+    protected environment would go elsewhere unmasked without an admin who consents to it.
+    """
+    authorize(actor, "restore.start", environment)
+    if backup.deleted_at or backup.proof < ProofLevel.RESTORED:
+        raise Refused(_("This backup was never proven: prove it first."))
+    if backup.environment.application_id != environment.application_id:
+        raise Refused(_("This backup belongs to another application."))
+    if backup.environment_id != environment.pk and backup.environment.is_protected:
+        _require_masking_or_consent(actor, backup, environment, consents_unmasked)
+    if new_database:
+        _require_database_name(new_database)
+    elif (
+        environment.is_protected or way_back_of is None
+    ) and typed_name.strip() != environment.slug:
+        raise Refused(
+            _("Type the environment's name, %(name)s, to confirm.") % {"name": environment.slug},
+            status=422,
+        )
+    return runs.request_run(
+        actor=actor,
+        kind=RunKind.RESTORE,
+        environment=environment,
+        reason=reason,
+        idempotency_key=idempotency_key,
+        parameters={"backup": backup.pk} | ({"database": new_database} if new_database else {}),
+        way_back_of=way_back_of,
+    )
+
+
+def _require_masking_or_consent(
+    actor: User, backup: Backup, environment: Environment, consents: bool
+) -> None:
+    if BackupPolicy.objects.of(backup.environment).masking_sql.strip():
+        return
+    authorize(actor, "restore.cross", environment)
+    if not consents:
+        raise Refused(
+            _(
+                "%(source)s is protected and its policy has no masking script: an admin has to "
+                "consent that its data goes to %(where)s as it is."
+            )
+            % {"source": backup.environment, "where": environment},
+            status=422,
+        )
+
+
+def _require_database_name(name: str) -> None:
+    if len(name.encode()) > NAME_BYTES or "\0" in name or name in RESERVED:
+        raise Refused(
+            _(
+                "Give the new database a name of at most %(bytes)s bytes that PostgreSQL does not use."
+            )
+            % {"bytes": NAME_BYTES},
+            status=422,
+        )
+
+
+def request_check(*, actor: User, backup: Backup, environment: Environment) -> RestoreCheck:
+    """Have a worker look at what a restore would meet. Raises Refused (503) without a broker."""
+    authorize(actor, "restore.start", environment)
+    check = RestoreCheck.objects.create(backup=backup, environment=environment)
+    audit.record("restore.checked", actor=actor, environment=environment, about=backup)
+    if not runs.send_short("backups_app.check_restore", check.pk):
+        raise Refused(_("No worker can be asked now: the broker does not answer."), status=503)
+    return check
+
+
+def request_undo(
+    *,
+    actor: User,
+    replaced: ReplacedDatabase,
+    idempotency_key: str,
+    typed_name: str,
+    reason: str = "",
+) -> Run:
+    """Queue the exchange of a replaced database with the one that replaced it.
+
+    Both stay; what was written since the restore is in the one put aside. Raises Refused (422)
+    without the typed name and (409) when the replaced database is no longer there.
+    """
+    environment = replaced.target.environment
+    authorize(actor, "restore.start", environment)
+    if replaced.dropped_at or replaced.undone_at or replaced.swapped_at is None:
+        raise Refused(_("%(name)s is no longer kept.") % {"name": replaced.replaced_name})
+    if typed_name.strip() != environment.slug:
+        raise Refused(
+            _("Type the environment's name, %(name)s, to confirm.") % {"name": environment.slug},
+            status=422,
+        )
+    return runs.request_run(
+        actor=actor,
+        kind=RunKind.RESTORE,
+        environment=environment,
+        reason=reason,
+        idempotency_key=idempotency_key,
+        parameters={"undo": replaced.pk},
+    )
+
+
+def choose_way_back(*, actor: User, run: Run, reason: str, idempotency_key: str,
+                    typed_name: str = "") -> Run:  # fmt: skip
+    """Take the restore that a run needing attention offers; returns the restore run."""
+    authorize(actor, "run.decide", run.environment)
+    way = next((w for w in run.result.get("ways", []) if w["action"] == "restore"), None)
+    before = Run.objects.filter(idempotency_key=idempotency_key, requested_by=actor).first()
+    if before:
+        return before
+    if run.status != RunStatus.NEEDS_ATTENTION or way is None:
+        raise Refused(_("%(run)s offers no way back now.") % {"run": run})
+    return request_restore(
+        actor=actor,
+        backup=Backup.objects.get(pk=way["backup"]),
+        environment=run.environment,
+        idempotency_key=idempotency_key,
+        typed_name=typed_name,
+        reason=reason,
+        way_back_of=run,
+    )
+
+
+def request_drop(*, actor: User, replaced: ReplacedDatabase) -> None:
+    """Queue the drop of a replaced database. Raises Refused when it is live or already gone."""
+    environment = replaced.target.environment
+    authorize(actor, "replaced.drop", environment)
+    with transaction.atomic():
+        changed = (
+            ReplacedDatabase.objects.kept()
+            .filter(pk=replaced.pk)
+            .update(dropped_at=Now(), dropped_by=actor)
+        )
+        if not changed:
+            raise Refused(_("It is already dropped, or was never replaced."))
+        audit.record("replaced.dropped", actor=actor, environment=environment, about=replaced,
+                     details={"size_bytes": replaced.size_bytes})  # fmt: skip
+        transaction.on_commit(lambda: runs.send_short("backups_app.drop_replaced", replaced.pk))

@@ -1,0 +1,84 @@
+"""Add, change, test and retire storages."""
+
+from __future__ import annotations
+
+import secrets as random
+from typing import Any
+
+from django.db import transaction
+from django.db.models.functions import Now
+from django.utils.translation import gettext as _
+
+from backups_app import copies
+from backups_app.models import BackupPolicy, Storage
+from opsconsole.exceptions import AdapterError, Refused
+from opsconsole.models import User
+from opsconsole.permissions import authorize
+from opsconsole.services import audit, runs
+from opsconsole.services.environments import fields_of
+from opsconsole.services.secrets import seal
+
+FIELDS = ["name", "url", "access_key"]
+
+
+def save_storage(
+    *, actor: User, storage: Storage, before: dict[str, Any], secret: str = ""
+) -> Storage:
+    """Save a storage; a non-empty secret replaces its present one and is kept encrypted."""
+    authorize(actor, "settings.edit")
+    with transaction.atomic():
+        action = "storage.changed" if storage.pk else "storage.added"
+        if secret:
+            storage.secret_encrypted = seal(secret)
+        storage.tested_at, storage.test_error = None, ""
+        storage.save()
+        audit.record(
+            action, actor=actor, about=storage,
+            details={"before": before, "after": fields_of(storage, FIELDS),
+                     "secret_changed": bool(secret)},
+        )  # fmt: skip
+    return storage
+
+
+def request_test(*, actor: User, storage: Storage) -> None:
+    """Have a worker write, read back and delete. Raises Refused (503) when none can be asked."""
+    authorize(actor, "settings.edit")
+    audit.record("storage.tested", actor=actor, about=storage)
+    if not runs.send_short("backups_app.test_storage", storage.pk):
+        raise Refused(_("No worker can be asked now: the broker does not answer."), status=503)
+
+
+def retire_storage(*, actor: User, storage: Storage) -> None:
+    """Offer a storage no longer; what lies there stays restorable. Refused while a policy uses it."""
+    authorize(actor, "settings.edit")
+    used = BackupPolicy.objects.filter(storage=storage) | BackupPolicy.objects.filter(
+        copies=storage
+    )
+    if not storage.url:
+        raise Refused(_("The console's own backups folder cannot be retired."))
+    if user := used.select_related("environment__application").first():
+        raise Refused(
+            _("The policy of %(where)s uses it: choose another storage there first.")
+            % {"where": user.environment}
+        )
+    with transaction.atomic():
+        Storage.objects.filter(pk=storage.pk).update(archived_at=Now())
+        audit.record("storage.retired", actor=actor, about=storage)
+
+
+def test_storage(storage: Storage) -> str:
+    """On a worker: write, read back and delete a small object; records and returns the problem."""
+    key, data = f"opsconsole-test-{random.token_hex(8)}", random.token_bytes(4096)
+    problem = ""
+    try:
+        store = copies.store_of(storage)
+        with store.writer(key) as file:
+            file.write(data)
+        found = b"".join(store.read(key))
+        store.delete(key)
+        if found != data:
+            problem = _("what was read back is not what was written")
+    except AdapterError as error:
+        problem = str(error)
+    Storage.objects.filter(pk=storage.pk).update(tested_at=Now(), test_error=problem[:500])
+    return problem

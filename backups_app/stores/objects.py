@@ -1,0 +1,148 @@
+"""Buckets of S3, of what speaks its language, and of Azure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import AzureStore, S3Store
+
+from backups_app.stores.kinds import Address, Credentials, StoredObject, Writer
+from opsconsole.exceptions import AdapterError
+
+# S3 takes 10,000 parts: an archive may hold 160 GB. Two parts are in memory at a time.
+PART_BYTES = 16 * 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
+RETRIES = {
+    "max_retries": 4,
+    "retry_timeout": timedelta(seconds=60),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=200),
+        "max_backoff": timedelta(seconds=10),
+        "base": 2,
+    },
+}
+# What the library's own report of a failed request shows, in words.
+CAUSES = {
+    "ConnectionRefused": "connection refused",
+    "TimedOut": "timed out",
+    "dns error": "no such host",
+    "UnknownIssuer": "its certificate is not trusted",
+    "InvalidCertificate": "its certificate is not valid",
+    "IncompleteMessage": "it closed the connection",
+}
+
+
+class ObjectStore:
+    """A bucket. A write is a multipart upload that is aborted when it fails.
+
+    Requests answered with 5xx are sent again with a growing pause, for a minute at most.
+    """
+
+    def __init__(self, address: Address, credentials: Credentials) -> None:
+        self._store = _open(address, credentials)
+
+    @contextmanager
+    def writer(self, key: str) -> Iterator[Writer]:
+        what = f"cannot write {key}"
+        with _translated(what):
+            upload = obstore.open_writer(
+                self._store, key, buffer_size=PART_BYTES, max_concurrency=2
+            )
+        try:
+            yield _Translating(upload, what)
+        except BaseException as error:
+            # Leaving by an exception aborts the upload; a server that is gone cannot be told.
+            with suppress(OSError, BaseError):
+                upload.__exit__(type(error), error, error.__traceback__)
+            raise
+        with _translated(what):
+            upload.close()
+
+    def read(self, key: str) -> Iterator[bytes]:
+        with _translated("cannot read the archive"):
+            for chunk in obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES):
+                yield bytes(chunk)
+
+    def delete(self, key: str) -> None:
+        try:
+            with _translated(f"cannot delete {key}"):
+                obstore.delete(self._store, key)
+        except AdapterError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+
+    def list(self, prefix: str) -> list[StoredObject]:
+        with _translated(f"cannot list {prefix}"):
+            found = [
+                StoredObject(meta["path"], meta["size"])
+                for batch in obstore.list(self._store, prefix)
+                for meta in batch
+            ]
+        return sorted(found, key=lambda stored: stored.key)
+
+    def free_bytes(self) -> None:
+        return None
+
+
+class _Translating:
+    def __init__(self, upload: obstore.WritableFile, what: str) -> None:
+        self._upload, self._what = upload, what
+
+    def write(self, data: bytes) -> int:
+        with _translated(self._what):
+            return self._upload.write(data)
+
+
+def _open(address: Address, credentials: Credentials) -> Any:
+    client: Any = {"timeout": "60s", "connect_timeout": "10s"}
+    if address.endpoint.startswith("http://"):
+        client["allow_http"] = True
+    common: dict[str, Any] = {
+        "prefix": address.path or None, "client_options": client, "retry_config": RETRIES,
+    }  # fmt: skip
+    if address.endpoint:
+        common["endpoint"] = address.endpoint
+    with _translated("cannot open the storage"):
+        if address.scheme == "s3":
+            return S3Store(
+                address.bucket,
+                access_key_id=credentials.key,
+                secret_access_key=credentials.secret,
+                region=address.region or "us-east-1",
+                checksum_algorithm="SHA256",
+                **common,
+            )
+        return AzureStore(
+            address.bucket, account_name=credentials.key, account_key=credentials.secret, **common
+        )
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        raise AdapterError(f"{what}: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """One line of what the server said, without the address of the request."""
+    text = str(error).split("\n\nDebug source")[0]
+    status = re.search(r"status code: (\d{3} [A-Za-z ]+)", text)
+    code, message = (
+        re.search(r"<Code>(.*?)</Code>", text),
+        re.search(r"<Message>(.*?)</Message>", text),
+    )
+    if status:
+        said = ": ".join(found[1] for found in (code, message) if found)
+        return f"the storage answered {status[1].strip()}{f' ({said})' if said else ''}"
+    if "error sending request" in text or "operation timed out" in text:
+        cause = next((words for sign, words in CAUSES.items() if sign in str(error)), "")
+        return f"the storage cannot be reached{f' ({cause})' if cause else ''}"
+    return re.sub(r"https?://\S+", "…", text.splitlines()[0])[:300]

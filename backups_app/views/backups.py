@@ -1,0 +1,118 @@
+"""Backups in the browser: the list, one of them, back up, prove, hold."""
+
+from __future__ import annotations
+
+from django.http import FileResponse, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from backups_app import services
+from backups_app.forms import HoldForm
+from backups_app.models import Backup, ReplacedDatabase
+from opsconsole.choices import ProofLevel
+from opsconsole.exceptions import Refused
+from opsconsole.permissions import require, visible_environments
+from opsconsole.views.pages import environment_or_404, new_key, page_of, posted_key
+
+
+@require_GET
+@require("console.view")
+def backup_list(request: HttpRequest) -> HttpResponse:
+    environments = visible_environments(request.user)  # type: ignore[arg-type]
+    rows = Backup.objects.listed().defer("manifest").filter(environment__in=environments)
+    chosen = request.GET.get("environment", "")
+    if chosen.isdigit():
+        rows = rows.filter(environment_id=int(chosen))
+    replaced = ReplacedDatabase.objects.kept().filter(
+        target__environment__in=environments
+    ).select_related("run", "target__environment__application")  # fmt: skip
+    context = {
+        "page": page_of(request, rows),
+        "environments": environments,
+        "chosen": chosen,
+        "replaced": replaced,
+    }
+    return render(request, "backups_app/backup_list.html", context)
+
+
+def backup_or_404(request: HttpRequest, pk: int) -> Backup:
+    """A backup, deleted or not, of an environment that the user may see."""
+    environments = visible_environments(request.user)  # type: ignore[arg-type]
+    return get_object_or_404(
+        Backup.objects.select_related("environment__application", "run", "held_by"),
+        pk=pk,
+        environment__in=environments,
+    )
+
+
+@require_GET
+@require("console.view")
+def backup_page(request: HttpRequest, pk: int) -> HttpResponse:
+    backup = backup_or_404(request, pk)
+    context = {
+        "backup": backup,
+        "environment": backup.environment,
+        "copies": backup.copies.select_related("storage"),
+        "levels": [level for level in ProofLevel if level >= 0],
+        "hold": HoldForm(),
+        "key": new_key(),
+    }
+    return render(request, "backups_app/backup_page.html", context)
+
+
+@require_POST
+@require("run.start")
+def back_up(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+    run = services.request_backup(
+        actor=request.user,  # type: ignore[arg-type]
+        environment=environment_or_404(request, application, environment),
+        idempotency_key=posted_key(request),
+        reason=request.POST.get("reason", "")[:500],
+    )
+    return redirect(run)
+
+
+@require_POST
+@require("run.start")
+def prove(request: HttpRequest, pk: int) -> HttpResponse:
+    level = request.POST.get("level", "")
+    levels = [str(level.value) for level in ProofLevel if level >= 0]
+    run = services.request_verify(
+        actor=request.user,  # type: ignore[arg-type]
+        backup=backup_or_404(request, pk),
+        idempotency_key=posted_key(request),
+        level=ProofLevel(int(level)) if level in levels else ProofLevel.CONTENT,
+    )
+    return redirect(run)
+
+
+@require_POST
+@require("backup.download")
+def download(request: HttpRequest, pk: int) -> FileResponse:
+    backup = backup_or_404(request, pk)
+    path = services.open_for_download(actor=request.user, backup=backup)  # type: ignore[arg-type]
+    return FileResponse(path.open("rb"), as_attachment=True, filename=path.name)
+
+
+@require_POST
+@require("backup.hold")
+def hold(request: HttpRequest, pk: int) -> HttpResponse:
+    backup, form = backup_or_404(request, pk), HoldForm(request.POST)
+    if not form.is_valid():
+        raise Refused(" ".join(str(text) for texts in form.errors.values() for text in texts),
+                      status=422)  # fmt: skip
+    services.hold_backup(
+        actor=request.user,  # type: ignore[arg-type]
+        backup=backup,
+        reason=form.cleaned_data["reason"],
+        until=form.cleaned_data["until"],
+    )
+    return redirect(backup)
+
+
+@require_POST
+@require("backup.hold")
+def release(request: HttpRequest, pk: int) -> HttpResponse:
+    backup = backup_or_404(request, pk)
+    services.release_backup(actor=request.user, backup=backup)  # type: ignore[arg-type]
+    return redirect(backup)

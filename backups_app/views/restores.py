@@ -1,0 +1,147 @@
+"""Restore, ways back, undo, and dropping what was replaced, in the browser."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET, require_POST
+
+from backups_app import services
+from backups_app.forms import DropForm, RestoreForm, UndoForm
+from backups_app.models import ReplacedDatabase, RestoreCheck
+from backups_app.views.backups import backup_or_404
+from opsconsole.exceptions import Refused
+from opsconsole.permissions import require, visible_environments
+from opsconsole.views.pages import new_key, posted_key, run_or_404
+
+
+def _field_of(form: RestoreForm) -> str:
+    """The field that a refused restore (422) is about."""
+    if "consents_unmasked" in form.fields and not form.cleaned_data["consents_unmasked"]:
+        return "consents_unmasked"
+    return "new_database" if form.cleaned_data["new_database"] else "typed_name"
+
+
+@require("restore.start")
+def restore(request: HttpRequest, pk: int) -> HttpResponse:
+    """The restore page: where to, what would stay behind, and the typed name."""
+    backup = backup_or_404(request, pk)
+    environments = visible_environments(request.user).filter(  # type: ignore[arg-type]
+        application=backup.environment.application
+    )
+    form = RestoreForm(request.POST or None, environments=environments, backup=backup)
+    status = 200
+    if request.method == "POST":
+        if form.is_valid():
+            try:
+                run = services.request_restore(
+                    actor=request.user,  # type: ignore[arg-type]
+                    backup=backup,
+                    environment=form.cleaned_data["environment"],
+                    idempotency_key=posted_key(request),
+                    typed_name=form.cleaned_data["typed_name"],
+                    reason=form.cleaned_data["reason"],
+                    new_database=form.cleaned_data["new_database"].strip(),
+                    consents_unmasked=form.cleaned_data.get("consents_unmasked", False),
+                )
+            except Refused as refusal:
+                field = _field_of(form)
+                form.add_error(field if refusal.status == 422 else None, str(refusal))
+                status = refusal.status
+            else:
+                return redirect(run)
+        status = status if status != 200 else 422
+    context = {"backup": backup, "form": form, "key": request.POST.get("key") or new_key()}
+    return render(request, "backups_app/backup_restore.html", context, status=status)
+
+
+@require_POST
+@require("restore.start")
+def check(request: HttpRequest, pk: int) -> HttpResponse:
+    """Ask a worker what a restore into the chosen environment would meet."""
+    chosen = request.POST.get("environment", "")
+    environment = get_object_or_404(
+        visible_environments(request.user),  # type: ignore[arg-type]
+        pk=int(chosen) if chosen.isdigit() else 0,
+    )
+    made = services.request_check(
+        actor=request.user,  # type: ignore[arg-type]
+        backup=backup_or_404(request, pk),
+        environment=environment,
+    )
+    return render(request, "backups_app/_restore_check.html", {"check": made})
+
+
+@require_GET
+@require("restore.start")
+def check_result(request: HttpRequest, pk: int, check_id: int) -> HttpResponse:
+    found = get_object_or_404(RestoreCheck, pk=check_id, backup=backup_or_404(request, pk))
+    return render(request, "backups_app/_restore_check.html", {"check": found})
+
+
+@require_POST
+@require("run.decide")
+def way_back(request: HttpRequest, run_id: int) -> HttpResponse:
+    run = services.choose_way_back(
+        actor=request.user,  # type: ignore[arg-type]
+        run=run_or_404(request, run_id),
+        reason=request.POST.get("reason", "")[:500],
+        idempotency_key=posted_key(request),
+        typed_name=request.POST.get("typed_name", ""),
+    )
+    return redirect(run)
+
+
+def _kept_or_404(request: HttpRequest, pk: int) -> ReplacedDatabase:
+    return get_object_or_404(
+        ReplacedDatabase.objects.kept().select_related("target__environment__application"),
+        pk=pk,
+        target__environment__in=visible_environments(request.user),  # type: ignore[arg-type]
+    )
+
+
+@require("restore.start")
+def undo(request: HttpRequest, pk: int) -> HttpResponse:
+    """Exchange the replaced database with the live one again; both stay."""
+    replaced = _kept_or_404(request, pk)
+    form = UndoForm(request.POST or None)
+    status = 200
+    if request.method == "POST":
+        status = 422
+        if form.is_valid():
+            try:
+                run = services.request_undo(
+                    actor=request.user,  # type: ignore[arg-type]
+                    replaced=replaced,
+                    idempotency_key=posted_key(request),
+                    typed_name=form.cleaned_data["typed_name"],
+                    reason=form.cleaned_data["reason"],
+                )
+            except Refused as refusal:
+                form.add_error("typed_name" if refusal.status == 422 else None, str(refusal))
+                status = refusal.status
+            else:
+                return redirect(run)
+    context = {
+        "replaced": replaced,
+        "environment": replaced.target.environment,
+        "form": form,
+        "key": request.POST.get("key") or new_key(),
+    }
+    return render(request, "backups_app/replaced_undo.html", context, status=status)
+
+
+@require("replaced.drop")
+def drop_replaced(request: HttpRequest, pk: int) -> HttpResponse:
+    """Drop a replaced database: for good, so its whole name is typed."""
+    replaced = _kept_or_404(request, pk)
+    form = DropForm(request.POST or None, name=replaced.replaced_name)
+    if request.method == "POST" and form.is_valid():
+        services.request_drop(actor=request.user, replaced=replaced)  # type: ignore[arg-type]
+        messages.success(request, _("It is being dropped."))
+        return redirect("backups")
+    status = 422 if form.is_bound else 200
+    context = {"replaced": replaced, "form": form}
+    return render(request, "backups_app/replaced_drop.html", context, status=status)

@@ -1,0 +1,100 @@
+"""Policies and storages: only for admins."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET, require_POST
+
+from backups_app.forms import PolicyForm, StorageForm
+from backups_app.models import BackupPolicy, Storage
+from backups_app.services import policies, storages
+from opsconsole.permissions import require
+from opsconsole.services.environments import fields_of
+from opsconsole.views.pages import environment_or_404, new_key, posted_key
+
+
+@require("settings.edit")
+def edit_policy(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+    """The policy; what a changed one would delete is shown before it is saved."""
+    where = environment_or_404(request, application, environment)
+    policy = BackupPolicy.objects.of(where)
+    before = policies.policy_values(policy)
+    form, preview, status = PolicyForm(request.POST or None, instance=policy), None, 200
+    if request.method == "POST" and form.is_valid():
+        if request.POST.get("confirmed") == form.fingerprint:
+            policies.save_policy(
+                actor=request.user,  # type: ignore[arg-type]
+                policy=form.instance,
+                copies=list(form.cleaned_data["copies"]),
+                before=before,
+            )
+            messages.success(request, _("The policy is saved."))
+            return redirect(where)
+        preview = policies.preview_policy(form.instance)
+    elif request.method == "POST":
+        status = 422
+    context = {"form": form, "environment": where, "preview": preview,
+               "words": form.instance.in_words if preview else "", "key": new_key()}  # fmt: skip
+    return render(request, "backups_app/policy_page.html", context, status=status)
+
+
+@require_POST
+@require("backup.prune")
+def prune(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+    run = policies.request_prune(
+        actor=request.user,  # type: ignore[arg-type]
+        environment=environment_or_404(request, application, environment),
+        idempotency_key=posted_key(request),
+    )
+    return redirect(run)
+
+
+@require("settings.edit")
+def edit_storage(request: HttpRequest, pk: int | None = None) -> HttpResponse:
+    storage = get_object_or_404(Storage, pk=pk, archived_at=None) if pk else Storage()
+    before = fields_of(storage, storages.FIELDS) if pk else {}
+    form = StorageForm(request.POST or None, instance=storage)
+    if request.method == "POST" and form.is_valid():
+        saved = storages.save_storage(
+            actor=request.user,  # type: ignore[arg-type]
+            storage=form.instance,
+            before=before,
+            secret=form.cleaned_data.get("secret", ""),
+        )
+        storages.request_test(actor=request.user, storage=saved)  # type: ignore[arg-type]
+        return redirect("storage-test", saved.pk)
+    status = 422 if form.is_bound else 200
+    context = {"form": form, "storage": storage if pk else None}
+    return render(request, "backups_app/storage_page.html", context, status=status)
+
+
+@require_GET
+@require("settings.edit")
+def storage_test(request: HttpRequest, pk: int) -> HttpResponse:
+    """What the worker found; asks again every second until it did."""
+    storage = get_object_or_404(Storage, pk=pk)
+    template = "_storage_test" if request.htmx else "storage_test"  # type: ignore[attr-defined]
+    return render(request, f"backups_app/{template}.html", {"storage": storage})
+
+
+@require_POST
+@require("settings.edit")
+def test_storage(request: HttpRequest, pk: int) -> HttpResponse:
+    storage = get_object_or_404(Storage, pk=pk)
+    Storage.objects.filter(pk=pk).update(tested_at=None, test_error="")
+    storages.request_test(actor=request.user, storage=storage)  # type: ignore[arg-type]
+    return redirect("storage-test", pk)
+
+
+@require_POST
+@require("settings.edit")
+def retire_storage(request: HttpRequest, pk: int) -> HttpResponse:
+    storages.retire_storage(
+        actor=request.user,  # type: ignore[arg-type]
+        storage=get_object_or_404(Storage, pk=pk),
+    )
+    messages.success(request, _("The storage is retired; what lies there stays restorable."))
+    return redirect("settings")
