@@ -7,10 +7,12 @@ from the same runs.
 
 from __future__ import annotations
 
+import os
 import sys
 
-from tests.chaos.console import Console, Sampler
-from tests.chaos.test_way_back import STAGING, traffic
+os.environ.setdefault("OPSCONSOLE_TEST_CLIENTS", "10")
+
+from tests.chaos.console import STAGING, Console, Sampler
 
 
 def main(times: int) -> None:
@@ -21,7 +23,7 @@ def main(times: int) -> None:
         for _ in range(times):
             console.reset()
             console.ops("demo", "break-health")
-            with traffic(console):
+            with console.traffic():
                 run = console.ops("migrate", STAGING, "--wait")
                 with Sampler(console.application_dsn()) as sampler:
                     back = console.ops("way-back", str(run["id"]), "--reason", "x", "--wait")

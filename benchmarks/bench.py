@@ -1,0 +1,79 @@
+"""An embedded server, a console's database and one environment, for benchmarks in one process."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+ROW_BYTES = 1024
+
+
+def start() -> None:
+    """Start the servers (they end with the process) and set Django up on them."""
+    import os
+
+    import tests.embedded  # noqa: F401  (starts them when it is imported)
+
+    os.environ["DJANGO_SETTINGS_MODULE"] = "opsconsole.settings"
+    os.environ["OPSCONSOLE_TIME_SCALE"] = "1"
+    import django
+    from django.core.management import call_command
+
+    django.setup()
+    call_command("migrate", verbosity=0)
+    from opsconsole.services import secrets
+
+    secrets.allow_opening()
+
+
+def make_environment(megabytes: int) -> Any:
+    """An environment whose database holds about so many MB of text; `dsn` is its address."""
+    import psycopg
+    from django.conf import settings
+
+    from opsconsole.embedded.postgres import set_role
+    from opsconsole.models import Application, Environment, Target
+    from opsconsole.services.secrets import seal
+
+    name = f"bench{uuid.uuid4().hex[:6]}"
+    superuser = settings.OPSCONSOLE_HOME.read_addresses().superuser_dsn
+    with psycopg.connect(superuser, autocommit=True) as connection:
+        set_role(connection, name, "pw", "LOGIN CREATEDB")
+        connection.execute(f"CREATE DATABASE {name} OWNER {name}")
+    dsn = f"postgresql://{name}:pw@/{name}?host={superuser.split('host=')[1]}"
+    application, _made = Application.objects.get_or_create(slug="bench", defaults={"name": "B"})
+    environment = Environment.objects.create(
+        application=application, slug=name, name=name, migrations_folder="/nowhere",
+        settle_seconds=1,
+    )  # fmt: skip
+    Target.objects.create(environment=environment, dsn_encrypted=seal(dsn))
+    environment.dsn = dsn
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE filler (id bigserial PRIMARY KEY, t text)")
+        connection.execute(
+            "INSERT INTO filler (t) SELECT (SELECT string_agg(md5(n::text || i), '')"
+            " FROM generate_series(1, 31) i) FROM generate_series(1, %s) n",
+            [megabytes * 1024 * 1024 // ROW_BYTES],
+        )
+        connection.execute("CREATE TABLE pings (id bigserial PRIMARY KEY, client int)")
+        connection.execute("VACUUM ANALYZE")
+    return environment
+
+
+def admin() -> Any:
+    from opsconsole.models import Membership, User
+
+    user, made = User.objects.get_or_create(username="bench")
+    if made:
+        Membership.objects.create(user=user, role="admin")
+    return user
+
+
+def execute(run: Any) -> Any:
+    """Run it here; fails loudly unless it succeeded."""
+    from opsconsole.runner.executor import execute_run
+
+    execute_run(run.pk, "bench")
+    run.refresh_from_db()
+    assert run.status == "succeeded", run.summary
+    return run

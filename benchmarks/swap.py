@@ -1,0 +1,143 @@
+"""How long a restore cuts forty clients off: by swap, and by `pg_restore --clean` in place.
+
+Run as `.venv/bin/python -m benchmarks.swap [MEGABYTES]`. Both on the same data in the same run;
+prints the longest gap that any client saw, in milliseconds, and whether Undo is hash-equal.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+
+from benchmarks import bench
+
+CLIENTS = 40
+WARM_UP_SECONDS = 1.5
+
+
+def hammer(dsn: str) -> None:
+    """In a process of its own: forty clients write, read and reconnect until standard input ends.
+
+    Prints the longest gap that any of them saw, in seconds.
+    """
+    import psycopg
+
+    stop, gaps = threading.Event(), [0.0] * CLIENTS
+
+    def write(number: int) -> None:
+        connection, last, begun = None, 0.0, time.monotonic()
+        while not stop.wait(0.05):
+            try:
+                if connection is None or connection.closed:
+                    connection = psycopg.connect(dsn, autocommit=True)
+                connection.execute("INSERT INTO pings (client) VALUES (%s)", [number])
+                found = connection.execute("SELECT 1 FROM filler WHERE id = %s", [number + 1])
+                if found.fetchone() is None:
+                    continue
+            except psycopg.Error:
+                if connection is not None and connection.broken:
+                    connection = None
+                time.sleep(0.005)
+                continue
+            now = time.monotonic()
+            if now - begun > WARM_UP_SECONDS and last:
+                gaps[number] = max(gaps[number], now - last)
+            last = now
+
+    threads = [threading.Thread(target=write, args=[n], daemon=True) for n in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    sys.stdin.read()
+    stop.set()
+    for thread in threads:
+        thread.join(timeout=10)
+    print(max(gaps))
+
+
+@contextmanager
+def clients(dsn: str):
+    """Yields a list that holds the longest gap, in seconds, once the block is left."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.swap", "--hammer", dsn],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(2 * WARM_UP_SECONDS)
+    longest: list[float] = []
+    try:
+        yield longest
+    finally:
+        time.sleep(1)
+        longest.append(float(process.communicate()[0]))
+
+
+def main(megabytes: int) -> None:
+    bench.start()
+    import psycopg
+
+    from backups_app.models import Backup, ReplacedDatabase
+    from backups_app.services import request_backup, request_restore, request_undo
+    from opsconsole.targets.content import read_tables
+    from opsconsole.targets.tools import find_tools
+
+    environment, actor = bench.make_environment(megabytes), bench.admin()
+    run = bench.execute(
+        request_backup(actor=actor, environment=environment, idempotency_key=uuid.uuid4().hex)
+    )
+    backup = Backup.objects.get(run=run)
+
+    with clients(environment.dsn) as running:
+        run = bench.execute(
+            request_restore(
+                actor=actor, backup=backup, environment=environment,
+                idempotency_key=uuid.uuid4().hex, typed_name=environment.slug,
+            )
+        )  # fmt: skip
+    by_swap = running[0]
+    replaced = ReplacedDatabase.objects.get(run=run)
+    with psycopg.connect(environment.dsn) as connection:
+        restored = read_tables(connection)
+    with clients(environment.dsn) as running:
+        bench.execute(
+            request_undo(
+                actor=actor, replaced=replaced, idempotency_key=uuid.uuid4().hex,
+                typed_name=environment.slug,
+            )
+        )  # fmt: skip
+    by_undo = running[0]
+    with psycopg.connect(environment.dsn) as connection:
+        undone = read_tables(connection)
+    kept = ReplacedDatabase.objects.kept().get()
+    same = undone["public.filler"] == backup.manifest["content"]["tables"]["public.filler"]
+    assert restored["public.pings"]["rows"] < undone["public.pings"]["rows"], kept
+
+    pg_restore = next(t for t in reversed(find_tools()) if t.major == 18).pg_restore
+    from django.conf import settings
+
+    archive = f"{settings.BACKUPS_FOLDER}/{backup.key}"
+    with clients(environment.dsn) as running:
+        began = time.monotonic()
+        subprocess.run(
+            ["sh", "-c", f"zstd -dc {archive} | {pg_restore} --clean --if-exists "
+             f"-d '{environment.dsn}'"],
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        in_place_took = time.monotonic() - began
+    in_place = running[0]
+    print(f"{megabytes} MB, {CLIENTS} clients; longest gap any of them saw")
+    print(f"restore by swap          {by_swap * 1000:10.0f} ms")
+    print(f"undo                     {by_undo * 1000:10.0f} ms, hash-equal: {same}")
+    print(f"pg_restore --clean       {in_place * 1000:10.0f} ms ({in_place_took:.1f} s in all), "
+          f"{in_place / by_swap:.0f} times the swap")  # fmt: skip
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--hammer"]:
+        hammer(sys.argv[2])
+        sys.exit()
+    os.environ.setdefault("PYTEST_XDIST_WORKER", "bench")
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
