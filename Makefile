@@ -13,7 +13,7 @@ up: $(VENV)/$(if $(and $(DATABASE_URL),$(REDIS_URL)),production,embedded).stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m tests.toolbox
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -28,13 +28,28 @@ def prisma() -> str:
 
 
 @cache
+def azurite() -> str:
+    """Path of Azure's storage emulator under tests/node, or ""."""
+    server = node_modules() / ".bin" / "azurite-blob"
+    return str(server) if server.exists() and shutil.which("node") else ""
+
+
+@cache
 def postgres15() -> str:
     """Folder of Debian's PostgreSQL 15 server, or ""."""
     folder = Path("/usr/lib/postgresql/15/bin")
     return str(folder) if (folder / "postgres").exists() else ""
 
 
+@cache
+def age() -> str:
+    """Path of the age tool, where zstd is there too, or ""."""
+    return (shutil.which("age") or "") if shutil.which("zstd") else ""
+
+
 MISSING = {
+    "needs_age": (age, "age and zstd are not installed"),
+    "needs_azurite": (azurite, "Node packages are not installed: npm install in tests/node"),
     "needs_browser": (chromium, "Chromium is not installed"),
     "needs_prisma": (prisma, "Node packages are not installed: npm install in tests/node"),
     "needs_postgres15": (postgres15, "Debian's postgresql-15 is not installed"),

@@ -26,3 +26,10 @@ def demo(console: Console) -> Console:
     """The console with its demo as on the first start."""
     console.reset()
     return console
+
+
+@pytest.fixture
+def busy(demo: Console) -> Iterator[Console]:
+    """The same, while ten clients read and write staging."""
+    with demo.traffic():
+        yield demo

@@ -24,6 +24,9 @@ from opsconsole.demo.address import dsn_of, find
 from opsconsole.embedded.home import Home
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+STAGING = "sales-commission/staging"
+# Clients of `ops demo traffic`. Ten is what the promises are made for; three fit a small CI machine.
+CLIENTS = os.environ.get("OPSCONSOLE_TEST_CLIENTS", "3")
 SCALE = float(os.environ.get("OPSCONSOLE_TEST_SCALE", "0.05"))
 
 
@@ -114,6 +117,16 @@ class Console:
             assert done.returncode in {0, 1}, done.stderr
         return json.loads(done.stdout) if done.stdout.strip() else None
 
+    def migrate_to_attention(self) -> dict:
+        """Migrate until the run needs a decision; one that got no lock in time is tried again."""
+        for _attempt in range(4):
+            run = self.ops("migrate", STAGING, "--wait")
+            assert isinstance(run, dict)
+            if run["status"] == "needs_attention":
+                break
+            assert "lock timeout" in run["summary"], run
+        return run
+
     def reset(self) -> None:
         """Put staging back; the other environments are not touched by these tests."""
         with self.database() as connection:
@@ -138,6 +151,34 @@ class Console:
         return client.post(path, data=fields, headers={"Referer": self.url})
 
     # -- what only a tester does
+
+    @contextmanager
+    def traffic(self) -> Iterator[None]:
+        """`ops demo traffic` on staging, in a process of its own, once its clients write."""
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "manage.py"), "ops", "demo", "traffic", STAGING,
+             "--clients", CLIENTS],
+            env=self.environment, cwd=ROOT, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            wait_for(self._has_traffic, 30, "no traffic")
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=30)
+
+    def _has_traffic(self) -> bool:
+        with self.superuser() as connection:
+            row = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'traffic-%'"
+            ).fetchone()
+        return row is not None and row[0] > 0
+
+    def add_migration(self, name: str, text: str) -> None:
+        """Put a migration into the demo's folder, after all others; `demo mend` takes it away."""
+        folder = self.home / "demo/sales-commission/prisma/migrations" / f"20990101000000_{name}"
+        folder.mkdir()
+        (folder / "migration.sql").write_text(text)
 
     def send(self, task: str, object_id: int, queue: str) -> None:
         """Put a message on the broker, as a duplicate delivery would be."""
@@ -210,6 +251,26 @@ class Console:
         found = wait_for(find, 30, "no worker")
         assert isinstance(found, psutil.Process)
         return found
+
+    def started(self, *verb: str) -> int:
+        """Start a run (by default a migration of staging) and return its number."""
+        document = self.ops(*(verb or ("migrate", STAGING)))
+        assert isinstance(document, dict), self.said
+        return int(document["id"])
+
+    def kill_worker_of(self, run_id: int) -> None:
+        """kill -9, then what the promise says: tools dead within 5 s, the run lost in time."""
+        worker = self.worker()
+        worker.kill()
+        killed = time.monotonic()
+        wait_for(lambda: not self.tools(), 5, "a tool lives on")
+        lost_within = max(45 * self.scale, 6)
+
+        def is_lost() -> bool:
+            return self.status_of(run_id) not in {"running", "cancelling"}
+
+        wait_for(is_lost, lost_within, "not lost in time")
+        assert time.monotonic() - killed < lost_within + 1
 
     def tools(self) -> list[psutil.Process]:
         """pg_dump, pg_restore and swap processes that talk to this console's server."""

@@ -6,10 +6,9 @@ import time
 
 import pytest
 
-from tests.chaos.console import Console, table_lock, wait_for
+from tests.chaos.console import STAGING, Console, table_lock, wait_for
 
 pytestmark = pytest.mark.chaos
-STAGING = "sales-commission/staging"
 
 
 def sessions(console: Console, run_id: int) -> int:
@@ -36,20 +35,18 @@ def test_cancel_during_dump_ends_tool_and_sessions(demo: Console) -> None:
 
 
 def test_cancel_during_statement_ends_it_and_says_what_is_left(demo: Console) -> None:
-    folder = demo.home / "demo/sales-commission/prisma/migrations/20270101000000_slow"
-    folder.mkdir()
-    (folder / "migration.sql").write_text(
-        'ALTER TABLE "teams" ADD COLUMN "slow" INTEGER;\nSELECT pg_sleep(300);\n'
+    demo.add_migration(
+        "slow", 'ALTER TABLE "teams" ADD COLUMN "slow" INTEGER;\nSELECT pg_sleep(300);\n'
     )
     run_id = demo.ops("migrate", STAGING)["id"]  # type: ignore[index]
-    wait_for(lambda: "20270101000000_slow (atomic" in demo.log_of(run_id), 60)
+    wait_for(lambda: "20990101000000_slow (atomic" in demo.log_of(run_id), 60)
     time.sleep(0.5)
     demo.ops("cancel", str(run_id))
     wait_for(lambda: not sessions(demo, run_id), 15, "sessions are still there")
     assert demo.wait_ended(run_id) == "cancelled"
     summary = demo.run_row(run_id)["summary"]
-    assert "20270101000000_slow was rolled back by PostgreSQL and left nothing" in summary
+    assert "20990101000000_slow was rolled back by PostgreSQL and left nothing" in summary
     assert "20250728104200_index_targets_parent" in summary
     pending = demo.ops("pending", STAGING)
-    assert [m["name"] for m in pending] == ["20270101000000_slow"]  # type: ignore[union-attr]
+    assert [m["name"] for m in pending] == ["20990101000000_slow"]  # type: ignore[union-attr]
     demo.ops("demo", "mend")

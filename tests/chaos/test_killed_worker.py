@@ -7,32 +7,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.chaos.console import Console, Sampler, table_lock, wait_for
+from tests.chaos.console import STAGING, Console, table_lock, wait_for
 
 pytestmark = pytest.mark.chaos
-STAGING = "sales-commission/staging"
 PARENT = 'ADD COLUMN "parent_target_id"'
-
-
-def started(console: Console) -> int:
-    document = console.ops("migrate", STAGING)
-    assert document is not None, console.said
-    return document["id"]  # type: ignore[index]
-
-
-def kill_worker(console: Console, run_id: int) -> None:
-    """kill -9, then what the promise says: tools dead within 5 s, the run lost in time."""
-    worker = console.worker()
-    worker.kill()
-    killed = time.monotonic()
-    wait_for(lambda: not console.tools(), 5, "a tool lives on")
-    lost_within = max(45 * console.scale, 6)
-
-    def is_lost() -> bool:
-        return console.status_of(run_id) not in {"running", "cancelling"}
-
-    wait_for(is_lost, lost_within, "not lost in time")
-    assert time.monotonic() - killed < lost_within + 1
 
 
 def statements_run(console: Console, run_id: int, text: str) -> int:
@@ -49,21 +27,21 @@ HOLDS = {
 
 
 @pytest.mark.parametrize("step", ["backup", "migrate"])
-def test_killed_worker_in_held_step_leaves_true_state(demo: Console, step: str) -> None:
+def test_killed_worker_in_held_step_leaves_true_state(busy: Console, step: str) -> None:
     table, mode = HOLDS[step]
-    with demo.target() as other, ExitStack() as stack:
+    with busy.target() as other, ExitStack() as stack:
         stack.enter_context(table_lock(other, table, mode))
-        run_id = started(demo)
-        wait_for(lambda: demo.step_of(run_id) == step, 60, f"{step} not reached")
+        run_id = busy.started()
+        wait_for(lambda: busy.step_of(run_id) == step, 60, f"{step} not reached")
         time.sleep(0.3)
-        kill_worker(demo, run_id)
-    status = demo.wait_ended(run_id)
+        busy.kill_worker_of(run_id)
+    status = busy.wait_ended(run_id)
 
     assert status == "failed"
-    row = demo.run_row(run_id)
+    row = busy.run_row(run_id)
     assert "The worker was lost" in row["summary"]
     assert row["result"].get("applied", []) == []
-    with demo.target() as target:
+    with busy.target() as target:
         found = target.execute(
             "SELECT count(*) FROM information_schema.columns WHERE column_name = 'parent_target_id'"
         ).fetchone()
@@ -74,20 +52,20 @@ def test_killed_worker_in_held_step_leaves_true_state(demo: Console, step: str) 
         assert scratch == (0,)
     if step == "migrate":
         assert "left nothing" in row["summary"]
-        demo.worker_is_back()
-        demo.ops("resolve", STAGING, "20250728101500_add_parent_target_relationship",
+        busy.worker_is_back()
+        busy.ops("resolve", STAGING, "20250728101500_add_parent_target_relationship",
                  "--mark", "rolled_back", "--reason", "the worker was killed", "--wait")  # fmt: skip
-        assert demo.status == 0, demo.said
-    demo.worker_is_back()
-    again = demo.ops("migrate", STAGING, "--wait")
+        assert busy.status == 0, busy.said
+    busy.worker_is_back()
+    again = busy.ops("migrate", STAGING, "--wait")
     assert again["status"] == "succeeded", again  # type: ignore[index]
-    assert statements_run(demo, again["id"], PARENT) == 1  # type: ignore[index]
+    assert statements_run(busy, again["id"], PARENT) == 1  # type: ignore[index]
 
 
 def hold_preflight(console: Console, stack: ExitStack) -> int:
     worker = console.worker()
     worker.suspend()
-    run_id = started(console)
+    run_id = console.started()
     other = stack.enter_context(console.target())
     stack.enter_context(table_lock(other, "_prisma_migrations", "ACCESS EXCLUSIVE"))
     worker.resume()
@@ -97,7 +75,7 @@ def hold_preflight(console: Console, stack: ExitStack) -> int:
 def hold_snapshot(console: Console, stack: ExitStack) -> int:
     other = stack.enter_context(console.target())
     with console.superuser() as cluster, table_lock(cluster, "pg_database", "SHARE"):
-        run_id = started(console)
+        run_id = console.started()
         wait_for(lambda: "to prove it" in console.log_of(run_id), 60, "no proof began")
         stack.enter_context(table_lock(other, "payouts", "ACCESS EXCLUSIVE"))
     return run_id
@@ -106,7 +84,7 @@ def hold_snapshot(console: Console, stack: ExitStack) -> int:
 def hold_verify(console: Console, stack: ExitStack) -> int:
     other = stack.enter_context(console.target())
     with console.target() as first, table_lock(first, "targets", "ACCESS SHARE"):
-        run_id = started(console)
+        run_id = console.started()
         wait_for(lambda: console.step_of(run_id) == "migrate", 60, "no migration began")
         stack.enter_context(table_lock(other, "payouts", "ACCESS EXCLUSIVE"))
     return run_id
@@ -121,27 +99,27 @@ ENDS = {
 
 @pytest.mark.parametrize("step", list(ENDS))
 def test_killed_worker_around_the_migrations_ends_as_the_history_says(
-    demo: Console, step: str
+    busy: Console, step: str
 ) -> None:
     hold, expected, applied = ENDS[step]
     with ExitStack() as stack:
-        run_id = hold(demo, stack)
-        wait_for(lambda: demo.step_of(run_id) == step, 60, f"{step} not reached")
+        run_id = hold(busy, stack)
+        wait_for(lambda: busy.step_of(run_id) == step, 60, f"{step} not reached")
         time.sleep(0.2)
-        kill_worker(demo, run_id)
+        busy.kill_worker_of(run_id)
 
-    assert demo.wait_ended(run_id) == expected
-    assert len(demo.run_row(run_id)["result"]["applied"]) == applied
-    demo.worker_is_back()
+    assert busy.wait_ended(run_id) == expected
+    assert len(busy.run_row(run_id)["result"]["applied"]) == applied
+    busy.worker_is_back()
 
 
 def test_killed_worker_while_the_way_back_is_built_asks_a_person(demo: Console) -> None:
     demo.ops("demo", "break-health")
-    run_id = started(demo)
+    run_id = demo.started()
     wait_for(lambda: demo.step_of(run_id) in {"verify", "health"}, 60, "not applied")
     with demo.superuser() as cluster, table_lock(cluster, "pg_database", "SHARE"):
         wait_for(lambda: demo.step_of(run_id) == "rollback", 60, "no rollback began")
-        kill_worker(demo, run_id)
+        demo.kill_worker_of(run_id)
 
     assert demo.wait_ended(run_id) == "needs_attention"
     assert [way["action"] for way in demo.run_row(run_id)["result"]["ways"]] == ["restore", "keep"]
@@ -152,36 +130,12 @@ def test_killed_worker_while_the_way_back_is_built_asks_a_person(demo: Console) 
     demo.ops("demo", "mend")
 
 
-def test_killed_worker_in_health_resolves_to_succeeded(demo: Console) -> None:
-    run_id = started(demo)
-    wait_for(lambda: demo.step_of(run_id) == "health", 60, "health not reached")
-    kill_worker(demo, run_id)
+def test_killed_worker_in_health_resolves_to_succeeded(busy: Console) -> None:
+    run_id = busy.started()
+    wait_for(lambda: busy.step_of(run_id) == "health", 60, "health not reached")
+    busy.kill_worker_of(run_id)
 
-    assert demo.wait_ended(run_id) == "succeeded"
-    assert len(demo.run_row(run_id)["result"]["applied"]) == 2
-    assert statements_run(demo, run_id, PARENT) == 1
-    demo.worker_is_back()
-
-
-@pytest.mark.parametrize("moment", ["closing", "closed", "emptied", "renamed"])
-def test_killed_worker_in_swap_leaves_an_open_database(demo: Console, moment: str) -> None:
-    demo.ops("demo", "break-health")
-    with Sampler(demo.application_dsn()) as sampler:
-        run_id = started(demo)
-        wait_for(lambda: f"swap: {moment}" in demo.log_of(run_id)
-                 or demo.status_of(run_id) not in {"queued", "running"}, 120, "no swap")  # fmt: skip
-        kill_worker(demo, run_id)
-        status = demo.wait_ended(run_id)
-    assert status in {"rolled_back", "needs_attention"}
-    assert sampler.longest < 5
-    with demo.superuser() as connection:
-        is_open = connection.execute(
-            "SELECT datallowconn FROM pg_database WHERE datname = 'sales_commission_staging'"
-        ).fetchone()
-    assert is_open == (True,)
-    replaced = demo.run_row(run_id)["result"].get("replaced")
-    assert bool(replaced) == (status == "rolled_back")
-    if status == "needs_attention":
-        demo.ops("decide", str(run_id), "failed", "--reason", "the test goes on")
-    demo.worker_is_back()
-    demo.ops("demo", "mend")
+    assert busy.wait_ended(run_id) == "succeeded"
+    assert len(busy.run_row(run_id)["result"]["applied"]) == 2
+    assert statements_run(busy, run_id, PARENT) == 1
+    busy.worker_is_back()

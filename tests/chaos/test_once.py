@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.chaos.console import Console, table_lock, wait_for
+from tests.chaos.console import STAGING, Console, table_lock, wait_for
 
 pytestmark = pytest.mark.chaos
 PATH = "/sales-commission/staging/migrate"
@@ -33,46 +33,46 @@ def statuses(console: Console) -> list[tuple]:
         ).fetchall()
 
 
-def test_twenty_posts_of_one_form_make_one_run(demo: Console) -> None:
-    before = len(statuses(demo))
-    client, fields = form(demo, "operator")
+def test_twenty_posts_of_one_form_make_one_run(busy: Console) -> None:
+    before = len(statuses(busy))
+    client, fields = form(busy, "operator")
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda _: demo.post(client, PATH, **fields), range(20)))
+        answers = list(pool.map(lambda _: busy.post(client, PATH, **fields), range(20)))
 
     assert {(a.status_code, a.headers.get("location")) for a in answers} == {
-        (302, f"/runs/{statuses(demo)[-1][0]}")
+        (302, f"/runs/{statuses(busy)[-1][0]}")
     }
-    assert len(statuses(demo)) - before == 1
-    demo.wait_ended(statuses(demo)[-1][0])
+    assert len(statuses(busy)) - before == 1
+    busy.wait_ended(statuses(busy)[-1][0])
 
 
-def test_twenty_forms_of_two_people_make_one_run_and_clear_refusals(demo: Console) -> None:
-    before = len(statuses(demo))
-    with demo.target() as other, table_lock(other, "payouts", "ACCESS EXCLUSIVE"):
-        people = [form(demo, name) for name in ("operator", "admin")]
+def test_twenty_forms_of_two_people_make_one_run_and_clear_refusals(busy: Console) -> None:
+    before = len(statuses(busy))
+    with busy.target() as other, table_lock(other, "payouts", "ACCESS EXCLUSIVE"):
+        people = [form(busy, name) for name in ("operator", "admin")]
 
         def post(number: int):
             client, fields = people[number % 2]
-            return demo.post(client, PATH, plan=fields["plan"], key=f"{number:032x}")
+            return busy.post(client, PATH, plan=fields["plan"], key=f"{number:032x}")
 
         with ThreadPoolExecutor(20) as pool:
             answers = list(pool.map(post, range(20)))
         assert sorted(a.status_code for a in answers) == [302] + [409] * 19
         refused = next(a for a in answers if a.status_code == 409)
         assert "one run at a time changes Sales Commission staging" in refused.text
-    assert len(statuses(demo)) - before == 1
-    demo.wait_ended(statuses(demo)[-1][0])
+    assert len(statuses(busy)) - before == 1
+    busy.wait_ended(statuses(busy)[-1][0])
 
 
-def test_message_delivered_three_times_runs_once(demo: Console) -> None:
-    with demo.target() as other, table_lock(other, "payouts", "ACCESS EXCLUSIVE"):
-        run_id = demo.ops("migrate", "sales-commission/staging")["id"]  # type: ignore[index]
-        wait_for(lambda: demo.step_of(run_id) == "backup", 30)
+def test_message_delivered_three_times_runs_once(busy: Console) -> None:
+    with busy.target() as other, table_lock(other, "payouts", "ACCESS EXCLUSIVE"):
+        run_id = busy.ops("migrate", STAGING)["id"]  # type: ignore[index]
+        wait_for(lambda: busy.step_of(run_id) == "backup", 30)
         for _again in range(2):
-            demo.send("opsconsole.execute_run", run_id, "runs")
+            busy.send("opsconsole.execute_run", run_id, "runs")
 
         def refused() -> bool:
-            with demo.database() as connection:
+            with busy.database() as connection:
                 row = connection.execute(
                     "SELECT count(*) FROM opsconsole_auditevent WHERE run_id = %s"
                     " AND action = 'run.duplicate_delivery'", [run_id],
@@ -80,8 +80,8 @@ def test_message_delivered_three_times_runs_once(demo: Console) -> None:
             return row == (2,)
 
         wait_for(refused, 20, "no duplicate was recorded")
-    assert demo.wait_ended(run_id) == "succeeded"
-    with demo.database() as connection:
+    assert busy.wait_ended(run_id) == "succeeded"
+    with busy.database() as connection:
         starts = connection.execute(
             "SELECT count(*) FROM opsconsole_auditevent WHERE run_id = %s"
             " AND action = 'run.started'", [run_id],

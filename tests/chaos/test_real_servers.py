@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import re
 import shutil
 import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,7 +13,7 @@ import pytest
 from opsconsole.embedded.postgres import set_role
 from opsconsole.embedded.valkey import binary
 from tests.chaos.console import ROOT, Console, free_port
-from tests.toolbox import postgres15
+from tests.servers import postgres_15
 
 pytestmark = [pytest.mark.chaos, pytest.mark.needs_postgres15]
 
@@ -26,41 +21,17 @@ pytestmark = [pytest.mark.chaos, pytest.mark.needs_postgres15]
 @pytest.fixture
 def servers() -> Iterator[tuple[str, str]]:
     """Debian's PostgreSQL 15 and a Valkey with a port; yields the superuser's DSN and a URL."""
-    folder = Path(tempfile.mkdtemp(prefix="opsc-real-"))
-    as_user: dict = {}
-    if os.geteuid() == 0:
-        entry = pwd.getpwnam("postgres")
-        as_user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-        os.chown(folder, entry.pw_uid, entry.pw_gid)
-    data, port, broker_port = folder / "data", free_port(), free_port()
-    bin_folder = Path(postgres15())
-    subprocess.run(
-        [bin_folder / "initdb", "-D", data, "-U", "postgres", "-A", "trust"],
-        check=True, capture_output=True, cwd="/", **as_user,
-    )  # fmt: skip
-    postgres = subprocess.Popen(
-        [bin_folder / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **as_user,
-    )  # fmt: skip
+    broker_port = free_port()
     valkey = subprocess.Popen(
         [binary(), "--port", str(broker_port), "--bind", "127.0.0.1", "--save", ""],
         stdout=subprocess.DEVNULL, cwd="/tmp",
     )  # fmt: skip
-    dsn = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     try:
-        for _attempt in range(100):
-            try:
-                psycopg.connect(dsn).close()
-                break
-            except psycopg.OperationalError:
-                time.sleep(0.1)
-        yield dsn, f"redis://127.0.0.1:{broker_port}/0"
+        with postgres_15() as server:
+            yield server.dsn, f"redis://127.0.0.1:{broker_port}/0"
     finally:
         valkey.kill()
-        postgres.terminate()
-        postgres.wait(timeout=30)
         valkey.wait()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_up_on_own_servers_backs_up_a_postgres_15_with_its_own_tools(servers, tmp_path):

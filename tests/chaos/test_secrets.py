@@ -10,11 +10,10 @@ import psycopg
 import pytest
 
 from opsconsole.embedded.postgres import set_role
-from tests.chaos.console import Console
+from tests.chaos.console import STAGING, Console
 
 pytestmark = pytest.mark.chaos
 MARKER = "PlantedMarker7Zq"
-STAGING = "sales-commission/staging"
 
 
 def watch_arguments(found: set[str], stop: threading.Event) -> None:

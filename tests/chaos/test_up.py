@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.chaos.console import ROOT, Console, table_lock, wait_for
+from tests.chaos.console import ROOT, STAGING, Console, table_lock, wait_for
 
 pytestmark = pytest.mark.chaos
 
@@ -57,7 +57,7 @@ def test_dead_worker_is_started_again(console: Console) -> None:
 def test_sigterm_cancels_the_run_and_leaves_no_process(console: Console) -> None:
     console.reset()
     with console.target() as other, table_lock(other, "payouts", "ACCESS EXCLUSIVE"):
-        run_id = console.ops("migrate", "sales-commission/staging")["id"]  # type: ignore[index]
+        run_id = console.ops("migrate", STAGING)["id"]  # type: ignore[index]
         wait_for(lambda: console.step_of(run_id) == "backup", 60)
         seconds = console.stop()
     assert seconds < 30
@@ -69,7 +69,7 @@ def test_sigterm_cancels_the_run_and_leaves_no_process(console: Console) -> None
 def test_kill_9_of_up_leaves_no_child_and_next_start_tells_the_truth(console: Console) -> None:
     console.reset()
     with console.target() as other, table_lock(other, "payouts", "ACCESS EXCLUSIVE"):
-        run_id = console.ops("migrate", "sales-commission/staging")["id"]  # type: ignore[index]
+        run_id = console.ops("migrate", STAGING)["id"]  # type: ignore[index]
         wait_for(lambda: console.step_of(run_id) == "backup", 60)
         console.up.kill()  # type: ignore[union-attr]
         console.up.wait()  # type: ignore[union-attr]

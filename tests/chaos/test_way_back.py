@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
-from tests.chaos.console import ROOT, Console, Sampler
+from opsconsole.targets.content import read_tables
+from tests.chaos.console import STAGING, Console, Sampler
 
 pytestmark = pytest.mark.chaos
-STAGING = "sales-commission/staging"
-
-
-@contextmanager
-def traffic(console: Console) -> Iterator[None]:
-    """`ops demo traffic` in a process of its own."""
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "manage.py"), "ops", "demo", "traffic", STAGING],
-        env=console.environment, cwd=ROOT, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)
 
 
 def is_healthy(console: Console) -> bool:
@@ -53,15 +35,14 @@ def test_quiet_environment_goes_back_by_itself_with_a_short_outage(demo: Console
 
 def test_environment_with_writers_asks_and_keeps_every_later_write(demo: Console) -> None:
     demo.ops("demo", "break-health")
-    with traffic(demo):
-        run = demo.ops("migrate", STAGING, "--wait")
-        assert run["status"] == "needs_attention", run["summary"]  # type: ignore[index]
-        assert [way["action"] for way in run["ways"]] == ["restore", "keep"]  # type: ignore[index]
-        assert "rows written by others" in run["ways"][0]["leaves"]  # type: ignore[index]
+    with demo.traffic():
+        run = demo.migrate_to_attention()
+        assert [way["action"] for way in run["ways"]] == ["restore", "keep"]
+        assert "rows written by others" in run["ways"][0]["leaves"]
         with Sampler(demo.application_dsn()) as sampler:
-            back = demo.ops("way-back", str(run["id"]), "--reason", "broken", "--wait")  # type: ignore[index]
+            back = demo.ops("way-back", str(run["id"]), "--reason", "broken", "--wait")
     assert back["status"] == "succeeded", back["summary"]  # type: ignore[index]
-    assert demo.status_of(run["id"]) == "rolled_back"  # type: ignore[index]
+    assert demo.status_of(run["id"]) == "rolled_back"
     assert 0 < sampler.total < 1
     assert 0 < back["availability"]["down_ms"] < 1000  # type: ignore[index]
     assert is_healthy(demo)
@@ -78,7 +59,7 @@ def test_environment_with_writers_asks_and_keeps_every_later_write(demo: Console
 
 def test_broken_sql_under_traffic_restores_nothing(demo: Console) -> None:
     demo.ops("demo", "break-sql")
-    with traffic(demo):
+    with demo.traffic():
         run = demo.ops("migrate", STAGING, "--wait")
     assert run["status"] == "failed", run  # type: ignore[index]
     assert len(run["applied"]) == 2  # type: ignore[index]
@@ -89,6 +70,41 @@ def test_broken_sql_under_traffic_restores_nothing(demo: Console) -> None:
             " WHERE table_name = 'payouts' AND column_name = 'approved_by')"
         ).fetchone()
     assert left == (None, 0)
+
+
+def contents(console: Console) -> dict[str, dict[str, Any]]:
+    """Rows and content hash of every table but Prisma's history."""
+    with console.target() as target:
+        tables = read_tables(target)
+    del tables["public._prisma_migrations"]
+    return tables
+
+
+def resolve_and_take_away(console: Console, run: dict[str, Any]) -> None:
+    name = console.run_row(run["id"])["result"]["failed_script"]["name"]
+    console.ops("resolve", STAGING, name, "--mark", "rolled_back", "--reason", "x", "--wait")
+    assert console.status == 0, console.said
+    console.ops("demo", "mend")
+
+
+def test_broken_sql_leaves_every_table_as_before_its_file_and_the_next_migrate_succeeds(
+    demo: Console,
+) -> None:
+    assert demo.ops("migrate", STAGING, "--wait")["status"] == "succeeded"  # type: ignore[index]
+    before = contents(demo)
+    demo.ops("demo", "break-sql")
+    run = demo.ops("migrate", STAGING, "--wait")
+
+    assert run["status"] == "failed", run  # type: ignore[index]
+    assert run["replaced"] is None  # type: ignore[index]
+    assert contents(demo) == before
+
+    resolve_and_take_away(demo, run)  # type: ignore[arg-type]
+    demo.add_migration("note", 'ALTER TABLE "teams" ADD COLUMN "note" TEXT;\n')
+    again = demo.ops("migrate", STAGING, "--wait")
+    assert again["status"] == "succeeded", again  # type: ignore[index]
+    assert [name.partition("_")[2] for name in again["applied"]] == ["note"]  # type: ignore[index]
+    demo.ops("demo", "mend")
 
 
 def test_non_atomic_break_lands_exactly_what_the_run_names(demo: Console) -> None:
@@ -104,9 +120,5 @@ def test_non_atomic_break_lands_exactly_what_the_run_names(demo: Console) -> Non
             " AND column_name = 'approved_by')"
         ).fetchone()
     assert left == ("payout_notes", 1)
-    name = demo.run_row(run["id"])["result"]["failed_script"]["name"]  # type: ignore[index]
-    demo.ops("resolve", STAGING, name, "--mark", "rolled_back", "--reason", "x", "--wait")
-    assert demo.status == 0
-    demo.ops("demo", "mend")
-    demo.ops("pending", STAGING)
-    assert demo.status == 0
+    resolve_and_take_away(demo, run)  # type: ignore[arg-type]
+    assert demo.ops("pending", STAGING) == []

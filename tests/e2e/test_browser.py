@@ -51,11 +51,12 @@ def test_new_operator_migrates_staging_and_finds_every_trace(console, browser): 
 
     page.get_by_role("link", name="Migrate staging: 2 pending").click()
     page.get_by_label("Why (kept with the run)").fill("quarter end")
-    page.get_by_role("button", name="Migrate staging: 2 pending").click()
+    with console.traffic():
+        page.get_by_role("button", name="Migrate staging: 2 pending").click()
 
-    page.wait_for_url("**/runs/*")
-    page.locator("[data-log] li[id]").nth(3).wait_for()
-    page.get_by_text("Succeeded").first.wait_for(timeout=60_000)
+        page.wait_for_url("**/runs/*")
+        page.locator("[data-log] li[id]").nth(3).wait_for()
+        page.get_by_text("Succeeded").first.wait_for(timeout=60_000)
     page.get_by_role("button", name="Cancel run").wait_for(state="detached")
     log = page.locator("[data-log]").inner_text()
     assert "content equal" in log
@@ -81,7 +82,8 @@ PATHS = (
     "/backups", "/backups/1", "/backups/1/restore", "/audit", "/settings", "/preferences",
     "/settings/applications/add", "/settings/applications/1/environments/1",
     "/settings/environments/1/checks/add", "/settings/connections/1", "/settings/people/add",
-    "/settings/roles/add", "/find?q=parent", "/nothing/here",
+    "/sales-commission/staging/backup-policy", "/settings/storages/add", "/settings/storages/1",
+    "/settings/storages/1/test", "/settings/roles/add", "/find?q=parent", "/nothing/here",
     "/sales-commission/staging/migrations/20250105090000_init",
 )  # fmt: skip
 

@@ -29,10 +29,14 @@ FAMILY = (
 )
 
 
-def gone(pid: int, seconds: float = 5) -> bool:
+def gone(process: psutil.Process, seconds: float = 5) -> bool:
+    """Whether that process ends in time. A number alone may be another's by then."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        try:
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
             return True
         time.sleep(0.02)
     return False
@@ -47,10 +51,10 @@ def test_exit_status_and_signals_are_passed_on():
 @pytest.mark.parametrize("how", ["stop", "kill", "close"])
 def test_command_and_its_orphans_end(how):
     command = Supervised([sys.executable, "-c", FAMILY], stdout=subprocess.PIPE, grace_seconds=1)
-    pids = [int(p) for p in command.process.stdout.readline().split()]
+    processes = [psutil.Process(int(p)) for p in command.process.stdout.readline().split()]
     getattr(command, how)()
     assert command.process.wait(10) == 125
-    assert all(gone(pid) for pid in pids)
+    assert all(gone(process) for process in processes)
     command.close()
 
 
@@ -78,18 +82,18 @@ def test_kill_9_of_the_parent_ends_everything(tmp_path):
         "time.sleep(300)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    pids = [int(p) for p in parent.stdout.readline().split()]
-    pids += [int(p) for p in parent.stdout.readline().split()]
+    processes = [psutil.Process(int(p)) for p in parent.stdout.readline().split()]
+    processes += [psutil.Process(int(p)) for p in parent.stdout.readline().split()]
     parent.kill()
     parent.wait()
-    assert all(gone(pid) for pid in pids)
+    assert all(gone(process) for process in processes)
 
 
 def test_kill_9_of_the_supervisor_ends_the_command():
     command = Supervised([sys.executable, "-c", FAMILY], stdout=subprocess.PIPE)
-    pid = int(command.process.stdout.readline().split()[0])
+    child = psutil.Process(int(command.process.stdout.readline().split()[0]))
     os.kill(command.process.pid, signal.SIGKILL)
-    assert gone(pid)
+    assert gone(child)
     command.wait()
 
 
@@ -126,8 +130,8 @@ def test_tool_that_is_left_early_ends():
         tool.stdin.write(b"x")
         tool.stdin.flush()
         assert next(tool.chunks()) == b"x"
-        pid = psutil.Process(tool.supervised.process.pid).children()[0].pid
-    assert gone(pid)
+        child = psutil.Process(tool.supervised.process.pid).children()[0]
+    assert gone(child)
 
 
 def test_environment_is_an_allow_list(monkeypatch):

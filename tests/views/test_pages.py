@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-
 import pytest
 from django.test import Client
 from django.urls import reverse
@@ -28,16 +26,6 @@ from opsconsole.runner.executor import execute_run
 
 PAGES = ("home", "runs", "backups", "audit", "preferences")
 SETTINGS = ("settings", "application-add", "person-add", "role-add")
-
-
-@pytest.fixture
-def as_role(person):
-    def make(role: str) -> Client:
-        client = Client()
-        client.force_login(person(role, f"{role}-{uuid.uuid4().hex[:4]}"))
-        return client
-
-    return make
 
 
 @pytest.fixture

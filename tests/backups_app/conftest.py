@@ -1,0 +1,65 @@
+"""Fixtures: backups and restores requested and executed here."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from backups_app import services
+from backups_app.models import Backup, BackupPolicy, Storage
+from opsconsole.models import Environment, Run
+from opsconsole.runner.executor import execute_run
+
+
+@pytest.fixture(autouse=True)
+def _own_backups_folder(settings, tmp_path) -> None:
+    settings.BACKUPS_FOLDER = tmp_path / "backups"
+    settings.BACKUPS_SCRATCH = tmp_path / "scratch"
+
+
+def execute(run: Run) -> Run:
+    """Run it in this process; returns it as it ended."""
+    execute_run(run.pk, "w")
+    run.refresh_from_db()
+    return run
+
+
+@pytest.fixture
+def run_backup(environment, operator):
+    def run(**more) -> Run:
+        more = {"actor": operator, "environment": environment} | more
+        return execute(services.request_backup(idempotency_key=uuid.uuid4().hex, **more))
+
+    return run
+
+
+@pytest.fixture
+def backup(run_backup) -> Backup:
+    run = run_backup()
+    return Backup.objects.get(run=run)
+
+
+@pytest.fixture
+def set_policy(environment):
+    """`set_policy(level=3)` saves the environment's policy with these values."""
+
+    def save(copies: tuple[Storage, ...] = (), where: Environment | None = None, **values):
+        policy = BackupPolicy.objects.of(where or environment)
+        for name, value in values.items():
+            setattr(policy, name, value)
+        policy.save()
+        policy.copies.set(copies)
+        return policy
+
+    return save
+
+
+def restore(actor, backup: Backup, environment: Environment, **more) -> Run:
+    more.setdefault("typed_name", environment.slug)
+    return execute(
+        services.request_restore(
+            actor=actor, backup=backup, environment=environment,
+            idempotency_key=uuid.uuid4().hex, **more,
+        )
+    )  # fmt: skip

@@ -1,0 +1,226 @@
+"""Stores: one contract, and how each of them fails."""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import hashlib
+import hmac
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from backups_app.stores import objects
+from backups_app.stores.kinds import Address, Credentials, open_store
+from backups_app.stores.local import LocalStore
+from opsconsole.exceptions import AdapterError
+from tests.chaos.console import free_port
+from tests.contracts.store import BIG, StoreContract, get, put
+from tests.s3 import scripted_s3
+from tests.toolbox import azurite
+
+KEY = Credentials("key", "s3-secret-marker")
+
+
+class TestLocalStore(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path):
+        return open_store(f"file://{tmp_path}/backups", Credentials())
+
+    def test_half_written_file_is_listed_and_deleted(self, store):
+        put(store, "app/a.dump", b"1")
+        store.path("app/a.dump").rename(store.path("app/a.dump.partial"))
+        assert [stored.key for stored in store.list("app")] == ["app/a.dump"]
+        store.delete("app/a.dump")
+        assert store.list("app") == []
+
+    def test_only_the_owner_may_read(self, store):
+        put(store, "app/a.dump", b"1")
+        assert store.path("app/a.dump").stat().st_mode & 0o777 == 0o600
+        assert store.path("app").stat().st_mode & 0o777 == 0o700
+
+    def test_key_cannot_lead_out_of_the_folder(self, store):
+        with pytest.raises(AdapterError, match="outside"):
+            store.path("../../etc/passwd")
+
+    def test_full_disk_is_named_and_leaves_nothing(self, store, monkeypatch):
+        monkeypatch.setattr(LocalStore, "_opened", lambda *_: open("/dev/full", "wb"))
+        with pytest.raises(AdapterError, match="No space left on device"):
+            put(store, "app/a.dump", b"1")
+        assert store.list("app") == []
+
+    def test_folder_that_cannot_be_made_is_named(self, store, tmp_path):
+        (tmp_path / "backups").touch()
+        with pytest.raises(AdapterError, match="cannot write the archive: "):
+            put(store, "app/a.dump", b"1")
+
+    def test_free_space_is_that_of_the_folder_to_come(self, store):
+        assert store.free_bytes() > 0
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    quick = objects.RETRIES | {
+        "retry_timeout": timedelta(seconds=3),
+        "backoff": {
+            "init_backoff": timedelta(milliseconds=10),
+            "max_backoff": timedelta(milliseconds=50),
+            "base": 2,
+        },
+    }
+    monkeypatch.setattr(objects, "RETRIES", quick)
+    with scripted_s3() as server:
+        yield server
+
+
+class TestS3Store(StoreContract):
+    @pytest.fixture
+    def store(self, s3):
+        return open_store(s3.url, KEY)
+
+    def test_failed_write_aborts_its_upload(self, store, s3):
+        with pytest.raises(ZeroDivisionError), store.writer("a.dump") as file:
+            file.write(BIG)
+            raise ZeroDivisionError
+        assert (s3.uploads, s3.objects) == ({}, {})
+
+    def test_server_that_fails_for_a_moment_is_asked_again(self, store, s3):
+        answers = iter([503, 500, None])
+        s3.script = lambda method, _key: next(answers, None) if method == "PUT" else None
+        put(store, "a.dump", b"data")
+        assert s3.objects["console/a.dump"] == b"data"
+
+    def test_dropped_connection_is_made_again(self, store, s3):
+        answers = iter(["drop", None])
+        s3.script = lambda method, _key: next(answers, None) if method == "PUT" else None
+        put(store, "a.dump", b"data")
+        assert s3.objects["console/a.dump"] == b"data"
+
+    def test_slow_server_is_waited_for(self, store, s3):
+        s3.script = lambda method, _key: "slow"
+        put(store, "a.dump", b"data")
+        assert get(store, "a.dump") == b"data"
+
+    @pytest.mark.parametrize(
+        ("status", "code", "said"),
+        [
+            (503, "SlowDown", "503 Service Unavailable (SlowDown: scripted SlowDown)"),
+            (500, "InternalError", "500 Internal Server Error (InternalError"),
+            (403, "ExpiredToken", "403 Forbidden (ExpiredToken"),
+            (403, "InvalidAccessKeyId", "403 Forbidden (InvalidAccessKeyId"),
+            (404, "NoSuchBucket", "404 Not Found (NoSuchBucket"),
+            (400, "BadDigest", "400 Bad Request (BadDigest"),
+        ],
+    )
+    @pytest.mark.parametrize("size", [4, len(BIG)], ids=["small", "multipart"])
+    def test_failure_is_named_and_leaves_nothing(self, store, s3, status, code, said, size):
+        s3.code[status] = code
+        s3.script = lambda method, _key: status if method == "PUT" else None
+        with pytest.raises(AdapterError) as error:
+            put(store, "a.dump", BIG[:size])
+        assert str(error.value).startswith(f"cannot write a.dump: the storage answered {said}")
+        assert (s3.uploads, s3.objects) == ({}, {})
+
+    def test_server_that_is_away_is_named(self, s3):
+        url = s3.url.replace(str(s3.port), "1")
+        with pytest.raises(AdapterError, match="cannot be reached"):
+            put(open_store(url, KEY), "a.dump", b"1")
+        with pytest.raises(AdapterError, match=r"cannot be reached \(connection refused\)"):
+            get(open_store(url, KEY), "a.dump")
+
+    def test_no_error_holds_the_secret_or_the_address(self, store, s3):
+        s3.script = lambda *_: 403
+        for act in (lambda: put(store, "a", b"1"), lambda: get(store, "a"),
+                    lambda: store.list("a"), lambda: store.delete("a")):  # fmt: skip
+            with pytest.raises(AdapterError) as error:
+                act()
+            assert "s3-secret-marker" not in str(error.value)
+            assert "http://" not in str(error.value)
+
+
+# The emulator's well-known account, the same everywhere.
+AZURE = Credentials(
+    "devstoreaccount1",
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
+)
+
+
+@pytest.fixture(scope="module")
+def azurite_url() -> Iterator[str]:
+    """Azure's own emulator, in memory; yields the account's address."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/{AZURE.key}"
+    server = subprocess.Popen(
+        [azurite(), "--blobPort", str(port), "--inMemoryPersistence", "--skipApiVersionCheck",
+         "--disableTelemetry", "--silent"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/tmp",
+    )  # fmt: skip
+    try:
+        for _attempt in range(200):
+            try:
+                httpx.get(url)
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+def make_container(account_url: str, name: str) -> None:
+    """Create a container, signed as Azure's documentation of the Shared Key scheme says."""
+    headers = {"x-ms-date": email.utils.formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+    canonical = "".join(f"{key}:{value}\n" for key, value in headers.items())
+    path = f"/{AZURE.key}/{AZURE.key}/{name}"
+    text = "PUT" + "\n" * 12 + canonical + path + "\nrestype:container"
+    digest = hmac.new(base64.b64decode(AZURE.secret), text.encode(), hashlib.sha256).digest()
+    signature = base64.b64encode(digest).decode()
+    headers |= {"Authorization": f"SharedKey {AZURE.key}:{signature}", "Content-Length": "0"}
+    httpx.put(f"{account_url}/{name}?restype=container", headers=headers).raise_for_status()
+
+
+@pytest.mark.needs_azurite
+class TestAzureStore(StoreContract):
+    @pytest.fixture
+    def store(self, azurite_url):
+        name = f"box{uuid.uuid4().hex[:8]}"
+        make_container(azurite_url, name)
+        return open_store(f"azure://{name}/console?endpoint={azurite_url}", AZURE)
+
+    def test_container_that_is_not_there_is_named(self, azurite_url):
+        store = open_store(f"azure://nobox?endpoint={azurite_url}", AZURE)
+        with pytest.raises(AdapterError, match=r"404 .*ContainerNotFound"):
+            put(store, "a.dump", b"1")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("/srv/backups", "starts with file://"),
+        ("file://srv/backups", "file:///absolute/path"),
+        ("file:///srv/../etc", "file:///absolute/path"),
+        ("s3://", "give the bucket"),
+        ("s3://key:secret@bucket/x", "must not hold a key"),
+        ("s3://bucket?endpoint=ftp://x", "the endpoint starts with"),
+        ("s3://bucket?color=red", "unknown option 'color'"),
+        ("gs://bucket", "starts with file://"),
+    ],
+)
+def test_bad_url_is_refused_with_what_is_wrong(url, said):
+    with pytest.raises(AdapterError) as error:
+        open_store(url, Credentials())
+    assert said in str(error.value)
+
+
+def test_url_is_read_in_parts():
+    assert Address.parse("s3://b/p/q/?endpoint=https://h:9000&region=eu") == Address(
+        "s3", "b", "p/q", "https://h:9000", "eu"
+    )
+    assert os.fspath(Address.parse("file:///srv/b").path) == "/srv/b"
