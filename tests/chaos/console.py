@@ -227,6 +227,22 @@ class Console:
             ).fetchone()
         return row[0] if row else ""
 
+    def reaches(self, run_id: int, step: str, seconds: float = 60) -> None:
+        """Wait until that step runs; fail at once, with the run's own words, if it ended before."""
+
+        def is_there() -> bool:
+            if self.step_of(run_id) == step:
+                return True
+            row = self.run_row(run_id)
+            moving = row["status"] in {"queued", "running"}
+            assert moving, f"{step} not reached: {row['summary']}\n{self.log_of(run_id)}"
+            return False
+
+        try:
+            wait_for(is_there, seconds, f"{step} not reached")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log_of(run_id)}") from None
+
     def log_of(self, run_id: int) -> str:
         with self.database() as connection:
             rows = connection.execute(
@@ -260,8 +276,11 @@ class Console:
 
     def kill_worker_of(self, run_id: int) -> None:
         """kill -9, then what the promise says: tools dead within 5 s, the run lost in time."""
-        worker = self.worker()
-        worker.kill()
+        self.worker().kill()
+        self.loses(run_id)
+
+    def loses(self, run_id: int) -> None:
+        """Its worker was killed just now: the tools die and the run is found lost, in time."""
         killed = time.monotonic()
         wait_for(lambda: not self.tools(), 5, "a tool lives on")
         lost_within = max(45 * self.scale, 6)

@@ -52,7 +52,7 @@ def test_killed_worker_while_a_restore_is_built_replaces_nothing(busy: Console) 
         run_id = busy.started(
             "restore", str(taken["backup"]), "--to", STAGING, "--confirm", "staging"  # type: ignore[index]
         )  # fmt: skip
-        wait_for(lambda: busy.step_of(run_id) == "restore", 60, "no restore began")
+        busy.reaches(run_id, "restore")
         busy.kill_worker_of(run_id)
     assert busy.wait_ended(run_id) == "failed"
     assert "was not replaced" in busy.run_row(run_id)["summary"]

@@ -2,56 +2,190 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+import psycopg
 import pytest
 
-from tests.chaos.console import Console, Sampler, wait_for
+from tests.chaos.console import Console, Sampler, table_lock, wait_for
 
 pytestmark = pytest.mark.chaos
-MOMENTS = ["closing", "closed", "emptied", "renamed"]
+LIVE = "sales_commission_staging"
+SWAPS = "backups_app_replaceddatabase"
 
 
-def kill_worker_in_swap(console: Console, run_id: int, moment: str) -> str:
-    """Kill at that moment of the run's swap; returns how the run ended, its database open."""
-    with Sampler(console.application_dsn()) as sampler:
-        wait_for(lambda: f"swap: {moment}" in console.log_of(run_id)
-                 or console.status_of(run_id) not in {"queued", "running"}, 120, "no swap")  # fmt: skip
-        console.kill_worker_of(run_id)
-        status = console.wait_ended(run_id)
-    assert sampler.longest < 5
+def is_open(console: Console) -> bool:
     with console.superuser() as connection:
-        is_open = connection.execute(
-            "SELECT datallowconn FROM pg_database WHERE datname = 'sales_commission_staging'"
+        row = connection.execute(
+            "SELECT datallowconn FROM pg_database WHERE datname = %s", [LIVE]
         ).fetchone()
-    assert is_open == (True,)
-    return status
+    return row == (True,)
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_worker_in_swap_leaves_an_open_database(demo: Console, moment: str) -> None:
-    demo.ops("demo", "break-health")
-    run_id = demo.started()
-    status = kill_worker_in_swap(demo, run_id, moment)
-    assert status in {"rolled_back", "needs_attention"}, demo.run_row(run_id)["summary"]
-    assert bool(demo.run_row(run_id)["result"].get("replaced")) == (status == "rolled_back")
-    if status == "needs_attention":
-        demo.ops("decide", str(run_id), "failed", "--reason", "the test goes on")
-    demo.worker_is_back()
-    demo.ops("demo", "mend")
+def waits_for_lock(connection: psycopg.Connection, statement: str) -> bool:
+    """Whether a session on this server waits for a lock with a statement that begins so."""
+    with connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            " AND starts_with(query, %s)",
+            [statement],
+        ).fetchone()
+    return row is not None and row[0] > 0
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_worker_in_a_chosen_way_back_leaves_an_open_database(
-    busy: Console, moment: str
+@contextmanager
+def swaps_locked(console: Console) -> Iterator[None]:
+    """The console cannot write down that a swap begins, or how it ended."""
+    with console.database() as own, table_lock(own, SWAPS, "SHARE ROW EXCLUSIVE"):
+        yield
+
+
+@contextmanager
+def catalogue_locked(console: Console) -> Iterator[None]:
+    """The live database can be neither closed nor opened."""
+    with console.superuser() as cluster, table_lock(cluster, "pg_database", "SHARE"):
+        yield
+
+
+@contextmanager
+def session_that_stays(console: Console) -> Iterator[None]:
+    """A stopped server process: told to end, it stays until it is continued."""
+    with psycopg.connect(console.application_dsn(), autocommit=True) as session:
+        pid = session.info.backend_pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def name_locked(console: Console) -> Iterator[None]:
+    """A comment that is not committed: sessions come and go, the name cannot change."""
+    with console.superuser() as cluster, cluster.transaction(force_rollback=True):
+        cluster.execute(f"COMMENT ON DATABASE {LIVE} IS 'held'")
+        yield
+
+
+# What holds a swap open at a moment, and how the server shows that it has come there.
+Hold = Callable[[Console], AbstractContextManager[None]]
+HOLDS: dict[str, tuple[Hold, Callable[[Console], bool]]] = {
+    "closing": (catalogue_locked, lambda c: waits_for_lock(c.superuser(), "ALTER DATABASE")),
+    "closed": (session_that_stays, lambda c: not is_open(c)),
+    "emptied": (name_locked, lambda c: waits_for_lock(c.superuser(), "ALTER DATABASE")),
+}
+
+
+@contextmanager
+def swap_held(console: Console, moment: str, start: Callable[[], int]) -> Iterator[int]:
+    """Start a run and hold its swap open at that moment until the block ends; gives its number."""
+    hold, is_there = HOLDS["emptied" if moment == "renamed" else moment]
+    with ExitStack() as held:
+        with swaps_locked(console):
+            run_id = started_to_swap(console, start)
+            held.enter_context(hold(console))
+        wait_for(lambda: is_there(console), 10, f"{moment} not reached")
+        if moment != "renamed":
+            yield run_id
+            return
+        with swaps_locked(console):
+            held.close()
+            wait_for(lambda: waits_for_lock(console.database(), f'UPDATE "{SWAPS}"'), 10, "no swap")
+            yield run_id
+
+
+def started_to_swap(console: Console, start: Callable[[], int]) -> int:
+    """Start a run until one is about to swap; one that got no lock in time is tried again."""
+    for _attempt in range(4):
+        run_id = start()
+        wait_for(lambda: waits_for_lock(console.database(), f'INSERT INTO "{SWAPS}"')
+                 or console.status_of(run_id) not in {"queued", "running"}, 120, "no swap")  # fmt: skip
+        row = console.run_row(run_id)
+        if row["status"] == "running":
+            return run_id
+        assert "lock timeout" in row["summary"], row["summary"]
+    raise AssertionError(row["summary"])
+
+
+def kill_worker_in_swap(
+    console: Console, moment: str, start: Callable[[], int], *, outlasts_window: bool = False
+) -> int:
+    """Kill at that moment; the swap then goes on, or is held until it has given up."""
+    with Sampler(console.application_dsn()) as sampler:
+        with swap_held(console, moment, start) as run_id:
+            console.worker().kill()
+            if outlasts_window:
+                wait_for(lambda: is_open(console) and not swap_sessions(console), 8, "no end")
+        console.loses(run_id)
+        console.wait_ended(run_id)
+    assert sampler.longest < 5
+    assert is_open(console)
+    return run_id
+
+
+def swap_sessions(console: Console) -> int:
+    with console.superuser() as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'opsconsole:%:swap'"
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@pytest.fixture
+def going_back(busy: Console) -> Iterator[Console]:
+    """Staging goes back by itself, whoever writes; its next migration breaks the application."""
+    policy = "UPDATE opsconsole_environment SET auto_rollback = %s WHERE slug = 'staging'"
+    with busy.database() as own:
+        own.execute(policy, ["always"])
+    busy.ops("demo", "break-health")
+    yield busy
+    busy.worker_is_back()
+    with busy.database() as own:
+        own.execute(policy, ["no_writes"])
+    busy.ops("demo", "mend")
+
+
+@pytest.mark.parametrize("moment", [*HOLDS, "renamed"])
+def test_swap_whose_worker_was_killed_goes_on_to_its_end(going_back: Console, moment: str) -> None:
+    run_id = kill_worker_in_swap(going_back, moment, going_back.started)
+
+    row = going_back.run_row(run_id)
+    assert row["status"] == "rolled_back", row["summary"]
+    with going_back.superuser() as cluster:
+        kept = cluster.execute(
+            "SELECT datallowconn FROM pg_database WHERE datname = %s", [row["result"]["replaced"]]
+        ).fetchone()
+    assert kept == (False,)
+
+
+@pytest.mark.parametrize("moment", list(HOLDS))
+def test_swap_that_cannot_end_in_its_window_opens_the_live_database_again(
+    going_back: Console, moment: str
+) -> None:
+    run_id = kill_worker_in_swap(going_back, moment, going_back.started, outlasts_window=True)
+
+    row = going_back.run_row(run_id)
+    assert row["status"] == "needs_attention", row["summary"]
+    assert "replaced" not in row["result"]
+    assert [way["action"] for way in row["result"]["ways"]] == ["restore", "keep"]
+
+
+def test_chosen_way_back_whose_worker_was_killed_settles_the_run_it_was_chosen_for(
+    busy: Console,
 ) -> None:
     busy.ops("demo", "break-health")
     broken = busy.migrate_to_attention()
-    busy.ops("way-back", str(broken["id"]), "--reason", "broken")
-    way_back = busy.ops("runs")[0]  # type: ignore[index]
-    assert way_back["kind"] == "restore"
-    status = kill_worker_in_swap(busy, way_back["id"], moment)
-    assert status in {"succeeded", "failed"}
-    happened = status == "succeeded"
-    assert bool(busy.run_row(way_back["id"])["result"].get("replaced")) == happened
-    assert busy.status_of(broken["id"]) == ("rolled_back" if happened else "needs_attention")
+
+    def choose() -> int:
+        busy.ops("way-back", str(broken["id"]), "--reason", "broken")
+        return int(busy.ops("runs")[0]["id"])  # type: ignore[index]
+
+    run_id = kill_worker_in_swap(busy, "closed", choose)
+    assert busy.status_of(run_id) == "succeeded"
+    assert busy.status_of(broken["id"]) == "rolled_back"
     busy.worker_is_back()
     busy.ops("demo", "mend")

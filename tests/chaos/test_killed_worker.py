@@ -32,7 +32,7 @@ def test_killed_worker_in_held_step_leaves_true_state(busy: Console, step: str) 
     with busy.target() as other, ExitStack() as stack:
         stack.enter_context(table_lock(other, table, mode))
         run_id = busy.started()
-        wait_for(lambda: busy.step_of(run_id) == step, 60, f"{step} not reached")
+        busy.reaches(run_id, step)
         time.sleep(0.3)
         busy.kill_worker_of(run_id)
     status = busy.wait_ended(run_id)
@@ -85,7 +85,7 @@ def hold_verify(console: Console, stack: ExitStack) -> int:
     other = stack.enter_context(console.target())
     with console.target() as first, table_lock(first, "targets", "ACCESS SHARE"):
         run_id = console.started()
-        wait_for(lambda: console.step_of(run_id) == "migrate", 60, "no migration began")
+        console.reaches(run_id, "migrate")
         stack.enter_context(table_lock(other, "payouts", "ACCESS EXCLUSIVE"))
     return run_id
 
@@ -104,7 +104,7 @@ def test_killed_worker_around_the_migrations_ends_as_the_history_says(
     hold, expected, applied = ENDS[step]
     with ExitStack() as stack:
         run_id = hold(busy, stack)
-        wait_for(lambda: busy.step_of(run_id) == step, 60, f"{step} not reached")
+        busy.reaches(run_id, step)
         time.sleep(0.2)
         busy.kill_worker_of(run_id)
 
@@ -118,7 +118,7 @@ def test_killed_worker_while_the_way_back_is_built_asks_a_person(demo: Console) 
     run_id = demo.started()
     wait_for(lambda: demo.step_of(run_id) in {"verify", "health"}, 60, "not applied")
     with demo.superuser() as cluster, table_lock(cluster, "pg_database", "SHARE"):
-        wait_for(lambda: demo.step_of(run_id) == "rollback", 60, "no rollback began")
+        demo.reaches(run_id, "rollback")
         demo.kill_worker_of(run_id)
 
     assert demo.wait_ended(run_id) == "needs_attention"
@@ -132,7 +132,7 @@ def test_killed_worker_while_the_way_back_is_built_asks_a_person(demo: Console) 
 
 def test_killed_worker_in_health_resolves_to_succeeded(busy: Console) -> None:
     run_id = busy.started()
-    wait_for(lambda: busy.step_of(run_id) == "health", 60, "health not reached")
+    busy.reaches(run_id, "health")
     busy.kill_worker_of(run_id)
 
     assert busy.wait_ended(run_id) == "succeeded"

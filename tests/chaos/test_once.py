@@ -67,7 +67,7 @@ def test_twenty_forms_of_two_people_make_one_run_and_clear_refusals(busy: Consol
 def test_message_delivered_three_times_runs_once(busy: Console) -> None:
     with busy.target() as other, table_lock(other, "payouts", "ACCESS EXCLUSIVE"):
         run_id = busy.ops("migrate", STAGING)["id"]  # type: ignore[index]
-        wait_for(lambda: busy.step_of(run_id) == "backup", 30)
+        busy.reaches(run_id, "backup")
         for _again in range(2):
             busy.send("opsconsole.execute_run", run_id, "runs")
 

@@ -58,7 +58,7 @@ def test_sigterm_cancels_the_run_and_leaves_no_process(console: Console) -> None
     console.reset()
     with console.target() as other, table_lock(other, "payouts", "ACCESS EXCLUSIVE"):
         run_id = console.ops("migrate", STAGING)["id"]  # type: ignore[index]
-        wait_for(lambda: console.step_of(run_id) == "backup", 60)
+        console.reaches(run_id, "backup")
         seconds = console.stop()
     assert seconds < 30
     wait_for(lambda: not console.children(), 5, "a process is left")
@@ -70,7 +70,7 @@ def test_kill_9_of_up_leaves_no_child_and_next_start_tells_the_truth(console: Co
     console.reset()
     with console.target() as other, table_lock(other, "payouts", "ACCESS EXCLUSIVE"):
         run_id = console.ops("migrate", STAGING)["id"]  # type: ignore[index]
-        wait_for(lambda: console.step_of(run_id) == "backup", 60)
+        console.reaches(run_id, "backup")
         console.up.kill()  # type: ignore[union-attr]
         console.up.wait()  # type: ignore[union-attr]
         time.sleep(5)
