@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 STAGING = "sales-commission/staging"
 # Clients of `ops demo traffic`. Ten is what the promises are made for; three fit a small CI machine.
 CLIENTS = os.environ.get("OPSCONSOLE_TEST_CLIENTS", "3")
+# For what is not promised within a time: a frozen machine is not a failure.
+PATIENCE_SECONDS = 120
 SCALE = float(os.environ.get("OPSCONSOLE_TEST_SCALE", "0.05"))
 
 
@@ -36,15 +38,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(what: Callable[[], object], seconds: float, why: str = "") -> object:
-    """Return the first truthy value; fail after `seconds`."""
+def wait_for(what: Callable[[], object], why: str, *, seconds: float = PATIENCE_SECONDS) -> object:
+    """Return the first truthy value; fail after `seconds`, which are given where one promises."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = what()
         if value:
             return value
         time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {why or what}")
+    raise AssertionError(f"not within {seconds} s: {why}")
 
 
 class Console:
@@ -64,6 +66,7 @@ class Console:
             "OPSCONSOLE_MIGRATIONS_ROOTS": str(self.home),
         }  # fmt: skip
         self.up: subprocess.Popen | None = None
+        self.commands: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         self.output = (self.home / "up.out").open("ab")
@@ -72,7 +75,18 @@ class Console:
             env=self.environment, stdout=self.output, stderr=self.output, cwd=ROOT,
             start_new_session=True,
         )  # fmt: skip
-        wait_for(self.is_healthy, 90, (self.home / "up.out").read_text())
+        wait_for(self.is_healthy, "the console is not healthy")
+        self._end_commands()
+        self.commands = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.forking"],
+            env=self.environment, cwd=ROOT, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    def _end_commands(self) -> None:
+        if self.commands:
+            self.commands.kill()
+            self.commands.communicate()
 
     def is_healthy(self) -> bool:
         import urllib.request
@@ -98,24 +112,30 @@ class Console:
         return time.monotonic() - began
 
     def remove(self) -> None:
+        self._end_commands()
         if self.up and self.up.poll() is None:
             self.up.kill()
             self.up.wait()
-            time.sleep(5)
+            with suppress(AssertionError):
+                wait_for(lambda: not self.children(), "a process is left", seconds=10)
         shutil.rmtree(self.home, ignore_errors=True)
 
     # -- what a person would do
 
-    def ops(self, *arguments: str, ok: bool = True, timeout: float = 300) -> object:
+    def ops(self, *arguments: str, ok: bool = True) -> object:
         """Run `manage.py ops ... --json`; returns the document."""
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "manage.py"), "ops", *arguments, "--json"],
-            env=self.environment, capture_output=True, text=True, timeout=timeout, cwd=ROOT,
-        )  # fmt: skip
-        self.status, self.said = done.returncode, done.stderr
+        assert self.commands is not None
+        assert self.commands.stdin is not None
+        assert self.commands.stdout is not None
+        out, err = self.home / "ops.out", self.home / "ops.err"
+        order = {"arguments": ["ops", *arguments, "--json"], "stdout": str(out), "stderr": str(err)}
+        self.commands.stdin.write(json.dumps(order) + "\n")
+        self.commands.stdin.flush()
+        self.status, self.said = int(self.commands.stdout.readline()), err.read_text()
         if ok:
-            assert done.returncode in {0, 1}, done.stderr
-        return json.loads(done.stdout) if done.stdout.strip() else None
+            assert self.status in {0, 1}, self.said
+        said = out.read_text()
+        return json.loads(said) if said.strip() else None
 
     def migrate_to_attention(self) -> dict:
         """Migrate until the run needs a decision; one that got no lock in time is tried again."""
@@ -161,7 +181,7 @@ class Console:
             env=self.environment, cwd=ROOT, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            wait_for(self._has_traffic, 30, "no traffic")
+            wait_for(self._has_traffic, "no traffic")
             yield
         finally:
             process.send_signal(signal.SIGINT)
@@ -227,7 +247,7 @@ class Console:
             ).fetchone()
         return row[0] if row else ""
 
-    def reaches(self, run_id: int, step: str, seconds: float = 60) -> None:
+    def reaches(self, run_id: int, step: str) -> None:
         """Wait until that step runs; fail at once, with the run's own words, if it ended before."""
 
         def is_there() -> bool:
@@ -239,7 +259,7 @@ class Console:
             return False
 
         try:
-            wait_for(is_there, seconds, f"{step} not reached")
+            wait_for(is_there, f"{step} not reached")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log_of(run_id)}") from None
 
@@ -264,7 +284,7 @@ class Console:
                     return process
             return None
 
-        found = wait_for(find, 30, "no worker")
+        found = wait_for(find, "no worker")
         assert isinstance(found, psutil.Process)
         return found
 
@@ -282,13 +302,13 @@ class Console:
     def loses(self, run_id: int) -> None:
         """Its worker was killed just now: the tools die and the run is found lost, in time."""
         killed = time.monotonic()
-        wait_for(lambda: not self.tools(), 5, "a tool lives on")
+        wait_for(lambda: not self.tools(), "a tool lives on", seconds=5)
         lost_within = max(45 * self.scale, 6)
 
         def is_lost() -> bool:
             return self.status_of(run_id) not in {"running", "cancelling"}
 
-        wait_for(is_lost, lost_within, "not lost in time")
+        wait_for(is_lost, "not lost in time", seconds=lost_within)
         assert time.monotonic() - killed < lost_within + 1
 
     def tools(self) -> list[psutil.Process]:
@@ -307,7 +327,8 @@ class Console:
         for process in psutil.process_iter(["cmdline", "environ"]):
             line = " ".join(process.info["cmdline"] or [])
             home = (process.info["environ"] or {}).get("OPSCONSOLE_HOME", "")
-            if (str(self.home) in line or home == str(self.home)) and process.pid != os.getpid():
+            ours = {os.getpid(), self.commands.pid if self.commands else 0}
+            if (str(self.home) in line or home == str(self.home)) and process.pid not in ours:
                 found.append(process)
         return found
 
@@ -320,11 +341,11 @@ class Console:
                 ).fetchone()
             return row is not None
 
-        wait_for(alive, 40, "the worker did not come back")
+        wait_for(alive, "the worker did not come back")
 
-    def wait_ended(self, run_id: int, seconds: float = 120) -> str:
+    def wait_ended(self, run_id: int) -> str:
         moving = {"queued", "running", "cancelling", "lost"}
-        wait_for(lambda: self.status_of(run_id) not in moving, seconds, f"run {run_id} still moves")
+        wait_for(lambda: self.status_of(run_id) not in moving, f"run {run_id} still moves")
         return self.status_of(run_id)
 
 

@@ -25,7 +25,7 @@ def archives(console: Console, run_id: int) -> list[str]:
 def test_killed_worker_during_a_dump_leaves_no_archive(busy: Console) -> None:
     with busy.target() as other, table_lock(other, "payouts", "ACCESS EXCLUSIVE"):
         run_id = busy.started("backup", STAGING)
-        wait_for(busy.tools, 60, "pg_dump did not start")
+        wait_for(busy.tools, "pg_dump did not start")
         busy.kill_worker_of(run_id)
     assert busy.wait_ended(run_id) == "failed"
     assert "No backup was taken" in busy.run_row(run_id)["summary"]
@@ -37,7 +37,7 @@ def test_killed_worker_during_a_dump_leaves_no_archive(busy: Console) -> None:
 def test_killed_worker_during_a_proof_lists_the_backup_as_not_proven(busy: Console) -> None:
     with busy.superuser() as cluster, table_lock(cluster, "pg_database", "SHARE"):
         run_id = busy.started("backup", STAGING)
-        wait_for(lambda: "to prove it" in busy.log_of(run_id), 60, "no proof began")
+        wait_for(lambda: "to prove it" in busy.log_of(run_id), "no proof began")
         busy.kill_worker_of(run_id)
     assert busy.wait_ended(run_id) == "failed"
     assert "stays listed as checksum only" in busy.run_row(run_id)["summary"]

@@ -76,7 +76,7 @@ def hold_snapshot(console: Console, stack: ExitStack) -> int:
     other = stack.enter_context(console.target())
     with console.superuser() as cluster, table_lock(cluster, "pg_database", "SHARE"):
         run_id = console.started()
-        wait_for(lambda: "to prove it" in console.log_of(run_id), 60, "no proof began")
+        wait_for(lambda: "to prove it" in console.log_of(run_id), "no proof began")
         stack.enter_context(table_lock(other, "payouts", "ACCESS EXCLUSIVE"))
     return run_id
 
@@ -116,7 +116,7 @@ def test_killed_worker_around_the_migrations_ends_as_the_history_says(
 def test_killed_worker_while_the_way_back_is_built_asks_a_person(demo: Console) -> None:
     demo.ops("demo", "break-health")
     run_id = demo.started()
-    wait_for(lambda: demo.step_of(run_id) in {"verify", "health"}, 60, "not applied")
+    wait_for(lambda: demo.step_of(run_id) in {"verify", "health"}, "not applied")
     with demo.superuser() as cluster, table_lock(cluster, "pg_database", "SHARE"):
         demo.reaches(run_id, "rollback")
         demo.kill_worker_of(run_id)

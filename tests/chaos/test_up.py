@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
+import psutil
 import pytest
 
 from tests.chaos.console import ROOT, STAGING, Console, table_lock, wait_for
@@ -50,7 +52,7 @@ def test_unwritable_home_is_refused_in_one_line(console: Console) -> None:
 def test_dead_worker_is_started_again(console: Console) -> None:
     old = console.worker().pid
     os.kill(old, signal.SIGKILL)
-    wait_for(lambda: console.worker().pid != old, 20)
+    wait_for(lambda: console.worker().pid != old, "not started again")
     console.worker_is_back()
 
 
@@ -61,7 +63,7 @@ def test_sigterm_cancels_the_run_and_leaves_no_process(console: Console) -> None
         console.reaches(run_id, "backup")
         seconds = console.stop()
     assert seconds < 30
-    wait_for(lambda: not console.children(), 5, "a process is left")
+    wait_for(lambda: not console.children(), "a process is left", seconds=5)
     console.start()
     assert console.status_of(run_id) == "cancelled"
 
@@ -81,11 +83,11 @@ def test_kill_9_of_up_leaves_no_child_and_next_start_tells_the_truth(console: Co
 
 
 def test_kill_9_of_everything_then_up_starts_cleanly(console: Console) -> None:
-    for process in [console.up, *console.children()]:
-        process.kill()  # type: ignore[union-attr]
+    console.up.kill()  # type: ignore[union-attr]
     console.up.wait()  # type: ignore[union-attr]
-    time.sleep(1)
-    for process in console.children():
-        process.kill()
+    while children := console.children():
+        for process in children:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
     console.start()
     assert console.ops("runs")

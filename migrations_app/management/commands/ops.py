@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,7 +38,7 @@ from migrations_app.services import (
     request_resolution,
 )
 from opsconsole.choices import ProofLevel, Role, RunStatus
-from opsconsole.demo.address import dsn_of, find
+from opsconsole.demo.address import APPLICATION, dsn_of, find
 from opsconsole.demo.traffic import Traffic
 from opsconsole.exceptions import ConsoleError, Refused
 from opsconsole.models import AuditEvent, Environment, HealthResult, LogChunk, Run, User
@@ -455,6 +456,7 @@ class Command(BaseCommand):
             demo.reset(self.options.environment.rpartition("/")[2])
         except KeyError:
             raise Refused(f"the demo has no environment {self.options.environment}") from None
+        self._read_demo_again()
         self.print({"reset": True}, ["the demo is as on the first start"])
         return DONE
 
@@ -465,6 +467,7 @@ class Command(BaseCommand):
 
     def do_mend(self) -> int:
         gone = demo.mend()
+        self._read_demo_again()
         self.print(gone, [f"took {name} away" for name in gone] or ["nothing was broken"])
         return DONE
 
@@ -476,8 +479,15 @@ class Command(BaseCommand):
         return self._broke(demo.break_with(demo.BREAK_HEALTH, "rename_target_amount"))
 
     def _broke(self, name: str) -> int:
+        self._read_demo_again()
         self.print({"added": name}, [f"added {name}; `ops demo mend` takes it away"])
         return DONE
+
+    def _read_demo_again(self) -> None:
+        """Pages show the change at once; without a worker they show it once there is one."""
+        for environment in Environment.objects.filter(application__slug=APPLICATION):
+            with suppress(Refused):
+                request_observation(environment)
 
     def do_traffic(self) -> int:
         slug = self.options.environment.rpartition("/")[2]
