@@ -47,6 +47,7 @@ class Launcher:
     home: Home
     environment: dict[str, str]
     say: Callable[[str], None]
+    time_scale: float = 1
     servers: list[Service] = field(default_factory=list)
     services: list[Service] = field(default_factory=list)
     _stops: int = 0
@@ -97,16 +98,17 @@ class Launcher:
     def _look_after(self, service: Service) -> None:
         now = time.monotonic()
         if service.process and service.process.poll() is None:
-            if now - service.started > STEADY_SECONDS:
+            if now - service.started > STEADY_SECONDS * self.time_scale:
                 service.failures = 0
             return
         if service.process:
             status = service.process.wait()
-            delay = BACKOFF_SECONDS[min(service.failures, len(BACKOFF_SECONDS) - 1)]
+            step = min(service.failures, len(BACKOFF_SECONDS) - 1)
+            delay = BACKOFF_SECONDS[step] * self.time_scale
             service.failures += 1
             service.start_again_at = now + delay
             service.process = None
-            self.say(f"{service.name} ended with status {status}; starting it again in {delay} s")
+            self.say(f"{service.name} ended with status {status}; starting it again in {delay:g} s")
         if now >= service.start_again_at:
             if service.name == "postgres":
                 EmbeddedPostgres(self.home).prepare()

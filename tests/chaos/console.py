@@ -45,7 +45,7 @@ def wait_for(what: Callable[[], object], why: str, *, seconds: float = PATIENCE_
         value = what()
         if value:
             return value
-        time.sleep(0.02)
+        time.sleep(0.03)
     raise AssertionError(f"not within {seconds} s: {why}")
 
 

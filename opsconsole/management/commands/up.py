@@ -39,7 +39,7 @@ class Command(BaseCommand):
             "PYTHONPATH": str(settings.BASE_DIR),
             "PYTHONUNBUFFERED": "1",
         }
-        launcher = launch.Launcher(home, environment, self._say)
+        launcher = launch.Launcher(home, environment, self._say, settings.TIME_SCALE)
         launch.install_signal_handlers(launcher)
         try:
             if settings.EMBEDDED:
