@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +65,21 @@ def restore(actor, backup: Backup, environment: Environment, **more) -> Run:
             idempotency_key=uuid.uuid4().hex, **more,
         )
     )  # fmt: skip
+
+
+@pytest.fixture
+def old_backups(backup):
+    """The real backup, newest of five: 10, 20, 30 and 40 days older ones with files of their own."""
+
+    def older(days: int) -> Backup:
+        path = Path(Storage.objects.builtin().address.removeprefix("file://"))
+        key = f"{backup.environment.path}/older-{days}.dump.zst"
+        for suffix in ("", ".json"):
+            (path / (key + suffix)).write_bytes((path / (backup.key + suffix)).read_bytes())
+        made = Backup.objects.get(pk=backup.pk)
+        made.pk, made.key, made.taken_at = None, key, backup.taken_at - timedelta(days=days)
+        made.save()
+        made.copies.create(storage=Storage.objects.builtin())
+        return made
+
+    return [older(days) for days in (10, 20, 30, 40)]

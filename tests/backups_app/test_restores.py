@@ -1,0 +1,117 @@
+"""Restores as a new database, and the exchange that takes one back."""
+
+from __future__ import annotations
+
+import uuid
+
+import psycopg
+import pytest
+
+from backups_app import services
+from backups_app.models import ReplacedDatabase
+from opsconsole.choices import RunStatus
+from opsconsole.exceptions import Refused
+from opsconsole.models import Run
+from opsconsole.targets.content import read_tables
+from tests.backups_app.conftest import execute, restore
+
+pytestmark = pytest.mark.usefixtures("transactional_db")
+
+
+def test_restore_into_a_new_database_leaves_the_live_one_alone(
+    backup, environment, operator, target
+):
+    target.execute("DELETE FROM targets")
+    name = f"{target.info.dbname}_copy"
+    run = restore(operator, backup, environment, new_database=name, typed_name="")
+    assert run.status == RunStatus.SUCCEEDED, run.summary
+    assert run.summary.endswith("The live database was not touched.")
+    with psycopg.connect(environment.dsn, dbname=name) as connection:
+        tables = read_tables(connection)
+    assert tables == backup.manifest["content"]["tables"]
+    assert target.execute("SELECT count(*) FROM targets").fetchone() == (0,)
+    again = restore(operator, backup, environment, new_database=name, typed_name="")
+    assert f"there already is a database {name}" in again.summary
+
+
+@pytest.mark.parametrize("name", ["postgres", "template1", "x" * 64, "a\0b"])
+def test_restore_refuses_a_name_that_cannot_be(backup, environment, operator, name):
+    with pytest.raises(Refused) as refusal:
+        restore(operator, backup, environment, new_database=name)
+    assert refusal.value.status == 422
+
+
+def undo(replaced: ReplacedDatabase, actor, typed_name: str = "staging") -> Run:
+    return execute(
+        services.request_undo(
+            actor=actor, replaced=replaced, idempotency_key=uuid.uuid4().hex,
+            typed_name=typed_name,
+        )
+    )  # fmt: skip
+
+
+def test_undo_brings_the_other_state_back_hash_equal_and_can_be_undone(
+    backup, environment, operator, target
+):
+    target.execute("UPDATE targets SET amount = -1; INSERT INTO users (name) VALUES ('later')")
+    before = read_tables(target)
+    target.close()
+    first = ReplacedDatabase.objects.get(run=restore(operator, backup, environment))
+
+    run = undo(first, operator)
+
+    assert run.status == RunStatus.SUCCEEDED, run.summary
+    with psycopg.connect(environment.dsn) as connection:
+        assert read_tables(connection) == before
+    first.refresh_from_db()
+    assert first.undone_at is not None
+    second = ReplacedDatabase.objects.kept().get()
+    assert second.undoes == first
+    assert undo(second, operator).status == RunStatus.SUCCEEDED
+    with psycopg.connect(environment.dsn) as connection:
+        assert read_tables(connection) == backup.manifest["content"]["tables"]
+
+
+def test_undo_is_open_from_the_moment_the_names_are_exchanged(
+    backup, environment, operator, monkeypatch
+):
+    from opsconsole.runner.recorder import Recorder
+    from tests.conftest import superuser
+
+    replaced = ReplacedDatabase.objects.get(run=restore(operator, backup, environment))
+    seen: list[bool] = []
+    original = Recorder.log
+
+    def log(self, line: str, tone: str = "") -> None:
+        if line == "swap: renamed":
+            with superuser() as connection:
+                row = connection.execute(
+                    "SELECT datallowconn FROM pg_database WHERE datname = %s", [replaced.live_name]
+                ).fetchone()
+            seen.append(row[0])
+        original(self, line, tone)
+
+    monkeypatch.setattr(Recorder, "log", log)
+    assert undo(replaced, operator).status == RunStatus.SUCCEEDED
+    assert seen == [True]
+
+
+def test_undo_is_refused_when_it_is_not_kept_or_not_confirmed(backup, environment, operator, admin):
+    replaced = ReplacedDatabase.objects.get(run=restore(operator, backup, environment))
+    with pytest.raises(Refused, match="Type the environment's name"):
+        undo(replaced, operator, "production")
+    services.request_drop(actor=admin, replaced=replaced)
+    replaced.refresh_from_db()
+    with pytest.raises(Refused, match="no longer kept"):
+        undo(replaced, operator)
+
+
+def test_undo_of_a_database_that_was_dropped_by_hand_changes_nothing(backup, environment, operator):
+    replaced = ReplacedDatabase.objects.get(run=restore(operator, backup, environment))
+    from tests.conftest import superuser
+
+    with superuser() as connection:
+        connection.execute(f'DROP DATABASE "{replaced.replaced_name}"')
+    run = undo(replaced, operator)
+    assert (run.status, "is no longer on the server" in run.summary) == (RunStatus.FAILED, True)
+    psycopg.connect(environment.dsn).close()
