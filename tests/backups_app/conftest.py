@@ -10,8 +10,10 @@ import pytest
 
 from backups_app import services
 from backups_app.models import Backup, BackupPolicy, Storage
+from backups_app.services import storages
 from opsconsole.models import Environment, Run
 from opsconsole.runner.executor import execute_run
+from tests.s3 import scripted_s3
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +36,17 @@ def run_backup(environment, operator):
         return execute(services.request_backup(idempotency_key=uuid.uuid4().hex, **more))
 
     return run
+
+
+@pytest.fixture
+def bucket(admin):
+    """A scripted S3 server and its saved storage."""
+    with scripted_s3() as s3:
+        s3.storage = storages.save_storage(
+            actor=admin, storage=Storage(name="Bucket", url=s3.url, access_key="key"), before={},
+            secret="s3-secret-marker",
+        )  # fmt: skip
+        yield s3
 
 
 @pytest.fixture

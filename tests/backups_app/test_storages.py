@@ -17,20 +17,8 @@ from opsconsole.models import AuditEvent
 from opsconsole.services import secrets
 from tests.backups_app.conftest import execute, restore
 from tests.conftest import log_of
-from tests.s3 import scripted_s3
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
-
-
-@pytest.fixture
-def bucket(admin):
-    """A scripted S3 server and its saved storage."""
-    with scripted_s3() as s3:
-        s3.storage = storages.save_storage(
-            actor=admin, storage=Storage(name="Bucket", url=s3.url, access_key="key"), before={},
-            secret="s3-secret-marker",
-        )  # fmt: skip
-        yield s3
 
 
 @pytest.fixture
