@@ -7,9 +7,9 @@ import pytest
 from tests.chaos.console import Console
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def console() -> Iterator[Console]:
-    """One running console for the tests of a module."""
+    """One running console for the tests of this process."""
     running = Console()
     try:
         running.start()
