@@ -21,6 +21,8 @@ from opsconsole.runner.process import Supervised, wait_all
 STOP_SECONDS = 20
 BACKOFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
 STEADY_SECONDS = 60
+# A swap completes, or reopens the live database, within its window of 3 s: it is not cut short.
+SWAP_GRACE_SECONDS = 4
 FREE_BYTES_NEEDED = 200 * 1024 * 1024
 
 
@@ -31,6 +33,7 @@ class Service:
     name: str
     argv: list[str]
     grace: float = 8
+    orphan_grace: float = 0
     stop_signal: str = "SIGTERM"
     death_signal: str = "SIGKILL"
     account: tuple[int, int] | None = None
@@ -59,6 +62,7 @@ class Launcher:
                 service.argv,
                 environment=self.environment,
                 grace_seconds=service.grace,
+                orphan_grace_seconds=service.orphan_grace,
                 stop_signal=service.stop_signal,
                 death_signal=service.death_signal,
                 account=service.account,
@@ -181,7 +185,7 @@ def console_services(bind: str, port: int, runs: int = 4) -> list[Service]:
             grace=5,
         ),
         Service("worker-runs", [*worker, "-Q", "runs", f"--concurrency={runs}", "-n", "runs@%h"],
-                grace=18),
+                grace=18, orphan_grace=SWAP_GRACE_SECONDS),
         Service("worker-short", [*worker, "-Q", "short", "--concurrency=4", "-n", "short@%h"]),
         Service("scheduler", [python, manage, "scheduler"], grace=5),
     ]  # fmt: skip

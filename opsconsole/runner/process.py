@@ -40,6 +40,7 @@ class Supervised:
         environment: dict[str, str] | None = None,
         silence_seconds: float = 0,
         grace_seconds: float = 10,
+        orphan_grace_seconds: float = 0,
         stop_signal: str = "SIGTERM",
         death_signal: str = "SIGKILL",
         account: tuple[int, int] | None = None,
@@ -52,8 +53,8 @@ class Supervised:
         read_end, self._control = os.pipe()
         options = [
             "--control-fd", str(read_end), "--silence", str(silence_seconds),
-            "--grace", str(grace_seconds), "--stop-signal", stop_signal,
-            "--death-signal", death_signal,
+            "--grace", str(grace_seconds), "--orphan-grace", str(orphan_grace_seconds),
+            "--stop-signal", stop_signal, "--death-signal", death_signal,
         ]  # fmt: skip
         if account:
             options += ["--uid", str(account[0]), "--gid", str(account[1])]

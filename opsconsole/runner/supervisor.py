@@ -5,6 +5,7 @@ read end of a pipe whose write end the parent alone holds. When the pipe closes 
 died, however it died), or no heartbeat byte came for `--silence` seconds, or the parent wrote
 `T`, it ends the command's own process group and everything that was orphaned to it, and
 nothing else: first `--stop-signal`, after `--grace` seconds SIGKILL. `K` kills at once.
+What outlives the command, however that ended, has `--orphan-grace` seconds to end by itself.
 
 It exits with the command's exit status (128 + N for signal N), or 125 if it ended it itself.
 Standard library only: it has to start in milliseconds and to import nothing that can fail.
@@ -26,6 +27,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 ENDED_BY_US = 125
 TICK_SECONDS = 0.1
+ORPHANS_KILLED_FOR_SECONDS = 1
 
 
 def main() -> int:
@@ -62,7 +64,7 @@ def main() -> int:
     order = _watch(child, options.control_fd, options.silence)
     if order:
         _end(child, signal.Signals[options.stop_signal], 0 if order == "K" else options.grace)
-    _end_orphans()
+    _end_orphans(0 if order == "K" else options.orphan_grace)
     if order:
         return ENDED_BY_US
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
@@ -75,6 +77,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--stop-signal", default="SIGTERM")
     parser.add_argument("--death-signal", default="SIGKILL")
     parser.add_argument("--grace", type=float, default=10)
+    parser.add_argument("--orphan-grace", type=float, default=0)
     parser.add_argument("--keep-fd", type=int, action="append", default=[])
     parser.add_argument("--uid", type=int)
     parser.add_argument("--gid", type=int)
@@ -116,22 +119,19 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def _end_orphans() -> None:
-    """Kill what the command left behind: as subreaper, this process is now its parent."""
-    for _attempt in range(50):
-        orphans = _children()
-        if not orphans:
+def _end_orphans(grace: float) -> None:
+    """End what the command left behind: as subreaper, this process is now its parent."""
+    deadline = time.monotonic() + grace
+    while orphans := _children():
+        late = time.monotonic() - deadline
+        if late > ORPHANS_KILLED_FOR_SECONDS:
             return
-        for pid in orphans:
-            try:
+        for pid in orphans if late >= 0 else ():
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        try:
+        with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-        except ChildProcessError:
-            return
         time.sleep(0.02)
 
 

@@ -75,6 +75,7 @@ def name_locked(console: Console) -> Iterator[None]:
 
 # One that is held for longer gives up, as it should: it waits so long for one lock, and in all.
 LOCK_WAIT_SECONDS, WINDOW_SECONDS = 0.8, 3.0
+LONGER_THAN_A_SUPERVISORS_TICK = 0.3
 # What holds a swap open at a moment, and how the server shows that it has come there.
 Hold = Callable[[Console], AbstractContextManager[None]]
 HOLDS: dict[str, tuple[Hold, Callable[[Console], bool]]] = {
@@ -144,6 +145,8 @@ def kill_worker_in_swap(
     with Sampler(console.application_dsn()) as sampler:
         with swap_held(console, moment, start) as swap:
             worker.kill()
+            # Whatever ends with a worker has ended by then.
+            time.sleep(LONGER_THAN_A_SUPERVISORS_TICK)
             if outlasts_window:
                 wait_for(lambda: is_open(console) and not swap_sessions(console), "no end")
         console.loses(swap.run_id)

@@ -58,6 +58,17 @@ def test_command_and_its_orphans_end(how):
     command.close()
 
 
+def test_orphan_of_a_killed_command_ends_its_work_within_its_grace_and_no_later(tmp_path):
+    quick, slow = tmp_path / "quick", tmp_path / "slow"
+    orphans = f"(sleep 0.5; touch {quick}) & (sleep 30; touch {slow}) & echo $! && kill -9 $$"
+    command = Supervised(["sh", "-c", orphans], stdout=subprocess.PIPE, orphan_grace_seconds=1.5)
+    stays = psutil.Process(int(command.process.stdout.readline()))
+    assert command.wait(10) == 137
+    assert quick.exists()
+    assert gone(stays)
+    assert not slow.exists()
+
+
 def test_command_that_ignores_the_stop_signal_is_killed_after_the_grace():
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(99)"
     command = Supervised([sys.executable, "-c", code], stdout=subprocess.PIPE, grace_seconds=0.3)
