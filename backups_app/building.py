@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -11,9 +12,12 @@ from backups_app import copies
 from backups_app.dump import ToolSession
 from backups_app.models import Backup, BackupPolicy
 from backups_app.restore import Restoration, restore_archive
-from opsconsole.exceptions import StepFailed
+from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runner.step import Estimate, RunContext
+from opsconsole.services import secrets
 from opsconsole.targets import content, server
+from opsconsole.targets.dsn import Dsn
+from opsconsole.targets.server import ServerFacts
 from opsconsole.targets.tools import ClientTools, choose_tools, find_tools
 
 
@@ -25,9 +29,17 @@ def built_name(database: str, run_id: int) -> str:
     return server.name_beside(database, f"__new{run_id}")
 
 
-def tools_for(context: RunContext, major: int) -> ClientTools:
+def tools_for(dsn: Dsn, major: int) -> ClientTools:
+    """The installed client tools for a server of that version; raises AdapterError."""
     found = find_tools(settings.PG_TOOLS_FOLDERS)
-    return choose_tools(found, server_major=major, is_local=context.dsn.is_local)
+    return choose_tools(found, server_major=major, is_local=dsn.is_local)
+
+
+def scratch_dsn(context: RunContext) -> Dsn:
+    """Where scratch databases are built: the target's scratch server, or its own server."""
+    if not context.run.target.scratch_dsn_encrypted:
+        return context.dsn
+    return secrets.resolve_scratch_dsn(context.run.target)
 
 
 def tool_session(context: RunContext, part: str) -> ToolSession:
@@ -38,6 +50,30 @@ def tool_session(context: RunContext, part: str) -> ToolSession:
         heartbeat_seconds=settings.TOOL_HEARTBEAT_SECONDS,
         grace_seconds=settings.TOOL_TERM_GRACE_SECONDS,
     )
+
+
+def require_scratch(context: RunContext, own: ServerFacts) -> None:
+    """Raise StepFailed when no scratch database can be made where the target's are built.
+
+    `own` is what was read of the target's own server.
+    """
+    place, facts = scratch_dsn(context), own
+    if place != context.dsn:
+        facts = _facts_of(context, place)
+        context.log(f"preflight: scratch server {place.shown()}, PostgreSQL {facts.version}")
+    if not facts.may_create_databases:
+        raise StepFailed(
+            f"the role {facts.user} may not create databases, so no backup could be proven: "
+            f"ALTER ROLE {facts.user} CREATEDB"
+        )
+
+
+def _facts_of(context: RunContext, place: Dsn) -> ServerFacts:
+    try:
+        with context.connect("scratch", database=server.MAINTENANCE_DATABASE, on=place) as session:
+            return server.read_facts(session)
+    except AdapterError as error:
+        raise StepFailed(f"the scratch server {place.shown()}: {error}") from error
 
 
 def scratch_folder() -> Path:
@@ -55,13 +91,20 @@ def require_restorer(tools: ClientTools, backup: Backup) -> None:
         )
 
 
-def build_database(context: RunContext, backup: Backup, name: str, *, keeps_owners: bool) -> None:
-    """Create `name` beside the target and restore the backup into it."""
-    with context.connect("build", database=server.MAINTENANCE_DATABASE) as connection:
+def build_database(
+    context: RunContext, backup: Backup, name: str, *, keeps_owners: bool, on: Dsn | None = None
+) -> None:
+    """Create `name` beside the target, or on another server, and restore the backup into it."""
+    place = on or context.dsn
+    with context.connect("shape", database=server.MAINTENANCE_DATABASE) as connection:
+        shape = server.read_shape(connection, context.dsn.database)
+    with context.connect("build", database=server.MAINTENANCE_DATABASE, on=place) as connection:
         server.drop_database(connection, name)
-        server.create_database_like(connection, name, context.dsn.database)
+        server.create_database(
+            connection, name, shape if place == context.dsn else replace(shape, owner=None)
+        )
         major = connection.info.server_version // 10000
-    tools = tools_for(context, major)
+    tools = tools_for(place, major)
     require_restorer(tools, backup)
     how = Restoration(
         database=name,
@@ -73,7 +116,7 @@ def build_database(context: RunContext, backup: Backup, name: str, *, keeps_owne
     if how.needs_folder:
         copies.require_space(scratch_folder(), backup.raw_bytes, "the temporary folder")
     restore_archive(
-        tools, context.dsn, how, copies.reader(context, backup),
+        tools, place, how, copies.reader(context, backup),
         session=tool_session(context, "restore"),
         on_progress=Estimate(context, backup.raw_bytes).update,
     )  # fmt: skip
@@ -96,10 +139,12 @@ def mask_if_needed(context: RunContext, backup: Backup, database: str) -> None:
     context.log("restore: masked", "ok")
 
 
-def compare_content(context: RunContext, backup: Backup, database: str) -> list[str]:
+def compare_content(
+    context: RunContext, backup: Backup, database: str, *, on: Dsn | None = None
+) -> list[str]:
     """Differences between what the manifest says and what the database holds, one line each."""
     expected = backup.manifest["content"]
-    with context.connect("compare", database=database) as connection:
+    with context.connect("compare", database=database, on=on) as connection:
         problems = content.differences(expected["tables"], content.read_tables(connection))
         problems += content.sequence_differences(
             expected["sequences_before"],
@@ -111,10 +156,10 @@ def compare_content(context: RunContext, backup: Backup, database: str) -> list[
     return problems
 
 
-def drop_scratch(context: RunContext, name: str) -> None:
+def drop_scratch(context: RunContext, name: str, *, on: Dsn | None = None) -> None:
     """Drop a scratch database of this run, on a session that a stop does not touch."""
     with server.connect(
-        context.dsn,
+        on or context.dsn,
         application_name=context.session_name("cleanup"),
         database=server.MAINTENANCE_DATABASE,
     ) as connection:

@@ -20,7 +20,7 @@ from opsconsole.runner.registry import (
     register_pipeline,
 )
 from opsconsole.runner.step import RunContext, Step
-from opsconsole.services.secrets import resolve_dsn
+from opsconsole.services.secrets import resolve_dsn, resolve_scratch_dsn
 from opsconsole.targets import server
 
 
@@ -93,8 +93,11 @@ def describe_restore(context: RunContext) -> str:
 
 def cleanup(context: RunContext) -> None:
     """Drop the scratch databases of this run. A swapped-in one no longer bears its name."""
-    for name in (building.proof_name, building.built_name):
-        building.drop_scratch(context, name(context.dsn.database, context.run.pk))
+    database, run_id = context.dsn.database, context.run.pk
+    building.drop_scratch(context, building.built_name(database, run_id))
+    building.drop_scratch(
+        context, building.proof_name(database, run_id), on=building.scratch_dsn(context)
+    )
 
 
 def settle_server(run: Run) -> list[ReplacedDatabase]:
@@ -117,10 +120,26 @@ def settle_server(run: Run) -> list[ReplacedDatabase]:
             with suppress(psycopg.errors.InvalidCatalogName):
                 if swapping.reconcile_swap(connection, replaced):
                     happened.append(replaced)
-        for name in (building.proof_name, building.built_name):
-            server.drop_database(connection, name(dsn.database, run.pk))
+        server.drop_database(connection, building.built_name(dsn.database, run.pk))
+        if not run.target.scratch_dsn_encrypted:
+            server.drop_database(connection, building.proof_name(dsn.database, run.pk))
+    if run.target.scratch_dsn_encrypted:
+        _settle_scratch_server(run, building.proof_name(dsn.database, run.pk))
     copies.discard_unlisted(run)
     return happened
+
+
+def _settle_scratch_server(run: Run, name: str) -> None:
+    """Drop the run's scratch database there. One that cannot be reached holds up nothing."""
+    with (
+        suppress(AdapterError),
+        server.connect(
+            resolve_scratch_dsn(run.target),
+            application_name=f"opsconsole:resolve:{run.pk}",
+            database=server.MAINTENANCE_DATABASE,
+        ) as connection,
+    ):
+        server.drop_database(connection, name)
 
 
 def _exists(run: Run, database: str) -> bool:

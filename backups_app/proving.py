@@ -16,6 +16,7 @@ from opsconsole.choices import ProofLevel
 from opsconsole.exceptions import StepFailed
 from opsconsole.runner.step import RunContext
 from opsconsole.targets import content
+from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.server import reason_of
 
 
@@ -76,7 +77,7 @@ def _prove_checksum(context: RunContext, backup: Backup) -> None:
 
 def _prove_decoded(context: RunContext, backup: Backup) -> None:
     """Level 1: the whole archive can be read by pg_restore."""
-    tools = building.tools_for(context, int(str(backup.manifest["client"]).split(".")[0]))
+    tools = building.tools_for(context.dsn, int(str(backup.manifest["client"]).split(".")[0]))
     how = Restoration("", backup.form.format, 1, True, building.scratch_folder())
     decode_archive(
         tools, how, copies.reader(context, backup), dsn=context.dsn,
@@ -96,19 +97,25 @@ def _prove_content(context: RunContext, backup: Backup) -> None:
 
 
 def _restore_and(context: RunContext, backup: Backup, *, compares_content: bool) -> None:
-    scratch = building.proof_name(context.dsn.database, context.run.pk)
-    context.log("backup: restoring it into a scratch database to prove it")
+    scratch, place = (
+        building.proof_name(context.dsn.database, context.run.pk),
+        building.scratch_dsn(context),
+    )
+    where = "" if place == context.dsn else f" on {place.shown()}"
+    context.log(f"backup: restoring it into a scratch database{where} to prove it")
     began = time.monotonic()
     try:
-        building.build_database(context, backup, scratch, keeps_owners=True)
+        building.build_database(
+            context, backup, scratch, keeps_owners=place == context.dsn, on=place
+        )
         backup.restore_seconds = time.monotonic() - began
         if compares_content:
-            problems = building.compare_content(context, backup, scratch)
+            problems = building.compare_content(context, backup, scratch, on=place)
         else:
-            problems = _compare_rows(context, backup, scratch)
-        problems += _failed_assertions(context, scratch)
+            problems = _compare_rows(context, backup, scratch, place)
+        problems += _failed_assertions(context, scratch, place)
     finally:
-        building.drop_scratch(context, scratch)
+        building.drop_scratch(context, scratch, on=place)
     if problems:
         for line in problems[:20]:
             context.log(f"  {line}", "no")
@@ -118,9 +125,9 @@ def _restore_and(context: RunContext, backup: Backup, *, compares_content: bool)
     context.log(f"backup: {len(tables)} tables, {backup.rows:,} rows, {what}", "ok")
 
 
-def _compare_rows(context: RunContext, backup: Backup, database: str) -> list[str]:
+def _compare_rows(context: RunContext, backup: Backup, database: str, place: Dsn) -> list[str]:
     expected = backup.manifest["content"]["tables"]
-    with context.connect("compare", database=database) as connection:
+    with context.connect("compare", database=database, on=place) as connection:
         found = content.count_rows(connection)
     return content.differences(
         {name: {"rows": table["rows"], "hash": ""} for name, table in expected.items()},
@@ -128,13 +135,15 @@ def _compare_rows(context: RunContext, backup: Backup, database: str) -> list[st
     )
 
 
-def _failed_assertions(context: RunContext, database: str) -> list[str]:
+def _failed_assertions(context: RunContext, database: str, place: Dsn) -> list[str]:
     """The admin's own SQL, one query a line, each of which must return true."""
     problems = []
     queries = BackupPolicy.objects.of(context.environment).assertions.splitlines()
     for query in filter(None, (line.strip() for line in queries)):
         try:
-            with context.connect("assert", database=database, autocommit=False) as connection:
+            with context.connect(
+                "assert", database=database, autocommit=False, on=place
+            ) as connection:
                 connection.execute("SET TRANSACTION READ ONLY")
                 row = connection.execute(query.encode()).fetchone()
         except psycopg.Error as error:

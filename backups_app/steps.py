@@ -16,13 +16,9 @@ class BackupPreflight(Step):
     def run(self, context: RunContext) -> str:
         with context.connect("preflight") as connection:
             facts = server.read_facts(connection)
-        tools = building.tools_for(context, facts.major)
+        tools = building.tools_for(context.dsn, facts.major)
         taking.require_space(context, facts.size_bytes)
-        if not facts.may_create_databases:
-            raise StepFailed(
-                f"the role {facts.user} may not create databases, so no backup could be proven: "
-                f"ALTER ROLE {facts.user} CREATEDB"
-            )
+        building.require_scratch(context, facts)
         context.log(
             f"preflight: PostgreSQL {facts.version}, pg_dump {tools.version}, "
             f"{facts.size_bytes / 1e6:,.1f} MB"

@@ -125,7 +125,7 @@ def _dump(
         assert row is not None
         snapshot, taken_at = row
         facts = server.read_facts(connection)
-        tools = building.tools_for(context, facts.major)
+        tools = building.tools_for(context.dsn, facts.major)
         context.log(f"backup: pg_dump {tools.version}, {form.format} format, to {key}")
         written_before = activity.rows_written(connection)
         written_by_table = activity.rows_written_by_table(connection)

@@ -49,15 +49,16 @@ class Preflight(Step):
             self._require_confirmed_plan(context, seen)
             facts = seen.facts
             if context.environment.takes_backup:
-                tools = building.tools_for(context, facts.major)
+                tools = building.tools_for(context.dsn, facts.major)
                 taking.require_space(context, facts.size_bytes)
                 context.log(f"preflight: PostgreSQL {facts.version}, pg_dump {tools.version}, "
                             f"{facts.size_bytes / 1e6:,.1f} MB")  # fmt: skip
                 if not facts.may_create_databases:
                     raise StepFailed(
-                        f"the role {facts.user} may not create databases, so the backup could not "
-                        f"be proven: ALTER ROLE {facts.user} CREATEDB"
+                        f"the role {facts.user} may not create databases, so there would be no "
+                        f"way back: ALTER ROLE {facts.user} CREATEDB"
                     )
+                building.require_scratch(context, facts)
             for role in swapping.sessions_not_ours_to_end(connection, facts.database):
                 context.log(
                     f"preflight: a session of {role} is connected, which this role may not end: "

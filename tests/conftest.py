@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from django.test import Client
 from psycopg import sql
 
 from tests.toolbox import MISSING
@@ -229,3 +230,15 @@ def migrate(transactional_db, environment, operator) -> Callable:
 def log_of(run) -> str:
     """Everything the run printed."""
     return "\n".join(line[2] for chunk in run.log_chunks.all() for line in chunk.lines)
+
+
+@pytest.fixture
+def as_role(person):
+    """`as_role("admin")` is a signed-in client of a new person with that role."""
+
+    def make(role: str) -> Client:
+        client = Client()
+        client.force_login(person(role, f"{role}-{uuid.uuid4().hex[:4]}"))
+        return client
+
+    return make

@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.choices import AutoRollback, Role
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Application, Environment, HealthCheck, Membership, User
+from opsconsole.services.secrets import is_reference
 from opsconsole.targets.dsn import Dsn
 
 
@@ -37,6 +38,20 @@ class EnvironmentForm(forms.ModelForm):
             "env:NAME or file:PATH on the workers. Empty keeps the present one."
         ),
     )
+    scratch_address = forms.CharField(
+        label=_("Scratch server"),
+        required=False,
+        strip=True,
+        max_length=1000,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        help_text=_(
+            "Where backups are restored to prove them, as an address like the one above. Empty: "
+            "beside the database itself, or the one that is set."
+        ),
+    )
+    drops_scratch_address = forms.BooleanField(
+        label=_("Prove backups beside the database itself again"), required=False
+    )
 
     class Meta:
         model = Environment
@@ -49,6 +64,8 @@ class EnvironmentForm(forms.ModelForm):
         super().__init__(*args, **kwargs)
         self.application = application
         self.instance.application = application
+        if self.instance.pk is None or not self.instance.target.scratch_dsn_encrypted:
+            del self.fields["drops_scratch_address"]
         if self.instance.pk is None:
             self.initial["backup_before_migrate"] = settings.MIGRATION_BACKUP_ENABLED
             if not settings.MIGRATION_ROLLBACK_ENABLED:
@@ -56,16 +73,19 @@ class EnvironmentForm(forms.ModelForm):
 
     def clean_address(self) -> str:
         address = self.cleaned_data["address"]
-        if not address:
-            if self.instance.pk is None:
-                raise forms.ValidationError(_("Say where the database is."))
+        if not address and self.instance.pk is None:
+            raise forms.ValidationError(_("Say where the database is."))
+        return _checked_address(address)
+
+    def clean_scratch_address(self) -> str:
+        return _checked_address(self.cleaned_data["scratch_address"])
+
+    @property
+    def new_scratch_address(self) -> str | None:
+        """The scratch server's new address, "" for none any more, None for no change."""
+        if self.cleaned_data.get("drops_scratch_address"):
             return ""
-        if not address.startswith(("env:", "file:")):
-            try:
-                Dsn.parse(address)
-            except AdapterError as error:
-                raise forms.ValidationError(str(error)) from None
-        return str(address)
+        return self.cleaned_data["scratch_address"] or None
 
     def clean_slug(self) -> str:
         slug = self.cleaned_data["slug"]
@@ -73,6 +93,16 @@ class EnvironmentForm(forms.ModelForm):
         if taken.exclude(pk=self.instance.pk).exists():
             raise forms.ValidationError(_("This application already has such an environment."))
         return str(slug)
+
+
+def _checked_address(address: str) -> str:
+    """Return the address; raises ValidationError when it can be none, without repeating it."""
+    if address and not is_reference(address):
+        try:
+            Dsn.parse(address)
+        except AdapterError as error:
+            raise forms.ValidationError(str(error)) from None
+    return address
 
 
 class HealthCheckForm(forms.ModelForm):

@@ -110,6 +110,9 @@ class Target(models.Model):
     dsn_reference = models.CharField(
         max_length=500, blank=True, help_text=_("env:NAME or file:PATH, resolved on the workers.")
     )
+    # Where scratch databases are built; "" beside the database itself. A sealed address, or a
+    # sealed reference like the one above.
+    scratch_dsn_encrypted = models.TextField(blank=True)
     # Server identity, as a worker read it: two environments on one database are refused.
     system_identifier = models.CharField(max_length=32, blank=True)
     database_name = models.CharField(max_length=63, blank=True)

@@ -65,12 +65,20 @@ class RunContext:
         self.recorder.progress(percent, eta_seconds)
 
     def connect(
-        self, part: str = "", *, database: str | None = None, autocommit: bool = True
+        self,
+        part: str = "",
+        *,
+        database: str | None = None,
+        autocommit: bool = True,
+        on: Dsn | None = None,
     ) -> psycopg.Connection:
-        """Open a session in the target (or another database of its server) that stop() ends."""
+        """Open a session in the target (or another database of its server) that stop() ends.
+
+        `on` is another server's address.
+        """
         self.check()
         connection = server.connect(
-            self.dsn,
+            on or self.dsn,
             application_name=self.session_name(part),
             database=database,
             autocommit=autocommit,

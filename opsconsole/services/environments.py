@@ -14,7 +14,7 @@ from opsconsole.exceptions import Refused
 from opsconsole.models import Application, Environment, HealthCheck, Membership, Run, Target, User
 from opsconsole.permissions import authorize
 from opsconsole.services import audit
-from opsconsole.services.secrets import seal
+from opsconsole.services.secrets import is_reference, seal
 
 
 def fields_of(thing: Model, names: list[str]) -> dict[str, Any]:
@@ -47,11 +47,17 @@ def archive_application(*, actor: User, application: Application) -> None:
 
 
 def save_environment(
-    *, actor: User, environment: Environment, before: dict[str, Any], address: str = ""
+    *,
+    actor: User,
+    environment: Environment,
+    before: dict[str, Any],
+    address: str = "",
+    scratch_address: str | None = None,
 ) -> Environment:
     """Save a new or changed environment; a non-empty `address` replaces its target's.
 
-    The address itself never reaches the audit trail, only that it changed.
+    `scratch_address` replaces that of its scratch server; "" builds beside the database again,
+    None keeps it. The addresses never reach the audit trail, only that they changed.
     """
     authorize(actor, "settings.edit")
     names = list(before) or ["name", "slug", "position", "migrations_folder"]
@@ -62,6 +68,12 @@ def save_environment(
             if not is_new:
                 _require_idle(environment)
             _set_address(environment, address)
+        if scratch_address is not None:
+            if not is_new:
+                _require_idle(environment)
+            Target.objects.filter(environment=environment).update(
+                scratch_dsn_encrypted=seal(scratch_address) if scratch_address else ""
+            )
         audit.record(
             "environment.added" if is_new else "environment.changed",
             actor=actor,
@@ -71,18 +83,19 @@ def save_environment(
                 "before": before,
                 "after": fields_of(environment, names),
                 "address_changed": bool(address),
+                "scratch_address_changed": scratch_address is not None,
             },
         )
     return environment
 
 
 def _set_address(environment: Environment, address: str) -> None:
-    is_reference = address.startswith(("env:", "file:"))
+    is_followed = is_reference(address)
     Target.objects.update_or_create(
         environment=environment,
         defaults={
-            "dsn_encrypted": "" if is_reference else seal(address),
-            "dsn_reference": address if is_reference else "",
+            "dsn_encrypted": "" if is_followed else seal(address),
+            "dsn_reference": address if is_followed else "",
             "system_identifier": "",
             "database_name": "",
         },

@@ -47,7 +47,27 @@ def resolve_dsn(target: Target) -> Dsn:
         return Dsn.parse(unseal(target.dsn_encrypted))
     if not _may_open:
         raise Refused("only a worker may open a stored address")
-    kind, _colon, name = target.dsn_reference.partition(":")
+    return _follow(target.dsn_reference)
+
+
+def resolve_scratch_dsn(target: Target) -> Dsn:
+    """Return the address of the target's scratch server; its own address where it has none.
+
+    Raises AdapterError as `resolve_dsn` does.
+    """
+    if not target.scratch_dsn_encrypted:
+        return resolve_dsn(target)
+    address = unseal(target.scratch_dsn_encrypted)
+    return _follow(address) if is_reference(address) else Dsn.parse(address)
+
+
+def is_reference(address: str) -> bool:
+    """Whether the address says where to find one: `env:NAME` or `file:PATH`."""
+    return address.startswith(("env:", "file:"))
+
+
+def _follow(reference: str) -> Dsn:
+    kind, _colon, name = reference.partition(":")
     if kind == "env" and name:
         value = os.environ.get(name, "")
     elif kind == "file" and name:
@@ -56,9 +76,9 @@ def resolve_dsn(target: Target) -> Dsn:
         except OSError as error:
             raise AdapterError(f"cannot read {name}: {error.strerror}") from error
     else:
-        raise AdapterError(f"{target.dsn_reference!r} is neither env:NAME nor file:PATH")
+        raise AdapterError(f"{reference!r} is neither env:NAME nor file:PATH")
     if not value:
-        raise AdapterError(f"{target.dsn_reference} is empty on this worker")
+        raise AdapterError(f"{reference} is empty on this worker")
     return Dsn.parse(value)
 
 

@@ -237,11 +237,20 @@ def database_oid(connection: psycopg.Connection, name: str) -> int | None:
     return int(row[0]) if row else None
 
 
-def create_database_like(connection: psycopg.Connection, name: str, like: str) -> None:
-    """Create an empty database with the encoding, locale and owner of another.
+@dataclass(frozen=True)
+class DatabaseShape:
+    """What an empty database like another one is made with. No `owner`: who makes it owns it."""
 
-    Uses template0 (PostgreSQL's documentation of CREATE DATABASE: only it takes any encoding).
-    """
+    encoding: str
+    collate: str
+    ctype: str
+    owner: str | None
+    provider: str | None
+    locale: str | None
+
+
+def read_shape(connection: psycopg.Connection, name: str) -> DatabaseShape:
+    """Read a database's shape; raises AdapterError when there is no such database."""
     row = connection.execute(
         """
         SELECT pg_encoding_to_char(encoding), datcollate, datctype, pg_get_userbyid(datdba),
@@ -249,24 +258,33 @@ def create_database_like(connection: psycopg.Connection, name: str, like: str) -
                coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale')
           FROM pg_database d WHERE datname = %s
         """,
-        [like],
+        [name],
     ).fetchone()
     if row is None:
-        raise AdapterError(f"there is no database {like}")
-    encoding, collate, ctype, owner, provider, locale = row
+        raise AdapterError(f"there is no database {name}")
+    return DatabaseShape(*row)
+
+
+def create_database(connection: psycopg.Connection, name: str, shape: DatabaseShape) -> None:
+    """Create an empty database of that shape; raises AdapterError with the server's reason.
+
+    Uses template0 (PostgreSQL's documentation of CREATE DATABASE: only it takes any encoding).
+    """
     clauses = sql.SQL(
-        "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {} OWNER {}"
+        "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}"
     ).format(
         sql.Identifier(name),
-        sql.Literal(encoding),
-        sql.Literal(collate),
-        sql.Literal(ctype),
-        sql.Identifier(owner),
+        sql.Literal(shape.encoding),
+        sql.Literal(shape.collate),
+        sql.Literal(shape.ctype),
     )
-    if provider == "i":
-        clauses += sql.SQL(" LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(locale))
-    elif provider == "b":
-        clauses += sql.SQL(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(sql.Literal(locale))
+    if shape.owner:
+        clauses += sql.SQL(" OWNER {}").format(sql.Identifier(shape.owner))
+    locale = sql.Literal(shape.locale)
+    if shape.provider == "i":
+        clauses += sql.SQL(" LOCALE_PROVIDER icu ICU_LOCALE {}").format(locale)
+    elif shape.provider == "b":
+        clauses += sql.SQL(" LOCALE_PROVIDER builtin BUILTIN_LOCALE {}").format(locale)
     try:
         connection.execute(clauses)
     except psycopg.Error as error:

@@ -95,6 +95,7 @@ def edit_environment(
             environment=form.instance,
             before=_values(form),
             address=form.cleaned_data["address"],
+            scratch_address=form.new_scratch_address,
         )
         runs.send_short("migrations_app.observe_environment", saved.pk)
         messages.success(request, _("Saved. A worker is testing the connection now."))

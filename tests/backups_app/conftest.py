@@ -11,8 +11,10 @@ import pytest
 from backups_app import services
 from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.services import storages
+from opsconsole.choices import RunStatus
 from opsconsole.models import Environment, Run
 from opsconsole.runner.executor import execute_run
+from opsconsole.runner.resolver import resolve_lost_run
 from tests.s3 import scripted_s3
 
 
@@ -25,6 +27,16 @@ def _own_backups_folder(settings, tmp_path) -> None:
 def execute(run: Run) -> Run:
     """Run it in this process; returns it as it ended."""
     execute_run(run.pk, "w")
+    run.refresh_from_db()
+    return run
+
+
+def lose(run: Run) -> Run:
+    """Lose its worker and have it resolved; returns it as it ended."""
+    Run.objects.filter(pk=run.pk).update(
+        status=RunStatus.LOST, claim_token=uuid.uuid4(), finished_at=None
+    )
+    resolve_lost_run(run.pk)
     run.refresh_from_db()
     return run
 

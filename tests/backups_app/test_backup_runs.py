@@ -18,8 +18,7 @@ from opsconsole.choices import ProofLevel, RunKind, RunStatus
 from opsconsole.exceptions import AdapterError, Refused
 from opsconsole.models import Run
 from opsconsole.runner.executor import execute_run
-from opsconsole.runner.resolver import resolve_lost_run
-from tests.backups_app.conftest import restore
+from tests.backups_app.conftest import lose, restore
 from tests.conftest import log_of
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
@@ -295,15 +294,6 @@ def test_drop_removes_only_the_replaced_database(backup, environment, operator, 
 
 
 # -- lost runs
-
-
-def lose(run: Run) -> Run:
-    Run.objects.filter(pk=run.pk).update(
-        status=RunStatus.LOST, claim_token=uuid.uuid4(), finished_at=None
-    )
-    resolve_lost_run(run.pk)
-    run.refresh_from_db()
-    return run
 
 
 def test_lost_backup_with_a_proven_archive_is_succeeded(run_backup):

@@ -110,9 +110,10 @@ def test_unreachable_server_is_an_error_without_the_address():
 def test_missing_database_cannot_be_imitated(database):
     with psycopg.connect(database(), autocommit=True) as connection:
         with pytest.raises(AdapterError, match="there is no database nowhere"):
-            server.create_database_like(connection, "x", "nowhere")
+            server.read_shape(connection, "nowhere")
+        shape = server.read_shape(connection, connection.info.dbname)
         with pytest.raises(AdapterError, match="cannot create database"):
-            server.create_database_like(connection, "postgres", connection.info.dbname)
+            server.create_database(connection, "postgres", shape)
         with pytest.raises(AdapterError, match="cannot drop database"):
             server.drop_database(connection, "postgres")
 
