@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 
 from backups_app.models import Backup, BackupCopy, BackupPolicy, ScheduledOccurrence
 from backups_app.models.backup import CopyState
-from opsconsole.choices import ProofLevel, RunStatus
+from opsconsole.choices import BackupReason, ProofLevel, RunStatus
 from opsconsole.models import Environment
 
 # A backup this much smaller or larger than its predecessors' median is worth a look.
@@ -29,6 +29,7 @@ def alarms_of(environments: Iterable[Environment]) -> dict[int, list[str]]:
     backups: dict[int, list[Backup]] = defaultdict(list)
     for backup in (
         Backup.objects.filter(environment__in=ids, deleted_at=None)
+        .exclude(reason=BackupReason.IMPORTED)
         .only("environment_id", "taken_at", "size_bytes", "proof", "proof_problem", "expires_at")
         .order_by("-taken_at")
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from django.conf import settings
@@ -39,7 +40,9 @@ def scratch_dsn(context: RunContext) -> Dsn:
     """Where scratch databases are built: the target's scratch server, or its own server."""
     if not context.run.target.scratch_dsn_encrypted:
         return context.dsn
-    return secrets.resolve_scratch_dsn(context.run.target)
+    place = secrets.resolve_scratch_dsn(context.run.target)
+    context.recorder.hide(place.password)
+    return place
 
 
 def tool_session(context: RunContext, part: str) -> ToolSession:
@@ -154,6 +157,18 @@ def compare_content(
         if content.read_large_objects(connection) != expected["large_objects"]:
             problems.append("large objects differ")
     return problems
+
+
+def count_content(context: RunContext, database: str, *, on: Dsn) -> dict[str, Any]:
+    """What a restored database holds, as the content of a manifest."""
+    with context.connect("count", database=database, on=on) as connection:
+        sequences = content.read_sequences(connection)
+        return {
+            "tables": content.read_tables(connection),
+            "large_objects": content.read_large_objects(connection),
+            "sequences_before": sequences,
+            "sequences_after": sequences,
+        }
 
 
 def drop_scratch(context: RunContext, name: str, *, on: Dsn | None = None) -> None:

@@ -56,6 +56,39 @@ class RestoreForm(forms.Form):
             del self.fields["consents_unmasked"]
 
 
+class ImportForm(forms.Form):
+    """An archive that was made elsewhere: a file of one's own, or an object in a storage."""
+
+    file = forms.FileField(
+        label=_("Archive"),
+        required=False,
+        help_text=_("pg_dump -Fc, or a packed folder of pg_dump -Fd; also as .zst, .gz or .age."),
+    )
+    storage = forms.ModelChoiceField(
+        Storage.objects.none(), label=_("Or one that lies in"), required=False
+    )
+    path = forms.CharField(
+        label=_("Its path there"),
+        max_length=300,
+        required=False,
+        help_text=_("From the storage's root, such as incoming/shop.dump. It stays there."),
+    )
+    reason = forms.CharField(label=_("Why"), max_length=500)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["storage"].queryset = Storage.objects.shown()  # type: ignore[attr-defined]
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or {}
+        has_file, has_path = bool(given.get("file")), bool(given.get("path"))
+        if has_file == has_path and "file" not in self.errors:
+            self.add_error("file", _("Choose a file, or say where one lies: one of the two."))
+        elif has_path and not given.get("storage"):
+            self.add_error("storage", _("Say in which storage it lies."))
+        return given
+
+
 class UndoForm(forms.Form):
     reason = forms.CharField(label=_("Why"), max_length=500)
     typed_name = forms.CharField(label=_("Type the environment's short name"), max_length=50)

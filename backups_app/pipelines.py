@@ -6,9 +6,9 @@ from contextlib import suppress
 
 import psycopg
 
-from backups_app import building, copies, pruning, steps, swapping
+from backups_app import building, copies, importing, pruning, steps, swapping
 from backups_app.models import Backup, ReplacedDatabase
-from opsconsole.choices import BackupReason, RunKind, RunStatus
+from opsconsole.choices import BackupReason, ProofLevel, RunKind, RunStatus
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Run
 from opsconsole.runner.health_step import HealthStep
@@ -41,6 +41,11 @@ def register() -> None:
         Pipeline(RunKind.PRUNE, steps=lambda _context: [pruning.MarkExpired(),
                  pruning.DeleteExpired()], resolve=resolve_prune, describe=describe_prune)
     )  # fmt: skip
+    register_pipeline(
+        Pipeline(RunKind.IMPORT, steps=lambda _context: [steps.ImportPreflight(),
+                 steps.ImportArchive(), steps.ReleaseFromQuarantine(), steps.CopyBackup()],
+                 resolve=resolve_import, describe=describe_import, cleanup=cleanup_import)
+    )  # fmt: skip
     PERIODIC.append(Periodic("backups_app.tend", "TEND_SECONDS"))
 
 
@@ -68,6 +73,25 @@ def describe_backup(context: RunContext) -> str:
     if backup is None:
         return "No backup was taken. The database was only read."
     return f"Backup {backup.pk}, {backup.size_bytes / 1e6:,.1f} MB, {backup.proof_level.label}."
+
+
+def describe_import(context: RunContext) -> str:
+    backup: Backup | None = context.notes.get("backup")
+    if backup is None:
+        return "Nothing was imported. No database was touched."
+    if backup.proof < ProofLevel.RESTORED:
+        return f"Backup {backup.pk} stays in quarantine: it was not restored yet."
+    return f"Backup {backup.pk}, {backup.size_bytes / 1e6:,.1f} MB, was restored and counted."
+
+
+def cleanup_import(context: RunContext) -> None:
+    importing.discard_upload(context.run)
+    cleanup(context)
+
+
+def resolve_import(run: Run) -> Resolution:
+    importing.discard_upload(run)
+    return resolve_backup(run)
 
 
 def describe_prune(context: RunContext) -> str:

@@ -28,6 +28,9 @@ def prove_backup(
     Raises StepFailed or ArchiveCorrupt when it does not: the backup then counts as not proven,
     with the problem on it. Any other error means that the proof could not be made.
     """
+    if not backup.is_counted:
+        # There is nothing yet that its content could be compared with.
+        level = min(level, ProofLevel.RESTORED)
     try:
         _PROOFS[level](context, backup)
     except _NotProven as problem:
@@ -106,10 +109,17 @@ def _restore_and(context: RunContext, backup: Backup, *, compares_content: bool)
     began = time.monotonic()
     try:
         building.build_database(
-            context, backup, scratch, keeps_owners=place == context.dsn, on=place
+            context,
+            backup,
+            scratch,
+            keeps_owners=place == context.dsn and not backup.is_imported,
+            on=place,
         )
         backup.restore_seconds = time.monotonic() - began
-        if compares_content:
+        problems = []
+        if not backup.is_counted:
+            backup.manifest["content"] = building.count_content(context, scratch, on=place)
+        elif compares_content:
             problems = building.compare_content(context, backup, scratch, on=place)
         else:
             problems = _compare_rows(context, backup, scratch, place)
@@ -120,13 +130,13 @@ def _restore_and(context: RunContext, backup: Backup, *, compares_content: bool)
         for line in problems[:20]:
             context.log(f"  {line}", "no")
         raise _NotProven(f"the restored copy differs from the dump: {problems[0]}")
-    tables = backup.manifest["content"]["tables"]
+    tables = backup.tables
     what = "content equal" if compares_content else "row counts equal"
     context.log(f"backup: {len(tables)} tables, {backup.rows:,} rows, {what}", "ok")
 
 
 def _compare_rows(context: RunContext, backup: Backup, database: str, place: Dsn) -> list[str]:
-    expected = backup.manifest["content"]["tables"]
+    expected = backup.tables
     with context.connect("compare", database=database, on=place) as connection:
         found = content.count_rows(connection)
     return content.differences(

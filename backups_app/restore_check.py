@@ -34,8 +34,11 @@ def check_restore(check: RestoreCheck) -> None:
         with server.connect(
             dsn, application_name="opsconsole:check", timeout_seconds=20
         ) as session:
+            findings = find(
+                session, check.backup, is_local=dsn.is_local,
+                keeps_owners=check.backup.keeps_owners_in(target.pk),
+            )  # fmt: skip
             is_same = check.backup.target_id == target.pk
-            findings = find(session, check.backup, is_local=dsn.is_local, keeps_owners=is_same)
             check.data = {
                 "findings": [asdict(finding) for finding in findings],
                 "losses": losses(session, check.backup) if is_same else None,
@@ -199,7 +202,7 @@ def losses(connection: psycopg.Connection, backup: Backup) -> list[dict[str, Any
     now = activity.rows_written_by_table(connection)
     if any(now.get(name, 0) < count for name, count in before.items() if name in now):
         return None
-    tables = backup.manifest["content"]["tables"]
+    tables = backup.tables
     return [
         {
             "table": name,

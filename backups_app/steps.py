@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backups_app import building, proving, restore_check, swapping, taking
+from backups_app import building, importing, proving, restore_check, swapping, taking
 from backups_app.models import Backup, ReplacedDatabase
 from opsconsole.choices import BackupReason, ProofLevel
 from opsconsole.exceptions import StepFailed
@@ -44,6 +44,37 @@ class ProveBackup(Step):
         backup: Backup = context.notes["backup"]
         proving.prove_backup(context, backup)
         return f"content equal, {backup.rows:,} rows"
+
+
+class ImportPreflight(Step):
+    """What an import needs of the servers: the source and the disk are found out by reading."""
+
+    name = "preflight"
+
+    def run(self, context: RunContext) -> str:
+        with context.connect("preflight") as connection:
+            facts = server.read_facts(connection)
+        building.require_scratch(context, facts)
+        return f"PostgreSQL {facts.version}"
+
+
+class ImportArchive(Step):
+    name = "import"
+
+    def run(self, context: RunContext) -> str:
+        backup = importing.import_archive(context)
+        return f"{backup.size_bytes / 1e6:,.1f} MB, in quarantine"
+
+
+class ReleaseFromQuarantine(Step):
+    """Restore it into a scratch database; what that then holds is what it is compared with later."""
+
+    name = "prove"
+
+    def run(self, context: RunContext) -> str:
+        backup: Backup = context.notes["backup"]
+        proving.prove_backup(context, backup, ProofLevel.RESTORED)
+        return f"restored, {backup.rows:,} rows"
 
 
 class CopyBackup(Step):
@@ -100,7 +131,7 @@ class RestorePreflight(Step):
                 connection,
                 backup,
                 is_local=context.dsn.is_local,
-                keeps_owners=backup.target_id == context.run.target_id,
+                keeps_owners=backup.keeps_owners_in(context.run.target_id),
                 exchanges=exchanges,
             )
         for finding in findings:
@@ -120,7 +151,7 @@ class BuildReplacement(Step):
         backup: Backup = context.notes["backup"]
         name = building.built_name(context.dsn.database, context.run.pk)
         context.log(f"restore: building {name} beside the live database")
-        keeps_owners = backup.target_id == context.run.target_id
+        keeps_owners = backup.keeps_owners_in(context.run.target_id)
         building.build_database(context, backup, name, keeps_owners=keeps_owners)
         problems = building.compare_content(context, backup, name)
         if problems:
@@ -144,7 +175,7 @@ class BuildNewDatabase(Step):
         with context.connect("new", database=server.MAINTENANCE_DATABASE) as connection:
             if server.database_oid(connection, name) is not None:
                 raise StepFailed(f"there already is a database {name}: choose another name")
-        keeps_owners = backup.target_id == context.run.target_id
+        keeps_owners = backup.keeps_owners_in(context.run.target_id)
         building.build_database(context, backup, built, keeps_owners=keeps_owners)
         problems = building.compare_content(context, backup, built)
         if problems:

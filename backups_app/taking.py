@@ -16,7 +16,7 @@ from backups_app import building, copies
 from backups_app.archive import StoredForm, Written, write_archive
 from backups_app.dump import dump_folder, dump_globals, dump_stream
 from backups_app.encryption import encrypt, parse_recipients, public_key
-from backups_app.models import Backup, BackupCopy, BackupPolicy
+from backups_app.models import Backup, BackupCopy, BackupPolicy, Storage
 from backups_app.stores.kinds import Store
 from opsconsole.choices import BackupReason
 from opsconsole.exceptions import AdapterError, StepFailed
@@ -66,10 +66,27 @@ def take_backup(context: RunContext, reason: BackupReason) -> Backup:
     The row appears when the archive is whole in its storage; a failure leaves no object.
     """
     policy = BackupPolicy.objects.of(context.environment)
-    form, store = form_of(policy), copies.store_of(policy.storage)
-    key = _new_key(context, form)
+    form = form_of(policy)
+    return keep_archive(
+        context, reason, policy.storage, form,
+        lambda store, key: _dump(context, policy, form, store, key),
+    )  # fmt: skip
+
+
+def keep_archive(
+    context: RunContext,
+    reason: BackupReason,
+    storage: Storage,
+    form: StoredForm,
+    write: Callable[[Store, str], tuple[dict[str, Any], Written]],
+) -> Backup:
+    """Have `write(store, key)` store an archive and return its manifest; list it as a backup.
+
+    The row appears when the archive is whole in its storage; a failure leaves no object.
+    """
+    store, key = copies.store_of(storage), _new_key(context, form)
     try:
-        manifest, written = _dump(context, policy, form, store, key)
+        manifest, written = write(store, key)
         copies.write_manifest(store, key, manifest)
     except BaseException:
         with suppress(AdapterError):
@@ -92,7 +109,7 @@ def take_backup(context: RunContext, reason: BackupReason) -> Backup:
         manifest=manifest,
         taken_at=manifest["taken_at"],
     )
-    BackupCopy.objects.create(backup=backup, storage=policy.storage)
+    BackupCopy.objects.create(backup=backup, storage=storage)
     context.notes["backup"] = backup
     context.run.result["backup"] = backup.pk
     return backup

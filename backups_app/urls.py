@@ -1,6 +1,6 @@
 from django.urls import path
 
-from backups_app.views import backups, restores, settings
+from backups_app.views import backups, imports, restores, settings
 
 urlpatterns = [
     path("backups", backups.backup_list, name="backups"),
@@ -21,6 +21,8 @@ urlpatterns = [
     path("settings/storages/<int:pk>/test-again", settings.test_storage, name="storage-test-again"),
     path("settings/storages/<int:pk>/retire", settings.retire_storage, name="storage-retire"),
     path("<slug:application>/<slug:environment>/backup", backups.back_up, name="back-up"),
+    path("<slug:application>/<slug:environment>/import", imports.import_backup,
+         name="backup-import"),
     path("<slug:application>/<slug:environment>/backup-policy", settings.edit_policy,
          name="backup-policy"),
     path("<slug:application>/<slug:environment>/prune", settings.prune, name="prune"),

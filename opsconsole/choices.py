@@ -38,6 +38,7 @@ class RunKind(models.TextChoices):
     VERIFY = "verify", _("Verify")
     REHEARSE = "rehearse", _("Rehearse")
     PRUNE = "prune", _("Prune")
+    IMPORT = "import", _("Import")
 
     @classmethod
     def changing_target(cls) -> list[RunKind]:

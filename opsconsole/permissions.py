@@ -27,6 +27,7 @@ ACTIONS: dict[str, frozenset[Role]] = {
     "backup.hold": frozenset({Role.OPERATOR, Role.REVIEWER, Role.ADMIN}),
     "backup.download": frozenset({Role.ADMIN}),
     "backup.prune": frozenset({Role.ADMIN}),
+    "backup.import": frozenset({Role.ADMIN}),
     "restore.cross": frozenset({Role.ADMIN}),
     "replaced.drop": frozenset({Role.ADMIN}),
     "migration.resolve": frozenset({Role.OPERATOR, Role.ADMIN}),

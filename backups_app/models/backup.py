@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.conf import settings
 from django.db import models
 from django.urls import reverse
@@ -19,8 +21,10 @@ class BackupQuerySet(models.QuerySet["Backup"]):
         return self.filter(deleted_at=None).select_related("environment__application", "run")
 
     def proven(self) -> BackupQuerySet:
-        """Restored at least once, and neither deleted nor about to be."""
-        return self.filter(deleted_at=None, expires_at=None, proof__gte=ProofLevel.RESTORED)
+        """Taken here, restored at least once, and neither deleted nor about to be."""
+        return self.filter(
+            deleted_at=None, expires_at=None, proof__gte=ProofLevel.RESTORED
+        ).exclude(reason=BackupReason.IMPORTED)
 
 
 class Backup(models.Model):
@@ -88,8 +92,27 @@ class Backup(models.Model):
         return StoredForm.from_manifest(self.manifest)
 
     @property
+    def is_imported(self) -> bool:
+        """Made by somebody else: what it holds is known only once it was restored."""
+        return self.reason == BackupReason.IMPORTED
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the manifest says what it holds."""
+        return self.manifest["content"] is not None
+
+    def keeps_owners_in(self, target_id: int) -> bool:
+        """Whether a restore there gives everything to its owners rather than to one role."""
+        return self.target_id == target_id and not self.is_imported
+
+    @property
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """`{schema.table: {rows, hash}}`; empty while it is not counted."""
+        return self.manifest["content"]["tables"] if self.is_counted else {}
+
+    @property
     def rows(self) -> int:
-        return sum(table["rows"] for table in self.manifest["content"]["tables"].values())
+        return sum(table["rows"] for table in self.tables.values())
 
 
 class CopyState(Shown):

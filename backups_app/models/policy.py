@@ -161,6 +161,7 @@ class BackupPolicy(models.Model):
                 for reason, days in (
                     (BackupReason.PRE_MIGRATION.value, self.pre_migration_days),
                     (BackupReason.MANUAL.value, self.manual_days),
+                    (BackupReason.IMPORTED.value, self.manual_days),
                     (BackupReason.BEFORE_RESTORE.value, self.before_restore_days),
                 )
                 if days is not None

@@ -7,6 +7,7 @@ from backups_app.services.backups import (
     request_backup,
     request_verify,
 )
+from backups_app.services.imports import import_from_storage, import_upload
 from backups_app.services.restores import (
     choose_way_back,
     request_check,
@@ -18,6 +19,8 @@ from backups_app.services.restores import (
 __all__ = [
     "choose_way_back",
     "hold_backup",
+    "import_from_storage",
+    "import_upload",
     "open_for_download",
     "release_backup",
     "request_backup",

@@ -73,7 +73,8 @@ def facts_of(environment: Environment) -> list[Fact]:
             taken_at=backup.taken_at,
             reason=backup.reason,
             size_bytes=backup.size_bytes,
-            is_proven=backup.proof >= ProofLevel.RESTORED,
+            # One made elsewhere is no proof that this environment is backed up.
+            is_proven=backup.proof >= ProofLevel.RESTORED and not backup.is_imported,
             is_held=backup.is_held,
             is_busy=backup.pk in busy or backup.run.status in RunStatus.active(),
         )

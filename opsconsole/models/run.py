@@ -145,6 +145,8 @@ class Run(models.Model):
                 "where": where,
                 "backup": self.parameters.get("backup", ""),
             }
+        if kind is RunKind.IMPORT:
+            return _g("Import a backup of %(where)s") % {"where": where}
         return f"{kind.label} {where}"
 
     @property

@@ -67,6 +67,10 @@ class Recorder:
         if not self.fenced:
             self.flush()
 
+    def hide(self, secret: str) -> None:
+        """Keep another secret out of whatever is recorded from now on."""
+        self._secrets.add(secret)
+
     def redact(self, text: str) -> str:
         return redact(text, self._secrets)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from celery import current_app
@@ -112,6 +113,22 @@ def test_run_that_failed_exits_with_1_and_can_be_resolved(ops, shop, folder):
     )
     assert ops.status == 0
     assert ops("pending", STAGING) == []
+
+
+def test_import_takes_a_file_or_an_object_of_a_storage(ops, shop, settings, tmp_path):
+    settings.BACKUPS_FOLDER = tmp_path
+    ops("backup", STAGING, "--wait")
+    archive = Path(settings.BACKUPS_FOLDER, Backup.objects.get().key)
+    imported = ops("import", STAGING, str(archive), "--wait")
+    assert (ops.status, imported["status"]) == (0, "succeeded")
+    assert Backup.objects.get(pk=imported["backup"]).is_imported
+    for wrong, why in (
+        (["no/such/file"], "cannot read"),
+        ([Backup.objects.last().key, "--storage", "Backups folder"], "restore it instead"),
+        (["x", "--storage", "nowhere"], "there is no storage nowhere"),
+    ):
+        ops("import", STAGING, *wrong)
+        assert (ops.status, why in ops.said) == (2, True)
 
 
 def test_backup_restore_and_health(ops, shop):

@@ -11,6 +11,8 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -18,10 +20,13 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.db import OperationalError
 from django.utils.timezone import now
 
-from backups_app.models import Backup, ReplacedDatabase
+from backups_app.archive import CHUNK_BYTES
+from backups_app.models import Backup, ReplacedDatabase, Storage
 from backups_app.recovery import recovery_kit
 from backups_app.services import (
     choose_way_back,
+    import_from_storage,
+    import_upload,
     request_backup,
     request_restore,
     request_undo,
@@ -94,6 +99,10 @@ class Command(BaseCommand):
             "--level", choices=[level.name.lower() for level in ProofLevel if level >= 0],
             default="content",
         )  # fmt: skip
+        imported = verb("import", "import an archive made elsewhere", parents=[waiting],
+                        takes="environment")  # fmt: skip
+        imported.add_argument("archive", help="a file, or with --storage the path in it")
+        imported.add_argument("--storage", default="", help="the name of the storage it lies in")
         undo = verb("undo", "take a restore back", parents=[waiting], takes="run")
         undo.add_argument("--confirm", default="", help="the environment's short name")
         verb("prune", "delete what the policy does not keep", parents=[waiting],
@@ -296,6 +305,26 @@ class Command(BaseCommand):
                 level=ProofLevel[self.options.level.upper()],
             )
         )
+
+    def do_import(self) -> int:
+        more = {
+            "actor": self.actor(), "environment": self.environment(),
+            "idempotency_key": uuid.uuid4().hex, "reason": self.options.reason,
+        }  # fmt: skip
+        if self.options.storage:
+            storage = Storage.objects.shown().filter(name=self.options.storage).first()
+            if storage is None:
+                raise Refused(f"there is no storage {self.options.storage}")
+            return self._started(
+                import_from_storage(storage=storage, key=self.options.archive, **more)
+            )
+        path = Path(self.options.archive)
+        try:
+            with path.open("rb") as file:
+                chunks = iter(partial(file.read, CHUNK_BYTES), b"")
+                return self._started(import_upload(name=path.name, chunks=chunks, **more))
+        except OSError as error:
+            raise Refused(f"cannot read {path}: {error.strerror}") from None
 
     def do_undo(self) -> int:
         replaced = ReplacedDatabase.objects.kept().filter(run=self.run_of()).first()

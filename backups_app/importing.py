@@ -1,0 +1,112 @@
+"""Take in an archive that was made elsewhere: unpack it, store it in the policy's form, list it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from django.utils import timezone
+
+from backups_app import building, copies
+from backups_app.archive import Written, write_archive
+from backups_app.foreign import ForeignArchive, Listing, read_listing, unpack_foreign
+from backups_app.models import Backup, BackupPolicy, Storage
+from backups_app.stores.kinds import Store
+from backups_app.taking import form_of, keep_archive
+from opsconsole.choices import BackupReason
+from opsconsole.exceptions import StepFailed
+from opsconsole.models import Run
+from opsconsole.runner.step import Estimate, RunContext
+from opsconsole.services import secrets
+from opsconsole.targets import server
+
+
+def source_of(run: Run) -> tuple[Storage, str]:
+    """Where the archive to import lies: a storage, and the key in it."""
+    return Storage.objects.get(pk=run.parameters["storage"]), str(run.parameters["key"])
+
+
+def discard_upload(run: Run) -> None:
+    """Delete an uploaded archive. One that an admin put into a storage is theirs to delete."""
+    if run.parameters.get("is_upload"):
+        storage, key = source_of(run)
+        copies.store_of(storage).delete(key)
+
+
+def import_archive(context: RunContext) -> Backup:
+    """Bring the run's archive into the policy's storage, as a backup that is not proven yet.
+
+    Raises AdapterError when it is no archive of pg_dump, StepFailed when this server could not
+    restore it; nothing is stored then.
+    """
+    storage, key = source_of(context.run)
+    scratch = building.scratch_folder()
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    context.log(f"import: reading {key} from {storage}")
+    with tempfile.TemporaryDirectory(prefix="import-", dir=scratch) as name:
+        archive = unpack_foreign(
+            copies.store_of(storage).read(key), Path(name),
+            identities=secrets.backup_identities(), on_progress=lambda _count: context.check(),
+        )  # fmt: skip
+        listing = _listing(context, archive)
+        policy = BackupPolicy.objects.of(context.environment)
+        form = replace(form_of(policy), format=archive.format)
+
+        def write(store: Store, new_key: str) -> tuple[dict[str, Any], Written]:
+            progress = Estimate(context, _size(archive)).update
+            with store.writer(new_key) as file:
+                written = write_archive(archive.chunks(), form, file, progress)
+            described = _manifest(context, listing, new_key, written)
+            return form.as_dict() | described, written
+
+        return keep_archive(context, BackupReason.IMPORTED, policy.storage, form, write)
+
+
+def _listing(context: RunContext, archive: ForeignArchive) -> Listing:
+    place = building.scratch_dsn(context)
+    with context.connect("import", database=server.MAINTENANCE_DATABASE, on=place) as connection:
+        major = connection.info.server_version // 10000
+    listing = read_listing(
+        building.tools_for(place, major), archive, dsn=place,
+        session=building.tool_session(context, "import"),
+    )  # fmt: skip
+    if not listing.client_version:
+        raise StepFailed("the archive does not say which pg_dump made it")
+    context.log(
+        f"import: {archive.format} archive of {listing.database or 'a database'}, made "
+        f"{listing.dumped_at} by pg_dump {listing.client_version} from PostgreSQL "
+        f"{listing.server_version}",
+        "ok",
+    )
+    return listing
+
+
+def _size(archive: ForeignArchive) -> int:
+    if archive.format == "directory":
+        return sum(path.stat().st_size for path in archive.path.iterdir())
+    return archive.path.stat().st_size
+
+
+def _manifest(context: RunContext, listing: Listing, key: str, written: Written) -> dict[str, Any]:
+    return {
+        "archive": key,
+        "environment": context.environment.path,
+        "taken_at": timezone.now().isoformat(),
+        "imported": {
+            "by": context.run.asked_by,
+            "from": context.run.parameters.get("name") or source_of(context.run)[1],
+            "dumped_at": listing.dumped_at,
+        },
+        "server": {"version": listing.server_version, "database": listing.database},
+        "extensions": dict.fromkeys(listing.extensions, ""),
+        "owners": [],
+        "client": listing.client_version,
+        "size_bytes": written.size_bytes,
+        "raw_bytes": written.raw_bytes,
+        "sha256": written.sha256,
+        "content": None,
+        "migrations": [],
+        "proof": "checksum",
+    }

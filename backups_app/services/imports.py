@@ -1,0 +1,105 @@
+"""Import archives that were made elsewhere."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+
+from django.conf import settings
+from django.utils.text import get_valid_filename
+from django.utils.translation import gettext as _
+
+from backups_app.foreign import NOT_AN_ARCHIVE, may_be_archive
+from backups_app.models import Backup, Storage
+from backups_app.stores.local import LocalStore
+from opsconsole.choices import RunKind
+from opsconsole.exceptions import AdapterError, Refused
+from opsconsole.models import Environment, Run, User
+from opsconsole.permissions import authorize
+from opsconsole.services import runs
+
+INCOMING = "incoming"
+
+
+def import_upload(
+    *,
+    actor: User,
+    environment: Environment,
+    name: str,
+    chunks: Iterable[bytes],
+    idempotency_key: str,
+    reason: str = "",
+) -> Run:
+    """Keep an uploaded archive in the console's own folder and queue its import.
+
+    The run deletes the upload, however it ends. Raises Refused (422) for what is plainly no
+    archive, (507) when it does not fit; nothing is kept then.
+    """
+    authorize(actor, "backup.import", environment)
+    store = LocalStore(settings.BACKUPS_FOLDER)
+    key = f"{INCOMING}/{uuid.uuid4().hex}-{_file_name(name)}"
+    run = None
+    try:
+        _keep(store, key, chunks)
+        run = _request(actor, environment, idempotency_key, reason, {
+            "storage": Storage.objects.builtin().pk, "key": key, "name": name, "is_upload": True,
+        })  # fmt: skip
+    finally:
+        if run is None or run.parameters.get("key") != key:
+            with suppress(AdapterError):
+                store.delete(key)
+    return run
+
+
+def import_from_storage(
+    *,
+    actor: User,
+    environment: Environment,
+    storage: Storage,
+    key: str,
+    idempotency_key: str,
+    reason: str = "",
+) -> Run:
+    """Queue the import of an archive that somebody put into a storage; it stays there.
+
+    Raises Refused (409) for an archive that the console lists: that one is restored.
+    """
+    authorize(actor, "backup.import", environment)
+    if listed := Backup.objects.filter(key=key).first():
+        raise Refused(_("This is %(backup)s: restore it instead.") % {"backup": listed})
+    return _request(
+        actor, environment, idempotency_key, reason, {"storage": storage.pk, "key": key}
+    )
+
+
+def _request(
+    actor: User, environment: Environment, idempotency_key: str, reason: str, parameters: dict
+) -> Run:
+    return runs.request_run(
+        actor=actor,
+        kind=RunKind.IMPORT,
+        environment=environment,
+        reason=reason,
+        idempotency_key=idempotency_key,
+        parameters=parameters,
+    )
+
+
+def _file_name(name: str) -> str:
+    try:
+        return get_valid_filename(name)[-100:]
+    except ValueError:
+        return "archive"
+
+
+def _keep(store: LocalStore, key: str, chunks: Iterable[bytes]) -> None:
+    try:
+        with store.writer(key) as file:
+            for number, chunk in enumerate(chunks):
+                if number == 0 and not may_be_archive(chunk):
+                    raise Refused(f"{NOT_AN_ARCHIVE[0].upper()}{NOT_AN_ARCHIVE[1:]}.", status=422)
+                file.write(chunk)
+    except AdapterError as error:
+        raise Refused(_("The archive cannot be kept: %(why)s") % {"why": error},
+                      status=507) from error  # fmt: skip

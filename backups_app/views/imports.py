@@ -1,0 +1,39 @@
+"""Import an archive that was made elsewhere: only for admins."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+
+from backups_app import services
+from backups_app.forms import ImportForm
+from backups_app.models import BackupPolicy
+from opsconsole.permissions import require
+from opsconsole.views.pages import environment_or_404, new_key, posted_key
+
+
+@require("backup.import")
+def import_backup(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+    where = environment_or_404(request, application, environment)
+    form = ImportForm(request.POST or None, request.FILES or None)
+    if request.method == "POST" and form.is_valid():
+        given, uploaded = form.cleaned_data, form.cleaned_data["file"]
+        more = {
+            "actor": request.user, "environment": where, "idempotency_key": posted_key(request),
+            "reason": given["reason"],
+        }  # fmt: skip
+        if uploaded:
+            run = services.import_upload(name=uploaded.name, chunks=uploaded.chunks(), **more)
+        else:
+            run = services.import_from_storage(
+                storage=given["storage"], key=given["path"].strip("/ "), **more
+            )
+        return redirect(run)
+    context = {
+        "environment": where,
+        "form": form,
+        "key": new_key(),
+        "storage": BackupPolicy.objects.of(where).storage,
+    }
+    status = 422 if form.is_bound else 200
+    return render(request, "backups_app/backup_import.html", context, status=status)

@@ -1,0 +1,267 @@
+"""Archives made elsewhere: every packing of a good one, and each way that a bad one ends."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import subprocess
+import tarfile
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+import zstandard
+from django.conf import settings
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.urls import reverse
+
+from backups_app import foreign, services
+from backups_app.alarms import alarms_of
+from backups_app.encryption import encrypt, new_identity, public_key
+from backups_app.models import Backup, Storage
+from backups_app.services.policies import decide_for
+from opsconsole.choices import ProofLevel, RunKind, RunStatus
+from opsconsole.exceptions import Refused
+from opsconsole.models import Run
+from opsconsole.services.secrets import backup_identities
+from opsconsole.targets.content import read_tables
+from opsconsole.targets.tools import choose_tools, find_tools
+from tests.backups_app.conftest import execute, lose, restore
+
+pytestmark = pytest.mark.usefixtures("transactional_db")
+
+
+def dumped(dsn: str, *arguments: str) -> bytes:
+    tools = choose_tools(find_tools(), server_major=18, is_local=True)
+    return subprocess.run(
+        [tools.pg_dump, "--dbname", dsn, *arguments], check=True, capture_output=True
+    ).stdout
+
+
+def aged(data: bytes, recipient: str) -> bytes:
+    sink = io.BytesIO()
+    encrypt(iter([data]), sink, [recipient])
+    return sink.getvalue()
+
+
+def tar_of_folder(dsn: str, folder: Path, mode: str = "w") -> bytes:
+    """What people make of `pg_dump -Fd`: a tar file of the folder, with its name."""
+    dumped(dsn, "--format=directory", f"--file={folder}")
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode=mode) as archive:
+        archive.add(folder, arcname=f"nightly/{folder.name}")
+    return sink.getvalue()
+
+
+PACKINGS: dict[str, Callable[[str, Path], bytes]] = {
+    "custom": lambda dsn, _folder: dumped(dsn, "--format=custom"),
+    "custom.gz": lambda dsn, _folder: gzip.compress(dumped(dsn, "--format=custom")),
+    "custom.zst": lambda dsn, _folder: zstandard.compress(dumped(dsn, "-Fc", "-Z0")),
+    "custom.zst.age": lambda dsn, _folder: aged(
+        zstandard.compress(dumped(dsn, "-Fc")), public_key(backup_identities()[0])
+    ),
+    "directory.tar": tar_of_folder,
+    "directory.tgz": lambda dsn, folder: tar_of_folder(dsn, folder, "w:gz"),
+}
+
+
+@pytest.fixture
+def upload(environment, admin):
+    def run(data: bytes, name: str = "shop.dump", key: str = "") -> Run:
+        return services.import_upload(
+            actor=admin, environment=environment, name=name, chunks=[data],
+            idempotency_key=key or uuid.uuid4().hex,
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def custom(environment) -> bytes:
+    return dumped(environment.dsn, "--format=custom")
+
+
+def uploads_left() -> list[Path]:
+    return [path for path in Path(settings.BACKUPS_FOLDER, "incoming").glob("*") if path.is_file()]
+
+
+def archives_left() -> list[str]:
+    return sorted(path.name for path in Path(settings.BACKUPS_FOLDER).rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("packing", list(PACKINGS))
+def test_imported_archive_is_restored_and_counted_and_can_then_be_restored(
+    packing, upload, environment, operator, target, tmp_path
+):
+    target.execute(
+        "CREATE TABLE kept AS SELECT n, md5(n::text) AS t FROM generate_series(1, 500) n"
+    )
+    run = execute(upload(PACKINGS[packing](environment.dsn, tmp_path / "dump"), f"shop.{packing}"))
+    assert run.status == RunStatus.SUCCEEDED, run.summary
+    backup = Backup.objects.get()
+    assert (backup.proof, backup.is_imported) == (ProofLevel.RESTORED, True)
+    assert backup.tables == read_tables(target)
+    assert backup.manifest["imported"]["from"] == f"shop.{packing}"
+    assert uploads_left() == []
+
+    name = f"{target.info.dbname}_i"
+    done = restore(operator, backup, environment, new_database=name, typed_name="")
+    assert done.status == RunStatus.SUCCEEDED, done.summary
+    with psycopg.connect(environment.dsn, dbname=name) as connection:
+        assert read_tables(connection) == backup.tables
+
+
+def link_in_tar(_custom: bytes) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as archive:
+        link = tarfile.TarInfo("dump/toc.dat")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    return sink.getvalue()
+
+
+def tar_with(*names: str) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as archive:
+        for name in names:
+            archive.addfile(tarfile.TarInfo(name))
+    return sink.getvalue()
+
+
+BAD = {
+    "plain SQL, compressed": (lambda _c: gzip.compress(b"DROP TABLE x;"), "Plain SQL is never run"),
+    "half of it": (lambda c: c[: len(c) // 2], "Prove failed|Import failed"),
+    "half of a gzip file": (lambda c: gzip.compress(c)[:500], "does not unpack"),
+    "half of a zstd file": (lambda c: zstandard.compress(c)[:500], "Import failed"),
+    "another's key": (lambda c: aged(c, public_key(new_identity())), "none of the console's"),
+    "a link": (link_in_tar, "has no place in a directory archive"),
+    "two files of one name": (lambda _c: tar_with("a/toc.dat", "b/toc.dat"), "has no place"),
+    "a folder without a list": (lambda _c: tar_with("dump/1.dat"), "Plain SQL is never run"),
+    "an archive of -Ft": (lambda _c: tar_with("toc.dat", "restore.sql"), "pg_dump -Ft"),
+    "packed without end": (
+        lambda c: gzip.compress(gzip.compress(gzip.compress(gzip.compress(c)))),
+        "packed more often",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", list(BAD))
+def test_what_is_no_archive_is_refused_and_leaves_nothing(what, upload, custom):
+    make, why = BAD[what]
+    run = execute(upload(make(custom)))
+    assert run.status == RunStatus.FAILED
+    assert any(part in run.summary for part in why.split("|")), run.summary
+    assert not Backup.objects.filter(proof__gte=ProofLevel.RESTORED).exists()
+    assert uploads_left() == []
+    if not Backup.objects.exists():
+        assert archives_left() == []
+
+
+def test_plain_sql_is_refused_before_it_is_kept(upload):
+    with pytest.raises(Refused, match="Plain SQL is never run") as refused:
+        upload(b"CREATE TABLE x (y int);\n" * 50)
+    assert refused.value.status == 422
+    assert archives_left() == []
+    assert not Run.objects.exists()
+
+
+def test_archive_that_fills_the_disk_is_stopped(upload, custom, monkeypatch):
+    monkeypatch.setattr(foreign, "RESERVE_BYTES", 2**60)
+    run = execute(upload(gzip.compress(custom)))
+    assert "the temporary folder is full" in run.summary
+    assert archives_left() == []
+
+
+def test_archive_that_does_not_restore_stays_in_quarantine(
+    upload, environment, operator, target, as_role
+):
+    target.execute("CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (id int)")
+    target.execute("INSERT INTO child VALUES (7)")
+    target.execute(
+        "ALTER TABLE child ADD CONSTRAINT odd FOREIGN KEY (id) REFERENCES parent NOT VALID"
+    )
+    archive = dumped(environment.dsn, "--format=custom")
+    broken = archive.replace(b"NOT VALID", b"         ")
+    assert broken != archive
+    run = execute(upload(broken))
+    assert run.status == RunStatus.FAILED
+    assert "stays in quarantine" in run.summary
+    backup = Backup.objects.get()
+    assert (backup.proof, backup.rows) == (ProofLevel.CHECKSUM, 0)
+    with pytest.raises(Refused, match="never proven"):
+        restore(operator, backup, environment)
+    page = as_role("admin").get(backup.get_absolute_url())
+    assert "It is in quarantine" in page.text
+    assert "Not known before it was restored once." in page.text
+
+
+def test_imported_backup_does_not_count_as_one_of_the_environment(
+    upload, custom, environment, set_policy
+):
+    set_policy(alarm_hours=1)
+    execute(upload(custom))
+    assert Backup.objects.get().proof == ProofLevel.RESTORED
+    assert not Backup.objects.proven().exists()
+    assert "No backup is proven" in alarms_of([environment])[environment.pk][0]
+    assert [(d.keeps, d.why) for d in decide_for(environment)] == [(True, "no backup is proven")]
+
+
+def test_lost_import_leaves_no_upload(upload, custom):
+    run = upload(custom)
+    assert len(uploads_left()) == 1
+    assert lose(run).status == RunStatus.FAILED
+    assert uploads_left() == []
+
+
+def test_same_form_twice_keeps_one_upload_and_makes_one_run(upload, custom):
+    first, second = (upload(custom, key="k" * 32) for _ in range(2))
+    assert first == second
+    assert len(uploads_left()) == 1
+
+
+def test_archive_in_a_storage_is_imported_and_stays_there(environment, admin, custom, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "shop.dump").write_bytes(custom)
+    storage = Storage.objects.create(name="Elsewhere", url=f"file://{tmp_path}/elsewhere")
+    more = {"actor": admin, "environment": environment, "storage": storage}
+    run = execute(
+        services.import_from_storage(key="shop.dump", idempotency_key=uuid.uuid4().hex, **more)
+    )
+    assert run.status == RunStatus.SUCCEEDED, run.summary
+    assert (tmp_path / "elsewhere" / "shop.dump").exists()
+    missing = execute(
+        services.import_from_storage(key="../x", idempotency_key=uuid.uuid4().hex, **more)
+    )
+    assert "lies outside" in missing.summary
+    with pytest.raises(Refused, match="restore it instead"):
+        services.import_from_storage(
+            key=Backup.objects.get().key, idempotency_key=uuid.uuid4().hex, **more
+        )
+
+
+def test_page_imports_an_upload_and_keeps_the_form_when_it_is_refused(environment, as_role, custom):
+    path = reverse("backup-import", args=["shop", "staging"])
+    client = as_role("admin")
+    assert "never run" in client.get(path).text
+    neither = client.post(path, {"reason": "test"})
+    assert neither.status_code == 422
+    assert "one of the two" in neither.text
+    nowhere = client.post(path, {"reason": "test", "path": "x.dump"})
+    assert "in which storage" in nowhere.text
+    file = SimpleUploadedFile("shop.dump", custom)
+    done = client.post(path, {"reason": "test", "file": file})
+    assert done.status_code == 302
+    run = Run.objects.get(kind=RunKind.IMPORT)
+    assert done.url == run.get_absolute_url()
+    assert run.title == "Import a backup of staging"
+    assert execute(run).status == RunStatus.SUCCEEDED
+    assert "Imported by admin-" in client.get(Backup.objects.get().get_absolute_url()).text
+
+
+@pytest.mark.parametrize("role", ["operator", "reviewer", "viewer"])
+def test_only_an_admin_imports(environment, as_role, role):
+    path = reverse("backup-import", args=["shop", "staging"])
+    assert as_role(role).get(path).status_code == 403
+    assert as_role(role).post(path, {"reason": "x"}).status_code == 403
