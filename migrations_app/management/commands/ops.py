@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import OperationalError
 from django.utils.timezone import now
@@ -33,7 +30,7 @@ from backups_app.services import (
     request_verify,
 )
 from backups_app.services.policies import request_prune
-from migrations_app import demo
+from migrations_app.management.demo_verbs import DONE, DemoVerbs
 from migrations_app.services import (
     CHECKLIST,
     complete_checklist,
@@ -43,8 +40,6 @@ from migrations_app.services import (
     request_resolution,
 )
 from opsconsole.choices import ProofLevel, Role, RunStatus
-from opsconsole.demo.address import APPLICATION, dsn_of, find
-from opsconsole.demo.traffic import Traffic
 from opsconsole.exceptions import ConsoleError, Refused
 from opsconsole.models import AuditEvent, Environment, HealthResult, LogChunk, Run, User
 from opsconsole.permissions import authorize, visible_environments
@@ -52,10 +47,10 @@ from opsconsole.services import health, runs
 from opsconsole.services.secrets import allow_opening
 from opsconsole.tasks import sample_health
 
-DONE, FAILED, REFUSED = 0, 1, 2
+FAILED, REFUSED = 1, 2
 
 
-class Command(BaseCommand):
+class Command(DemoVerbs, BaseCommand):
     help = "List, migrate, back up, restore and check environments of a running console."
     requires_system_checks = []
 
@@ -127,25 +122,7 @@ class Command(BaseCommand):
         decide.add_argument("--reason", required=True)
         trail = verb("audit", "list the audit trail, newest first", parents=[common])
         trail.add_argument("--limit", type=int, default=50)
-        self._add_demo(verbs, common)
-
-    def _add_demo(self, verbs: Any, common: argparse.ArgumentParser) -> None:
-        things = verbs.add_parser("demo", help="the demo application").add_subparsers(
-            dest="thing", required=True, metavar="THING"
-        )
-        again = things.add_parser("reset", help="put everything back", parents=[common])
-        again.add_argument("environment", nargs="?", default="", help="only this one")
-        things.add_parser("services", help="list the backends to run", parents=[common])
-        things.add_parser("mend", help="take broken migrations away", parents=[common])
-        broken = things.add_parser("break-sql", help="add one that fails", parents=[common])
-        broken.add_argument("--non-atomic", action="store_true")
-        things.add_parser("break-health", help="add one that breaks /health", parents=[common])
-        traffic = things.add_parser(
-            "traffic", help="read and write until stopped", parents=[common]
-        )
-        traffic.add_argument("environment")
-        traffic.add_argument("--clients", type=int, default=10)
-        traffic.add_argument("--seconds", type=float, default=0, help="stop by itself after")
+        self.add_demo(verbs, common)
 
     def handle(self, *_args: Any, **options: Any) -> None:
         self.options = argparse.Namespace(**options)
@@ -477,69 +454,6 @@ class Command(BaseCommand):
             "ways": run.result.get("ways", []),
             "health": [_health(r) for r in run.health_results.order_by("observed_at")],
         }
-
-    # -- the demo
-
-    def do_reset(self) -> int:
-        try:
-            demo.reset(self.options.environment.rpartition("/")[2])
-        except KeyError:
-            raise Refused(f"the demo has no environment {self.options.environment}") from None
-        self._read_demo_again()
-        self.print({"reset": True}, ["the demo is as on the first start"])
-        return DONE
-
-    def do_services(self) -> int:
-        for name, argument in demo.services():
-            self.stdout.write(f"{name}\t{argument}")
-        return DONE
-
-    def do_mend(self) -> int:
-        gone = demo.mend()
-        self._read_demo_again()
-        self.print(gone, [f"took {name} away" for name in gone] or ["nothing was broken"])
-        return DONE
-
-    def do_break_sql(self) -> int:
-        text = demo.BREAK_NON_ATOMIC if self.options.non_atomic else demo.BREAK_SQL
-        return self._broke(demo.break_with(text, "add_payout_approval"))
-
-    def do_break_health(self) -> int:
-        return self._broke(demo.break_with(demo.BREAK_HEALTH, "rename_target_amount"))
-
-    def _broke(self, name: str) -> int:
-        self._read_demo_again()
-        self.print({"added": name}, [f"added {name}; `ops demo mend` takes it away"])
-        return DONE
-
-    def _read_demo_again(self) -> None:
-        """Pages show the change at once; without a worker they show it once there is one."""
-        for environment in Environment.objects.filter(application__slug=APPLICATION):
-            with suppress(Refused):
-                request_observation(environment)
-
-    def do_traffic(self) -> int:
-        slug = self.options.environment.rpartition("/")[2]
-        try:
-            dsn = dsn_of(settings.OPSCONSOLE_HOME, find(slug))
-        except KeyError:
-            raise Refused(f"the demo has no environment {slug}") from None
-        traffic = Traffic(dsn, self.options.clients)
-        stopped: list[int] = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda n, _f: stopped.append(n))
-        began = datetime.now(UTC)
-        traffic.start()
-        while not stopped:
-            time.sleep(0.1)
-            seconds = (datetime.now(UTC) - began).total_seconds()
-            if self.options.seconds and seconds > self.options.seconds:
-                break
-        rows = traffic.stop()
-        self.print(rows, [f"client {r['client']:2}: {r['answers']:6} answers, longest gap "
-                          f"{r['longest_gap_ms']:8.1f} ms, errors {r['errors'] or 'none'}"
-                          for r in rows])  # fmt: skip
-        return DONE
 
 
 def _pending_text(row: dict[str, Any]) -> str:
