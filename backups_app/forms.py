@@ -34,6 +34,14 @@ class RestoreForm(forms.Form):
             "nothing is replaced. Empty replaces the live database."
         ),
     )
+    backs_up_first = forms.BooleanField(
+        label=_("Back the live database up first, and prove that backup"),
+        required=False,
+        help_text=_(
+            "Takes as long as any backup. The replaced database is kept either way, until it is "
+            "dropped; a backup outlives that."
+        ),
+    )
     consents_unmasked = forms.BooleanField(
         label=_("Data of a protected environment goes elsewhere as it is, unmasked"),
         required=False,

@@ -60,8 +60,10 @@ def restore_steps(context: RunContext) -> list[Step]:
         return [steps.UndoPreflight(), steps.SwapBack(), HealthStep("after")]
     if "database" in context.run.parameters:
         return [steps.RestorePreflight(), steps.BuildNewDatabase()]
+    backs_up = context.run.parameters.get("backs_up_first")
     return [
         steps.RestorePreflight(),
+        *([steps.TakeProvenBackup(BackupReason.BEFORE_RESTORE)] if backs_up else []),
         steps.BuildReplacement(),
         steps.SwapIn(),
         HealthStep("after"),

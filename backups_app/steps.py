@@ -90,7 +90,7 @@ class CopyBackup(Step):
 
 
 class TakeProvenBackup(Step):
-    """Both in one step, as part of a migration."""
+    """Both in one step, as part of a run that changes the database."""
 
     name = "backup"
 
@@ -100,7 +100,7 @@ class TakeProvenBackup(Step):
     def run(self, context: RunContext) -> str:
         backup = taking.take_backup(context, self.reason)
         proving.prove_backup(context, backup)
-        # A copy that fails is told, and does not stop a migration: one proven backup is there.
+        # A copy that fails is told, and does not stop the run: one proven backup is there.
         taking.copy_backup(context, backup)
         return f"proven: content equal, {backup.size_bytes / 1e6:,.1f} MB"
 
@@ -123,8 +123,7 @@ class RestorePreflight(Step):
     name = "preflight"
 
     def run(self, context: RunContext) -> str:
-        backup = Backup.objects.get(pk=context.run.parameters["backup"])
-        context.notes["backup"] = backup
+        backup = context.notes["restores"] = Backup.objects.get(pk=context.run.parameters["backup"])
         exchanges = "database" not in context.run.parameters
         with context.connect("preflight") as connection:
             findings = restore_check.find(
@@ -148,7 +147,7 @@ class BuildReplacement(Step):
     name = "restore"
 
     def run(self, context: RunContext) -> str:
-        backup: Backup = context.notes["backup"]
+        backup: Backup = context.notes["restores"]
         name = building.built_name(context.dsn.database, context.run.pk)
         context.log(f"restore: building {name} beside the live database")
         keeps_owners = backup.keeps_owners_in(context.run.target_id)
@@ -169,7 +168,7 @@ class BuildNewDatabase(Step):
     name = "restore"
 
     def run(self, context: RunContext) -> str:
-        backup: Backup = context.notes["backup"]
+        backup: Backup = context.notes["restores"]
         name = context.run.parameters["database"]
         built = building.built_name(context.dsn.database, context.run.pk)
         with context.connect("new", database=server.MAINTENANCE_DATABASE) as connection:

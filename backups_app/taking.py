@@ -14,7 +14,7 @@ import psycopg
 
 from backups_app import building, copies
 from backups_app.archive import StoredForm, Written, write_archive
-from backups_app.dump import dump_folder, dump_globals, dump_stream
+from backups_app.dump import ToolSession, dump_folder, dump_globals, dump_stream
 from backups_app.encryption import encrypt, parse_recipients, public_key
 from backups_app.models import Backup, BackupCopy, BackupPolicy, Storage
 from backups_app.stores.kinds import Store
@@ -28,6 +28,7 @@ from opsconsole.targets.tools import ClientTools
 
 # pg_dump writes rows as text: on average a little less than what the table occupies.
 RAW_SHARE_OF_DATABASE = 0.7
+FIRST_WITH_COPY_PROGRESS = 14
 
 
 def form_of(policy: BackupPolicy) -> StoredForm:
@@ -195,10 +196,43 @@ def _raw(
     facts: ServerFacts,
 ) -> Iterator[tuple[Iterator[bytes], Callable[[int], None]]]:
     """The dump's bytes as a stream, and whom to tell how many have passed."""
-    last = Backup.objects.filter(target=context.run.target).first()
+    taken = Backup.objects.filter(target=context.run.target)
+    last = taken.exclude(reason=BackupReason.IMPORTED).first()
     total = last.raw_bytes if last else facts.size_bytes * RAW_SHARE_OF_DATABASE
     session = building.tool_session(context, "backup:dump")
-    estimate = Estimate(context, total)
+    with _what_is_copied(context, session.application_name, facts) as describe:
+        estimate = Estimate(context, total, describe)
+        with _raw_of(context, tools, policy, snapshot, session, estimate) as raw:
+            yield raw
+
+
+@contextmanager
+def _what_is_copied(
+    context: RunContext, application_name: str, facts: ServerFacts
+) -> Iterator[Callable[[], str]]:
+    """A function that says which tables pg_dump copies now, asked of the server."""
+    if facts.major < FIRST_WITH_COPY_PROGRESS:
+        yield str
+        return
+    with context.connect("backup:progress") as connection:
+
+        def describe() -> str:
+            with suppress(psycopg.Error):
+                return "; ".join(activity.tables_copied(connection, application_name))
+            return ""
+
+        yield describe
+
+
+@contextmanager
+def _raw_of(
+    context: RunContext,
+    tools: ClientTools,
+    policy: BackupPolicy,
+    snapshot: str,
+    session: ToolSession,
+    estimate: Estimate,
+) -> Iterator[tuple[Iterator[bytes], Callable[[int], None]]]:
     if policy.format == BackupPolicy.Format.CUSTOM:
         yield (
             dump_stream(tools, context.dsn, snapshot=snapshot, session=session),

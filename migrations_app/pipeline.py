@@ -122,6 +122,7 @@ class Rollback(Step):
 
     def run(self, context: RunContext) -> str:
         context.notes["unhealthy_before"] = ""
+        context.notes["restores"] = context.notes["backup"]
         build, exchange = BuildReplacement(), SwapIn()
         build.run(context)
         return exchange.run(context)

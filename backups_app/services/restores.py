@@ -27,12 +27,14 @@ def request_restore(
     reason: str = "",
     new_database: str = "",
     consents_unmasked: bool = False,
+    backs_up_first: bool = False,
     way_back_of: Run | None = None,
 ) -> Run:
     """Queue a restore that swaps the backup in and keeps what it replaces.
 
     With `new_database` nothing is replaced: the backup goes into a database of that name on the
-    environment's server. Raises Refused (422) when the environment's name was not typed or the
+    environment's server. With `backs_up_first` the live database is backed up, and that backup
+    proven, before anything is replaced. Raises Refused (422) when the environment's name was not typed or the
     new name is none, (409) for a backup that was never proven, and (403) when data of a
     protected environment would go elsewhere unmasked without an admin who consents to it.
     """
@@ -58,7 +60,9 @@ def request_restore(
         environment=environment,
         reason=reason,
         idempotency_key=idempotency_key,
-        parameters={"backup": backup.pk} | ({"database": new_database} if new_database else {}),
+        parameters={"backup": backup.pk}
+        | ({"database": new_database} if new_database else {})
+        | ({"backs_up_first": True} if backs_up_first and not new_database else {}),
         way_back_of=way_back_of,
     )
 

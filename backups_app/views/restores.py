@@ -45,6 +45,7 @@ def restore(request: HttpRequest, pk: int) -> HttpResponse:
                     reason=form.cleaned_data["reason"],
                     new_database=form.cleaned_data["new_database"].strip(),
                     consents_unmasked=form.cleaned_data.get("consents_unmasked", False),
+                    backs_up_first=form.cleaned_data["backs_up_first"],
                 )
             except Refused as refusal:
                 field = _field_of(form)

@@ -54,7 +54,7 @@ class Recorder:
         self._writing = threading.Lock()
         self._closed = threading.Event()
         self._step: Step | None = None
-        self._progress: tuple[float, float | None] | None = None
+        self._progress: tuple[float, float | None, str] | None = None
         self._thread = threading.Thread(target=self._flush_regularly, daemon=True)
 
     def __enter__(self) -> Recorder:
@@ -95,7 +95,7 @@ class Recorder:
                 progress, self._progress = self._progress, None
             if progress and self._step:
                 Step.objects.filter(pk=self._step.pk).update(
-                    progress=progress[0], eta_seconds=progress[1]
+                    progress=progress[0], eta_seconds=progress[1], summary=progress[2]
                 )
             if lines:
                 self._write(lines)
@@ -116,9 +116,10 @@ class Recorder:
             LogChunk.objects.create(run=self.run, first_seq=first, last_seq=last, lines=lines)
         self.run.log_seq = last
 
-    def progress(self, percent: float, eta_seconds: float | None) -> None:
+    def progress(self, percent: float, eta_seconds: float | None, detail: str) -> None:
+        """How far the step is; `detail` stands where its summary will."""
         with self._guard:
-            self._progress = (round(percent, 1), eta_seconds)
+            self._progress = (round(percent, 1), eta_seconds, self.redact(detail))
 
     def plan_steps(self, names: list[str]) -> None:
         """Write the steps to come, so that the page can show them."""

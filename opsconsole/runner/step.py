@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -61,8 +62,8 @@ class RunContext:
     def log(self, text: str, tone: str = "") -> None:
         self.recorder.log(text, tone)
 
-    def progress(self, percent: float, eta_seconds: float | None = None) -> None:
-        self.recorder.progress(percent, eta_seconds)
+    def progress(self, percent: float, eta_seconds: float | None = None, detail: str = "") -> None:
+        self.recorder.progress(percent, eta_seconds, detail)
 
     def connect(
         self,
@@ -132,10 +133,16 @@ class RunContext:
 
 
 class Estimate:
-    """Progress in per cent and seconds left, from amounts done of a known total."""
+    """Progress in per cent and seconds left, from amounts done of a known total.
 
-    def __init__(self, context: RunContext, total: float) -> None:
+    `describe()` says what is being done, at most twice a second.
+    """
+
+    def __init__(
+        self, context: RunContext, total: float, describe: Callable[[], str] = str
+    ) -> None:
         self._context = context
+        self._describe = describe
         self._total = max(total, 1)
         self._began = self._told = time.monotonic()
 
@@ -146,4 +153,5 @@ class Estimate:
         self._told = now
         share = min(done / self._total, 0.99)
         elapsed = now - self._began
-        self._context.progress(share * 100, elapsed * (1 - share) / share if share > 0.02 else None)
+        left = elapsed * (1 - share) / share if share > 0.02 else None
+        self._context.progress(share * 100, left, self._describe())

@@ -37,6 +37,27 @@ def rows_written_here(connection: psycopg.Connection) -> int:
     return int(row[0])
 
 
+def tables_copied(connection: psycopg.Connection, application_name: str) -> list[str]:
+    """Tables that sessions of that name copy now, each with its row so far and about how many.
+
+    Source: PostgreSQL's documentation of pg_stat_progress_copy (14 and later).
+    """
+    rows = connection.execute(
+        """
+        SELECT n.nspname || '.' || c.relname, p.tuples_processed, c.reltuples::bigint
+          FROM pg_stat_progress_copy p JOIN pg_stat_activity a USING (pid)
+          JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE p.datname = current_database() AND a.application_name = %s
+         ORDER BY 1
+        """,
+        [application_name],
+    ).fetchall()
+    return [
+        f"{name}, row {done:,}" + (f" of about {total:,}" if total >= done else "")
+        for name, done, total in rows
+    ]
+
+
 def blockers(connection: psycopg.Connection, database: str, long_seconds: float = 60) -> list[str]:
     """What would make a schema change wait, one line each: dumps, long and idle transactions."""
     rows = connection.execute(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import uuid
+from unittest.mock import Mock
 
 import psycopg
 import pytest
 
-from backups_app import services
-from backups_app.models import ReplacedDatabase
-from opsconsole.choices import RunStatus
-from opsconsole.exceptions import Refused
+from backups_app import proving, services
+from backups_app.models import Backup, ReplacedDatabase
+from opsconsole.choices import BackupReason, ProofLevel, RunStatus
+from opsconsole.exceptions import Refused, StepFailed
 from opsconsole.models import Run
 from opsconsole.targets.content import read_tables
 from tests.backups_app.conftest import execute, restore
@@ -32,6 +33,31 @@ def test_restore_into_a_new_database_leaves_the_live_one_alone(
     assert target.execute("SELECT count(*) FROM targets").fetchone() == (0,)
     again = restore(operator, backup, environment, new_database=name, typed_name="")
     assert f"there already is a database {name}" in again.summary
+
+
+def test_restore_that_backs_up_first_keeps_a_proven_backup_of_what_it_replaces(
+    backup, environment, operator, target
+):
+    target.execute("INSERT INTO users (name) VALUES ('later')")
+    before = read_tables(target)
+    target.close()
+    run = restore(operator, backup, environment, backs_up_first=True)
+    assert run.status == RunStatus.SUCCEEDED, run.summary
+    taken = Backup.objects.exclude(pk=backup.pk).get()
+    assert (taken.reason, taken.proof) == (BackupReason.BEFORE_RESTORE, ProofLevel.CONTENT)
+    assert taken.tables == before
+    with psycopg.connect(environment.dsn) as connection:
+        assert read_tables(connection) == backup.tables
+
+
+def test_restore_is_not_begun_when_the_backup_before_it_fails(
+    backup, environment, operator, target, monkeypatch
+):
+    monkeypatch.setattr(proving, "prove_backup", Mock(side_effect=StepFailed("it differs")))
+    run = restore(operator, backup, environment, backs_up_first=True)
+    assert run.status == RunStatus.FAILED
+    assert run.summary == "Backup failed: it differs. The live database was not touched."
+    assert not ReplacedDatabase.objects.exists()
 
 
 @pytest.mark.parametrize("name", ["postgres", "template1", "x" * 64, "a\0b"])

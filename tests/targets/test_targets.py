@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import psycopg
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsconsole.exceptions import AdapterError
-from opsconsole.targets import content, schema, server
+from opsconsole.targets import activity, content, schema, server
 from opsconsole.targets.availability import Answers
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.tools import ClientTools, choose_tools
@@ -194,3 +195,21 @@ def test_bins_show_failures_slow_answers_and_gaps():
     assert 2 in bins
     assert 1 in bins
     assert None in bins
+
+
+def test_table_that_is_being_copied_is_named_with_its_row(database):
+    dsn = database()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "CREATE TABLE large AS SELECT n, repeat('x', 500) AS t FROM generate_series(1, 40000) n"
+        )
+        connection.execute("ANALYZE large")
+        with psycopg.connect(dsn, application_name="opsconsole:7:backup:dump") as dumping:
+            with dumping.cursor() as cursor, cursor.copy("COPY large TO STDOUT") as copy:
+                copy.read()
+                said = activity.tables_copied(connection, "opsconsole:7:backup:dump")
+                assert activity.tables_copied(connection, "opsconsole:8:backup:dump") == []
+                for _rest in copy:
+                    pass
+    assert len(said) == 1
+    assert re.fullmatch(r"public\.large, row [\d,]+ of about 40,000", said[0])

@@ -89,6 +89,9 @@ class Command(DemoVerbs, BaseCommand):
         restore.add_argument(
             "--as-database", default="", help="into a new database of this name; replaces nothing"
         )
+        restore.add_argument(
+            "--backup-first", action="store_true", help="back the live database up before"
+        )
         verify = verb("verify", "prove a backup again", parents=[waiting], takes="backup")
         verify.add_argument(
             "--level", choices=[level.name.lower() for level in ProofLevel if level >= 0],
@@ -270,6 +273,7 @@ class Command(DemoVerbs, BaseCommand):
                 typed_name=self.options.confirm,
                 reason=self.options.reason,
                 new_database=self.options.as_database,
+                backs_up_first=self.options.backup_first,
             )
         )
 
