@@ -12,6 +12,7 @@ from django.utils.translation import gettext as _
 from backups_app.alarms import alarms_of
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
 from opsconsole import panels
+from opsconsole.choices import RunKind
 from opsconsole.models import Environment, Run, User
 from opsconsole.panels import Fact, Found
 from opsconsole.permissions import can, visible_environments
@@ -89,10 +90,14 @@ def backups_card(request: HttpRequest, environment: Environment) -> SafeString:
 
 def run_backups(request: HttpRequest, run: Run) -> SafeString:
     replaced = run.replaced.exclude(swapped_at=None).first()
-    backup = Backup.objects.filter(pk=run.result.get("backup") or run.parameters.get("backup"))
+    backups = Backup.objects.in_bulk(
+        [pk for pk in (run.result.get("backup"), run.parameters.get("backup")) if pk]
+    )
+    source = backups.get(run.parameters.get("backup"))
     context = {
         "run": run,
-        "backup": backup.first(),
+        "backup": backups.get(run.result.get("backup")) or source,
+        "restored": source if run.kind == RunKind.RESTORE else None,
         "replaced": replaced,
         "may_undo": replaced is not None
         and replaced.undone_at is None

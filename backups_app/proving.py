@@ -100,29 +100,16 @@ def _prove_content(context: RunContext, backup: Backup) -> None:
 
 
 def _restore_and(context: RunContext, backup: Backup, *, compares_content: bool) -> None:
-    scratch, place = (
-        building.proof_name(context.dsn.database, context.run.pk),
-        building.scratch_dsn(context),
-    )
+    scratch = building.proof_name(context.dsn.database, context.run.pk)
+    place = building.scratch_dsn(context)
+    keeps_owners = place == context.dsn and not backup.is_imported
     where = "" if place == context.dsn else f" on {place.shown()}"
     context.log(f"backup: restoring it into a scratch database{where} to prove it")
     began = time.monotonic()
     try:
-        building.build_database(
-            context,
-            backup,
-            scratch,
-            keeps_owners=place == context.dsn and not backup.is_imported,
-            on=place,
-        )
+        building.build_database(context, backup, scratch, keeps_owners=keeps_owners, on=place)
         backup.restore_seconds = time.monotonic() - began
-        problems = []
-        if not backup.is_counted:
-            backup.manifest["content"] = building.count_content(context, scratch, on=place)
-        elif compares_content:
-            problems = building.compare_content(context, backup, scratch, on=place)
-        else:
-            problems = _compare_rows(context, backup, scratch, place)
+        what, problems = _look_at(context, backup, scratch, place, compares_content)
         problems += _failed_assertions(context, scratch, place)
     finally:
         building.drop_scratch(context, scratch, on=place)
@@ -130,9 +117,19 @@ def _restore_and(context: RunContext, backup: Backup, *, compares_content: bool)
         for line in problems[:20]:
             context.log(f"  {line}", "no")
         raise _NotProven(f"the restored copy differs from the dump: {problems[0]}")
-    tables = backup.tables
-    what = "content equal" if compares_content else "row counts equal"
-    context.log(f"backup: {len(tables)} tables, {backup.rows:,} rows, {what}", "ok")
+    context.log(f"backup: {len(backup.tables)} tables, {backup.rows:,} rows, {what}", "ok")
+
+
+def _look_at(
+    context: RunContext, backup: Backup, database: str, place: Dsn, compares_content: bool
+) -> tuple[str, list[str]]:
+    """Compare the restored database, or count it where nothing else did; (what was done, problems)."""
+    if not backup.is_counted:
+        backup.manifest["content"] = building.count_content(context, database, on=place)
+        return "counted and hashed", []
+    if compares_content:
+        return "content equal", building.compare_content(context, backup, database, on=place)
+    return "row counts equal", _compare_rows(context, backup, database, place)
 
 
 def _compare_rows(context: RunContext, backup: Backup, database: str, place: Dsn) -> list[str]:
