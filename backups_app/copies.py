@@ -166,8 +166,13 @@ def rewrite_manifests(backup: Backup) -> None:
             write_manifest(store_of(copy.storage), backup.key, backup.manifest)
 
 
-def discard_unlisted(run: Run) -> None:
-    """Remove what a lost or failed run left in its storages that no backup row lists."""
+def discard_halves(run: Run) -> None:
+    """Remove what a lost run left half done: objects that no backup row lists, half copies."""
+    unfinished = BackupCopy.objects.filter(backup__run=run, state=CopyState.COPYING)
+    for copy in unfinished.select_related("storage", "backup"):
+        with suppress(AdapterError):
+            delete_objects(store_of(copy.storage), copy.backup.key)
+        _mark(copy, CopyState.FAILED, "the worker was lost while it was copied")
     listed = set(run.backups.values_list("key", flat=True))
     for storage in _storages_of(run):
         with suppress(AdapterError):

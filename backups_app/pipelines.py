@@ -151,7 +151,7 @@ def settle_server(run: Run) -> list[ReplacedDatabase]:
             server.drop_database(connection, building.proof_name(dsn.database, run.pk))
     if run.target.scratch_dsn_encrypted:
         _settle_scratch_server(run, building.proof_name(dsn.database, run.pk))
-    copies.discard_unlisted(run)
+    copies.discard_halves(run)
     return happened
 
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 
 import psycopg
 from django.conf import settings
+from django.db import transaction
 from django.db.models.functions import Now
-from django.utils import timezone
 from psycopg import sql
 
 from backups_app.models import ReplacedDatabase
@@ -196,14 +196,21 @@ def reconcile_swap(connection: psycopg.Connection, replaced: ReplacedDatabase) -
     oid = server.database_oid(connection, replaced.live_name)
     swap.set_open(connection, replaced.live_name, is_open=True)
     happened = oid == replaced.new_oid
-    if happened and replaced.swapped_at is None:
-        replaced.swapped_at = timezone.now()
-        replaced.save(update_fields=["swapped_at"])
-        if replaced.undoes:
-            ReplacedDatabase.objects.filter(pk=replaced.undoes.pk).update(undone_at=Now())
+    if happened:
+        _record_exchange(replaced)
     if not happened and replaced.undoes:
         swap.set_open(connection, replaced.built_name, is_open=False)
     return happened
+
+
+def _record_exchange(replaced: ReplacedDatabase) -> None:
+    """Write down when it happened, and what it took back; either may be written already."""
+    with transaction.atomic():
+        rows = ReplacedDatabase.objects
+        rows.filter(pk=replaced.pk, swapped_at=None).update(swapped_at=Now())
+        if replaced.undoes_id is not None:
+            rows.filter(pk=replaced.undoes_id, undone_at=None).update(undone_at=Now())
+    replaced.refresh_from_db(fields=["swapped_at"])
 
 
 def drop_replaced_database(replaced: ReplacedDatabase) -> None:

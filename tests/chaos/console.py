@@ -200,6 +200,14 @@ class Console:
         folder.mkdir()
         (folder / "migration.sql").write_text(text)
 
+    def django(self, code: str) -> None:
+        """Run a few lines inside the console's own Django, as its shell would."""
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "manage.py"), "shell", "--verbosity=0", "-c", code],
+            env=self.environment, cwd=ROOT, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
     def send(self, task: str, object_id: int, queue: str) -> None:
         """Put a message on the broker, as a duplicate delivery would be."""
         code = (

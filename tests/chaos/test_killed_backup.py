@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.chaos.console import STAGING, Console, table_lock, wait_for
+from tests.s3 import ScriptedS3, scripted_s3
 
 pytestmark = pytest.mark.chaos
 
@@ -57,4 +60,75 @@ def test_killed_worker_while_a_restore_is_built_replaces_nothing(busy: Console) 
     assert busy.wait_ended(run_id) == "failed"
     assert "was not replaced" in busy.run_row(run_id)["summary"]
     assert scratch(busy) == []
+    busy.worker_is_back()
+
+
+USE_BUCKET = """
+from backups_app.models import BackupPolicy, Storage
+from opsconsole.models import Environment
+from opsconsole.services.secrets import seal
+bucket = Storage.objects.create(
+    name="Bucket", url={url!r}, access_key="key", secret_encrypted=seal("secret"))
+policy = BackupPolicy.objects.of(Environment.objects.by_path("sales-commission/staging"))
+policy.storage = bucket if {is_first} else Storage.objects.builtin()
+policy.save()
+policy.copies.set([] if {is_first} else [bucket])
+"""
+FORGET_BUCKET = """
+from backups_app.models import Backup, BackupCopy, BackupPolicy, Storage
+BackupPolicy.objects.all().delete()
+gone = Backup.objects.filter(copies__storage__name="Bucket")
+BackupCopy.objects.filter(backup__in=list(gone)).delete()
+Storage.objects.filter(name="Bucket").delete()
+"""
+
+
+@pytest.fixture
+def bucket(busy: Console) -> Iterator[ScriptedS3]:
+    """A bucket that answers slowly when an archive comes."""
+    with scripted_s3() as s3:
+        s3.script = lambda method, key: "slow" if method == "PUT" and key.endswith(".zst") else None
+        yield s3
+        busy.django(FORGET_BUCKET)
+
+
+def kill_while_an_archive_is_sent(console: Console, s3: ScriptedS3) -> int:
+    run_id = console.started("backup", STAGING)
+
+    def is_sent() -> bool:
+        return any(method == "PUT" and key.endswith(".zst") for method, key in s3.requests)
+
+    wait_for(is_sent, "nothing was sent to the bucket")
+    console.kill_worker_of(run_id)
+    return run_id
+
+
+def test_worker_killed_while_it_sends_to_a_bucket_leaves_no_object(
+    busy: Console, bucket: ScriptedS3
+) -> None:
+    busy.django(USE_BUCKET.format(url=bucket.url, is_first=True))
+    run_id = kill_while_an_archive_is_sent(busy, bucket)
+    assert busy.wait_ended(run_id) == "failed"
+    assert bucket.objects == {}
+    busy.worker_is_back()
+    assert busy.ops("backup", STAGING, "--wait")["status"] == "succeeded"  # type: ignore[index]
+    assert len(bucket.objects) == 3
+
+
+def test_worker_killed_while_it_copies_to_a_bucket_leaves_a_failed_copy_and_no_object(
+    busy: Console, bucket: ScriptedS3
+) -> None:
+    busy.django(USE_BUCKET.format(url=bucket.url, is_first=False))
+    run_id = kill_while_an_archive_is_sent(busy, bucket)
+    assert busy.wait_ended(run_id) == "succeeded"
+    assert bucket.objects == {}
+    with busy.database() as own:
+        states = own.execute(
+            "SELECT c.state, c.problem FROM backups_app_backupcopy c JOIN backups_app_backup b"
+            " ON b.id = c.backup_id WHERE b.run_id = %s ORDER BY c.id",
+            [run_id],
+        ).fetchall()
+    assert states == [
+        ("stored", ""), ("failed", "the worker was lost while it was copied"),
+    ]  # fmt: skip
     busy.worker_is_back()

@@ -13,7 +13,7 @@ from functools import partial
 import psycopg
 import pytest
 
-from tests.chaos.console import Console, Sampler, table_lock, wait_for
+from tests.chaos.console import STAGING, Console, Sampler, table_lock, wait_for
 
 pytestmark = pytest.mark.chaos
 LIVE = "sales_commission_staging"
@@ -204,6 +204,31 @@ def test_swap_that_cannot_end_in_its_window_opens_the_live_database_again(
     assert row["status"] == "needs_attention", row["summary"]
     assert "replaced" not in row["result"]
     assert [way["action"] for way in row["result"]["ways"]] == ["restore", "keep"]
+
+
+@pytest.mark.parametrize("moment", ["closed", "renamed"])
+def test_undo_whose_worker_was_killed_goes_on_to_its_end(busy: Console, moment: str) -> None:
+    taken = busy.ops("backup", STAGING, "--wait")
+    assert isinstance(taken, dict)
+    confirmed = ("--confirm", "staging")
+    restored = busy.ops("restore", str(taken["backup"]), "--to", STAGING, *confirmed, "--wait")
+    assert isinstance(restored, dict)
+
+    def undo() -> int:
+        return busy.started("undo", str(restored["id"]), *confirmed)
+
+    swap = kill_worker_in_swap(busy, moment, undo)
+    row = busy.run_row(swap.run_id)
+    if not swap.was_in_time:
+        pytest.skip(f"this machine held the swap for {swap.seconds:.1f} s: it gave up, rightly")
+    assert row["status"] == "succeeded", row["summary"]
+    with busy.database() as own:
+        undone = own.execute(
+            "SELECT undone_at IS NOT NULL FROM backups_app_replaceddatabase WHERE run_id = %s",
+            [restored["id"]],
+        ).fetchone()
+    assert undone == (True,)
+    busy.worker_is_back()
 
 
 def test_chosen_way_back_whose_worker_was_killed_settles_the_run_it_was_chosen_for(
