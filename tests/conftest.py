@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -129,6 +131,35 @@ def database() -> Iterator[Callable[[], str]]:
                     sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
                 )
             connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+@contextmanager
+def autovacuum_at_work(dsn: str) -> Iterator[None]:
+    """While autovacuum works, slowly, on a table of that database."""
+    with superuser() as cluster, psycopg.connect(dsn, autocommit=True) as connection:
+        cluster.execute("ALTER SYSTEM SET autovacuum_naptime = 1")
+        cluster.execute("SELECT pg_reload_conf()")
+        connection.execute(
+            "CREATE TABLE vacuumed (n int) WITH (autovacuum_vacuum_cost_delay = 100,"
+            " autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_threshold = 1,"
+            " autovacuum_vacuum_scale_factor = 0)"
+        )
+        connection.execute("INSERT INTO vacuumed SELECT generate_series(1, 300000)")
+        connection.execute("DELETE FROM vacuumed WHERE n % 2 = 0")
+        at_work = (
+            "SELECT 1 FROM pg_stat_activity WHERE backend_type = 'autovacuum worker'"
+            " AND datname = %s AND query LIKE '%%vacuumed%%'"
+        )
+        deadline = time.monotonic() + 60
+        while not cluster.execute(at_work, [connection.info.dbname]).fetchone():
+            assert time.monotonic() < deadline, "autovacuum did not come"
+            time.sleep(0.05)
+        connection.close()
+        try:
+            yield
+        finally:
+            cluster.execute("ALTER SYSTEM RESET autovacuum_naptime")
+            cluster.execute("SELECT pg_reload_conf()")
 
 
 class Folder:

@@ -17,6 +17,7 @@ from opsconsole.targets.dsn import Dsn
 MAINTENANCE_DATABASE = "postgres"
 APPLICATION_PREFIX = "opsconsole:"
 NAME_BYTES = 63
+DROP_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -304,10 +305,23 @@ def rename_database(connection: psycopg.Connection, name: str, new_name: str) ->
 
 
 def drop_database(connection: psycopg.Connection, name: str) -> None:
-    """Drop a database of ours if it is there, ending its sessions."""
+    """Drop a database of ours if it is there, ending its sessions.
+
+    Not WITH (FORCE): that is refused to a role that is no superuser while autovacuum is at work
+    in the database, whereas a plain DROP ends autovacuum by itself (PostgreSQL's
+    CountOtherDBBackends).
+    """
     if database_oid(connection, name) is None:
         return
-    try:
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-    except psycopg.Error as error:
-        raise AdapterError(f"cannot drop database {name}: {reason_of(error)}") from error
+    for attempt in range(1, DROP_ATTEMPTS + 1):
+        for session in sessions(connection, name):
+            terminate(connection, session["pid"])
+        try:
+            connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
+        except psycopg.errors.ObjectInUse as error:
+            if attempt == DROP_ATTEMPTS:
+                raise AdapterError(f"cannot drop database {name}: {reason_of(error)}") from error
+        except psycopg.Error as error:
+            raise AdapterError(f"cannot drop database {name}: {reason_of(error)}") from error
+        else:
+            return

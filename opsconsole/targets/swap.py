@@ -72,9 +72,11 @@ class Swap:
             time.sleep(0.002)
 
     def _sessions(self) -> list[int]:
+        # Autovacuum may not be ended by a role that is no superuser; the renaming ends it itself.
         names = [self.order.live, self.order.built]
         rows = self.connection.execute(
-            "SELECT pid FROM pg_stat_activity WHERE datname = ANY(%s) AND pid <> pg_backend_pid()",
+            "SELECT pid FROM pg_stat_activity WHERE datname = ANY(%s) AND pid <> pg_backend_pid()"
+            " AND backend_type <> 'autovacuum worker'",
             [names],
         )
         return [row[0] for row in rows]

@@ -15,6 +15,7 @@ from opsconsole.exceptions import Refused, StepFailed
 from opsconsole.models import Run
 from opsconsole.targets.content import read_tables
 from tests.backups_app.conftest import execute, restore
+from tests.conftest import autovacuum_at_work
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
 
@@ -58,6 +59,12 @@ def test_restore_is_not_begun_when_the_backup_before_it_fails(
     assert run.status == RunStatus.FAILED
     assert run.summary == "Backup failed: it differs. The live database was not touched."
     assert not ReplacedDatabase.objects.exists()
+
+
+def test_restore_does_not_wait_for_autovacuum(backup, environment, operator):
+    with autovacuum_at_work(environment.dsn):
+        run = restore(operator, backup, environment)
+    assert run.status == RunStatus.SUCCEEDED, run.summary
 
 
 @pytest.mark.parametrize("name", ["postgres", "template1", "x" * 64, "a\0b"])

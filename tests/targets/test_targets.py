@@ -15,6 +15,7 @@ from opsconsole.targets import activity, content, schema, server
 from opsconsole.targets.availability import Answers
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.tools import ClientTools, choose_tools
+from tests.conftest import autovacuum_at_work
 
 
 def test_prisma_url_is_understood_and_its_schema_kept():
@@ -213,3 +214,11 @@ def test_table_that_is_being_copied_is_named_with_its_row(database):
                     pass
     assert len(said) == 1
     assert re.fullmatch(r"public\.large, row [\d,]+ of about 40,000", said[0])
+
+
+def test_database_in_which_autovacuum_is_at_work_is_dropped(database):
+    dsn = Dsn.parse(database())
+    with server.connect(dsn, application_name="x", database="postgres") as connection:
+        with autovacuum_at_work(dsn.conninfo(application_name="x")):
+            server.drop_database(connection, dsn.database)
+        assert server.database_oid(connection, dsn.database) is None
