@@ -62,6 +62,12 @@ MIDDLEWARE = [
     "opsconsole.middleware.RequestContextMiddleware",
     "opsconsole.middleware.RefusedMiddleware",
 ]
+
+FILE_UPLOAD_HANDLERS = [
+    "opsconsole.uploads.SignedInOnly",
+    "django.core.files.uploadhandler.MemoryFileUploadHandler",
+    "django.core.files.uploadhandler.TemporaryFileUploadHandler",
+]
 ROOT_URLCONF = "opsconsole.urls"
 WSGI_APPLICATION = "opsconsole.wsgi.application"
 TEMPLATES = [

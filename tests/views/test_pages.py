@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.core.files.uploadhandler import MemoryFileUploadHandler
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -443,3 +447,14 @@ def test_console_health_is_503_without_a_worker(client):
         503, "unhealthy", "connected", "connected",
     )  # fmt: skip
     assert body["error"] == "no worker is alive"
+
+
+def test_file_of_a_stranger_is_not_read(client, operator, monkeypatch):
+    read = Mock(return_value=None)
+    monkeypatch.setattr(MemoryFileUploadHandler, "receive_data_chunk", read)
+    sent = {"username": "x", "password": "y", "file": SimpleUploadedFile("a", b"x" * 1000)}
+    assert client.post(reverse("sign-in"), sent).status_code < 500
+    assert read.call_count == 0
+    client.force_login(operator)
+    client.post(reverse("sign-in"), {"file": SimpleUploadedFile("a", b"x" * 1000)})
+    assert read.call_count == 1
