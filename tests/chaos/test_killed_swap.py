@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import psycopg
@@ -75,6 +75,8 @@ def name_locked(console: Console) -> Iterator[None]:
 
 # One that is held for longer gives up, as it should: it waits so long for one lock, and in all.
 LOCK_WAIT_SECONDS, WINDOW_SECONDS = 0.8, 3.0
+# How long after it stood still it is found to, at most.
+FOUND_WITHIN_SECONDS = 0.1
 LONGER_THAN_A_SUPERVISORS_TICK = 0.3
 # What holds a swap open at a moment, and how the server shows that it has come there.
 Hold = Callable[[Console], AbstractContextManager[None]]
@@ -91,12 +93,12 @@ class HeldSwap:
 
     run_id: int
     moment: str
-    began: float = field(default_factory=time.monotonic)
     seconds: float = 0
 
     @property
     def was_in_time(self) -> bool:
-        return self.seconds < (LOCK_WAIT_SECONDS if self.moment == "closing" else WINDOW_SECONDS)
+        limit = LOCK_WAIT_SECONDS if self.moment == "closing" else WINDOW_SECONDS
+        return self.seconds < limit - FOUND_WITHIN_SECONDS
 
 
 @contextmanager
@@ -109,11 +111,12 @@ def swap_held(console: Console, moment: str, start: Callable[[], int]) -> Iterat
                 swap = HeldSwap(started_to_swap(console, start), moment)
                 held.enter_context(hold(console))
             wait_for(lambda: is_there(console), f"{moment} not reached")
+            began = time.monotonic()
             if moment == "renamed":
                 unwritten.enter_context(swaps_locked(console))
             else:
                 yield swap
-            swap.seconds = time.monotonic() - swap.began
+            swap.seconds = time.monotonic() - began
         if moment == "renamed":
             wait_for(lambda: waits_for_lock(console.database(), f'UPDATE "{SWAPS}"'), "no swap")
             yield swap
