@@ -42,7 +42,6 @@ from opsconsole.services import audit, secrets
 
 SOURCE = Path(__file__).resolve().parent.parent / "opsconsole" / "demo" / APPLICATION
 BACKFILL = "20250616090000_backfill_commission_currency"
-FIRST_PORT = 8101
 BREAK_SQL = """\
 -- Adds a column, then makes a mistake.
 ALTER TABLE "payouts" ADD COLUMN "approved_by" INTEGER;
@@ -214,7 +213,7 @@ def _make_environment(application: Application, demo: DemoEnvironment, position:
     HealthCheck.objects.get_or_create(
         environment=environment,
         name="GET /health",
-        defaults={"address": _address(FIRST_PORT + position - 1)},
+        defaults={"address": _address(_free_port())},
     )
     HealthCheck.objects.get_or_create(
         environment=environment,
@@ -239,7 +238,11 @@ def make_people() -> None:
 
 
 def services() -> list[tuple[str, str]]:
-    """(name, argument) of each backend to run; a taken port is exchanged for a free one."""
+    """(name, argument) of each backend to run; a taken port is exchanged for a free one.
+
+    No port is the same on every home: two consoles that start at once would find it free both,
+    and one of them would then ask the other's backend for its health.
+    """
     found = []
     for demo in ENVIRONMENTS:
         check = HealthCheck.objects.filter(
@@ -257,7 +260,7 @@ def services() -> list[tuple[str, str]]:
     return found
 
 
-def _free_port(wanted: int) -> int:
+def _free_port(wanted: int = 0) -> int:
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
