@@ -7,10 +7,13 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.toolbox import node_modules
 
@@ -59,6 +62,34 @@ def test_lock_files_are_hashed_and_name_no_url(name):
     pinned = re.findall(r"^[a-z].*==", text, re.MULTILINE)
     assert len(pinned) > 20
     assert all("--hash=sha256:" in block for block in re.split(r"\n(?=[a-z])", text.strip()))
+
+
+def test_lock_pins_the_extras_that_its_packages_ask_for():
+    # pip 23.2 asks the index for the newest release of a name whose extra is not pinned with it.
+    lines = (ROOT / "requirements/test.lock").read_text().splitlines()
+    pins = [Requirement(line.rstrip("\\ ")) for line in lines if re.match("[a-z]", line)]
+    pinned = {canonicalize_name(pin.name): pin.extras for pin in pins}
+    asked = {
+        (need.name, extra)
+        for name in pinned
+        for need in _requirements_of(name, pinned[name])
+        for extra in need.extras
+    }
+    assert {(name, extra) for name, extra in asked if extra not in pinned[name]} == set()
+    assert ("coverage", "toml") in asked
+
+
+def _requirements_of(name: str, extras: set[str]) -> list[Requirement]:
+    try:
+        needs = [Requirement(text) for text in metadata.requires(name) or []]
+    except metadata.PackageNotFoundError:  # of another platform
+        return []
+    environments = [{"extra": extra} for extra in {"", *extras}]
+    return [
+        need
+        for need in needs
+        if not need.marker or any(need.marker.evaluate(values) for values in environments)
+    ]
 
 
 def test_deployment_check_is_clean_with_the_two_urls_set(tmp_path):
