@@ -10,15 +10,19 @@ import psycopg
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
+from migrations_app.effects import functions_called
 from migrations_app.engines import ENGINES, Engine, MigrationScript, MigrationState
+from migrations_app.lint import Assessment, assess
 from migrations_app.models import ScriptText
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Environment, Plan, Target, TargetState
 from opsconsole.services.secrets import resolve_dsn
 from opsconsole.targets import server
 from opsconsole.targets.dsn import Dsn
+from opsconsole.targets.relations import read_catalogue
 
 KEPT_STATES = 500
+PENDING = {"pending", "out_of_order"}
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,12 @@ class Observation:
     states: list[MigrationState]
     problems: list[str]
     tool_version: str
+    assessments: dict[str, Assessment]
+    lint_problem: str = ""
 
     @property
     def pending(self) -> list[MigrationScript]:
-        return [
-            s.script for s in self.states if s.state in {"pending", "out_of_order"} and s.script
-        ]
+        return [s.script for s in self.states if s.state in PENDING and s.script]
 
     @property
     def refusals(self) -> list[str]:
@@ -52,10 +56,20 @@ class Observation:
         lines += [f"{s.name}: {s.refusal}" for s in self.pending if s.refusal]
         return lines
 
+    @property
+    def migrations(self) -> list[dict[str, Any]]:
+        """Every migration with, where it is pending, its assessment: as stored and shown."""
+        return [
+            state.as_dict()
+            | (self.assessments[state.name].as_dict() if state.name in self.assessments else {})
+            for state in self.states
+        ]
+
     def as_data(self) -> dict[str, Any]:
         return {
             "server": self.facts.as_dict(),
-            "migrations": [state.as_dict() for state in self.states],
+            "migrations": self.migrations,
+            "lint_problem": self.lint_problem,
             "refusals": self.refusals,
             "tool_version": self.tool_version,
             "plan": self.plan_content(),
@@ -89,8 +103,10 @@ def engine_for(environment: Environment, dsn: Dsn) -> Engine:
     return ENGINES[environment.application.engine](folder, dsn.schema)
 
 
-def observe(engine: Engine, connection: psycopg.Connection) -> Observation:
-    """Read everything anew on one session."""
+def observe(
+    engine: Engine, connection: psycopg.Connection, *, is_protected: bool = False
+) -> Observation:
+    """Read everything anew on one session, and assess what is pending."""
     reading = engine.read_folder()
     store_scripts(reading.scripts)
     states = engine.compare(
@@ -98,9 +114,24 @@ def observe(engine: Engine, connection: psycopg.Connection) -> Observation:
         engine.read_history(connection),
         is_locked=engine.is_locked(connection),
     )
-    return Observation(
-        server.read_facts(connection), states, reading.problems, reading.tool_version
-    )
+    facts = server.read_facts(connection)
+    pending = [s.script for s in states if s.state in PENDING and s.script]
+    assessments, problem = _assess(connection, pending, engine.schema, is_protected)
+    return Observation(facts, states, reading.problems, reading.tool_version, assessments, problem)
+
+
+def _assess(
+    connection: psycopg.Connection, pending: list[MigrationScript], schema: str, is_protected: bool
+) -> tuple[dict[str, Assessment], str]:
+    """The assessments; without them, why: what cannot be linted can still be shown and applied."""
+    if not pending:
+        return {}, ""
+    called = set().union(*(functions_called(script.sql) for script in pending))
+    try:
+        catalogue = read_catalogue(connection, called)
+        return assess(pending, catalogue, schema, is_protected=is_protected), ""
+    except AdapterError as error:
+        return {}, str(error)
 
 
 def store_scripts(scripts: list[MigrationScript]) -> None:
@@ -119,7 +150,7 @@ def observe_target(target: Target) -> TargetState:
         with server.connect(
             dsn, application_name="opsconsole:observe", timeout_seconds=30
         ) as connection:
-            seen = observe(engine, connection)
+            seen = observe(engine, connection, is_protected=target.environment.is_protected)
         _remember_identity(target, seen.facts)
     except (AdapterError, psycopg.Error) as error:
         reason = server.reason_of(error) if isinstance(error, psycopg.Error) else str(error)

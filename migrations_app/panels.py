@@ -7,9 +7,9 @@ from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
-from migrations_app.views import with_sql
+from migrations_app.views.migrations import as_shown
 from opsconsole import panels
-from opsconsole.models import Environment, Run, User
+from opsconsole.models import Application, Environment, Run, User
 from opsconsole.panels import Found
 from opsconsole.permissions import visible_environments
 from opsconsole.views.pages import new_key
@@ -23,6 +23,7 @@ def register() -> None:
     panels.ENVIRONMENT_PANELS.insert(0, migrations_card)
     panels.RUN_PANELS.append(run_migrations)
     panels.FINDERS.append(find_migrations)
+    panels.SETTINGS_PANELS.append(lint_card)
 
 
 def migrate_button(request: HttpRequest, environment: Environment) -> SafeString:
@@ -32,7 +33,7 @@ def migrate_button(request: HttpRequest, environment: Environment) -> SafeString
 
 def migrations_card(request: HttpRequest, environment: Environment) -> SafeString:
     state = environment.target.latest_state
-    rows = with_sql(state.data.get("migrations", [])) if state else []
+    rows = as_shown(environment, state.data.get("migrations", [])) if state else []
     context = {
         "environment": environment,
         "state": state,
@@ -54,6 +55,11 @@ def run_migrations(request: HttpRequest, run: Run) -> SafeString:
         "key": new_key(),
     }
     return render_to_string("migrations_app/_run_panel.html", context, request)
+
+
+def lint_card(request: HttpRequest) -> SafeString:
+    context = {"applications": Application.objects.filter(archived_at=None)}
+    return render_to_string("migrations_app/_settings_panel.html", context, request)
 
 
 def find_migrations(user: User, text: str) -> list[Found]:

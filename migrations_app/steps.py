@@ -18,6 +18,7 @@ from migrations_app.engines import (
 from migrations_app.engines.kinds import Limits, Outcome
 from migrations_app.engines.statements import changed_tables
 from migrations_app.observation import Observation, engine_for, observe, plan_changes
+from migrations_app.services.findings import stopping
 from opsconsole.exceptions import AdapterError, Cancelled, NeedsAttention, StepFailed
 from opsconsole.runner.health_step import check_once, failing
 from opsconsole.runner.step import RunContext, Step
@@ -45,7 +46,7 @@ class Preflight(Step):
         context.notes["engine"] = engine
         with context.connect("preflight") as connection:
             self._end_older_sessions(context, connection)
-            seen = observe(engine, connection)
+            seen = observe(engine, connection, is_protected=context.environment.is_protected)
             self._require_confirmed_plan(context, seen)
             facts = seen.facts
             if context.environment.takes_backup:
@@ -82,8 +83,9 @@ class Preflight(Step):
                 context.log(f"preflight: ended a leftover session of run {part[1]}", "hm")
 
     def _require_confirmed_plan(self, context: RunContext, seen: Observation) -> None:
-        if seen.refusals:
-            raise StepFailed("; ".join(seen.refusals))
+        refusals = seen.refusals + stopping(context.environment.application, seen.migrations)
+        if refusals:
+            raise StepFailed("; ".join(refusals))
         plan = context.run.plan
         assert plan is not None
         found = seen.plan_content()

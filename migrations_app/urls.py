@@ -1,18 +1,29 @@
 from django.urls import path
 
-from migrations_app import views
+from migrations_app.views import findings, migrations
 
 urlpatterns = [
-    path("<slug:application>/<slug:environment>/migrate", views.confirm, name="migrate"),
-    path("<slug:application>/<slug:environment>/read", views.read_now, name="read-now"),
+    path("settings/applications/<int:pk>/lint", findings.edit_levels, name="lint-levels"),
+    path("<slug:application>/<slug:environment>/migrate", migrations.confirm, name="migrate"),
+    path("<slug:application>/<slug:environment>/read", migrations.read_now, name="read-now"),
+    path(
+        "<slug:application>/<slug:environment>/migrations/<str:name>/waive",
+        findings.waive,
+        name="finding-waive",
+    ),
+    path(
+        "<slug:application>/<slug:environment>/migrations/<str:name>/waivers/<int:pk>/withdraw",
+        findings.withdraw,
+        name="waiver-withdraw",
+    ),
     path(
         "<slug:application>/<slug:environment>/migrations/<str:name>/resolve",
-        views.resolve,
+        migrations.resolve,
         name="migration-resolve",
     ),
     path(
         "<slug:application>/<slug:environment>/migrations/<str:name>",
-        views.migration_page,
+        migrations.migration_page,
         name="migration",
     ),
 ]

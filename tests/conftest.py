@@ -237,7 +237,7 @@ def target(environment) -> Iterator[psycopg.Connection]:
 def migrate(transactional_db, environment, operator) -> Callable:
     """`migrate()` reads, plans, requests and executes a migrate run here; returns the run."""
     from migrations_app.observation import observe_target
-    from migrations_app.services import current_plan, request_migrate
+    from migrations_app.services.migrations import current_plan, request_migrate
     from opsconsole.models import Environment, Run
     from opsconsole.runner.executor import execute_run
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from django.conf import settings
 
 from migrations_app import demo
-from migrations_app.services import request_observation
+from migrations_app.services.migrations import request_observation
 from opsconsole.demo.address import APPLICATION, dsn_of, find
 from opsconsole.demo.traffic import Traffic
 from opsconsole.exceptions import Refused

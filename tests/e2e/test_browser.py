@@ -85,6 +85,8 @@ PATHS = (
     "/sales-commission/staging/backup-policy", "/settings/storages/add", "/settings/storages/1",
     "/settings/storages/1/test", "/settings/roles/add", "/find?q=parent", "/nothing/here",
     "/sales-commission/staging/migrations/20250105090000_init",
+    "/sales-commission/production/migrations/20250728101500_add_parent_target_relationship",
+    "/settings/applications/1/lint",
 )  # fmt: skip
 
 

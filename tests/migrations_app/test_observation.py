@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from migrations_app.observation import engine_for, observe_target, plan_changes, plan_for
-from migrations_app.services import checklist_for, current_plan, request_observation
+from migrations_app.services.migrations import checklist_for, current_plan, request_observation
 from opsconsole.exceptions import AdapterError, Refused
 from opsconsole.services import runs
 from opsconsole.targets.dsn import Dsn

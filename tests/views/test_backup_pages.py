@@ -141,7 +141,7 @@ def test_storage_is_added_tested_and_retired(as_role, db, tmp_path):
     saved = client.post(reverse("storage-add"), values)
     storage = Storage.objects.get(name="Disk")
     assert saved.headers["location"] == reverse("storage-test", args=[storage.pk])
-    assert "A worker is writing" in client.get(saved.headers["location"]).content.decode()
+    assert "No result yet" in client.get(saved.headers["location"]).content.decode()
     storages.test_storage(storage)
     assert "It works" in client.get(saved.headers["location"]).content.decode()
     assert str(tmp_path) in client.get(reverse("settings")).content.decode()

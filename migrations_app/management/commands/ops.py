@@ -31,7 +31,7 @@ from backups_app.services import (
 )
 from backups_app.services.policies import request_prune
 from migrations_app.management.demo_verbs import DONE, DemoVerbs
-from migrations_app.services import (
+from migrations_app.services.migrations import (
     CHECKLIST,
     complete_checklist,
     current_plan,

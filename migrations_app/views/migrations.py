@@ -11,20 +11,38 @@ from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
-from migrations_app import services
 from migrations_app.models import ScriptText
+from migrations_app.services import findings
+from migrations_app.services import migrations as services
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, TargetState
 from opsconsole.permissions import authorize, require
 from opsconsole.views.pages import environment_or_404, new_key, posted_key
 
 
-def with_sql(migrations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each migration of a state with its text, with one query for all of them."""
+def as_shown(environment: Environment, migrations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each migration of a state with its text and judged findings: three queries for all."""
     texts = ScriptText.objects.in_bulk([m["checksum"] for m in migrations])
+    judged = findings.judge(environment.application, migrations)
     return [
-        m | {"sql": texts[m["checksum"]].sql if m["checksum"] in texts else ""} for m in migrations
+        m
+        | {
+            "sql": texts[m["checksum"]].sql if m["checksum"] in texts else "",
+            "findings": judged.get(m["name"], []),
+            "open_findings": [f for f in judged.get(m["name"], []) if not f.waiver],
+        }
+        for m in migrations
     ]
+
+
+def _with_waivers(migration: dict[str, Any]) -> dict[str, Any]:
+    """The rules that can still be waived, and each waiver once."""
+    return migration | {
+        "open_rules": sorted({f.rule for f in migration["open_findings"]}),
+        "waivers": list(
+            {f.waiver.pk: f.waiver for f in migration["findings"] if f.waiver}.values()
+        ),
+    }
 
 
 @require("run.start")
@@ -57,7 +75,7 @@ def _confirm_page(
         pending = [m for m in state.data["migrations"] if m["name"] in plan.names]
         context |= {
             "plan": plan,
-            "migrations": with_sql(pending),
+            "migrations": as_shown(environment, pending),
             "checklist": _ticked(request, services.checklist_for(environment, plan.names)),
             "reason": request.POST.get("reason", ""),
             "typed_name": request.POST.get("typed_name", ""),
@@ -128,7 +146,7 @@ def migration_page(
     context = {
         "environment": found,
         "state": state,
-        "migration": with_sql([migration])[0],
+        "migration": _with_waivers(as_shown(found, [migration])[0]),
         "runs": Run.objects.for_list().filter(environment=found, result__applied__contains=[name]),
         "key": new_key(),
     }

@@ -9,6 +9,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from migrations_app.observation import plan_changes, plan_for
+from migrations_app.services.findings import stopping
 from opsconsole.choices import Health, RunKind
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Plan, Run, TargetState, User
@@ -41,6 +42,9 @@ def current_plan(environment: Environment) -> tuple[Plan, TargetState]:
         raise Refused(_("The database cannot be read: %(error)s") % {"error": state.error})
     if state.data["refusals"]:
         raise Refused("; ".join(state.data["refusals"]))
+    stops = stopping(environment.application, state.data["migrations"])
+    if stops:
+        raise Refused("; ".join(stops))
     if not state.pending:
         raise Refused(_("%(where)s is up to date: nothing is pending.") % {"where": environment})
     return plan_for(environment.target, state), state

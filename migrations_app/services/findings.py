@@ -1,0 +1,155 @@
+"""Findings as an application takes them: levels per rule, waivers per text, and what they stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import transaction
+from django.utils.translation import gettext as _
+
+from migrations_app.lint import RULES, Level
+from migrations_app.models import LintLevel, Waiver
+from opsconsole.exceptions import Refused
+from opsconsole.models import Application, Environment, User
+from opsconsole.permissions import authorize
+from opsconsole.services import audit
+
+
+@dataclass(frozen=True)
+class JudgedFinding:
+    """A finding with the level the application gives its rule, and who answers for it."""
+
+    rule: str
+    line: int
+    text: str
+    advice: str
+    level: Level
+    waiver: Waiver | None
+
+    @property
+    def stops(self) -> bool:
+        return self.level is Level.BLOCK and self.waiver is None
+
+
+def levels_of(application: Application) -> dict[str, Level]:
+    """The level of every rule, as the application's admin set it or as the rule brings it."""
+    chosen = dict(LintLevel.objects.filter(application=application).values_list("rule", "level"))
+    return {rule: Level(chosen.get(rule, level)) for rule, level in RULES.items()}
+
+
+def judge(
+    application: Application, migrations: Iterable[dict[str, Any]]
+) -> dict[str, list[JudgedFinding]]:
+    """The findings that are not off, by migration name. Two queries for all of them.
+
+    `migrations` are those of a TargetState, or any with `name`, `checksum` and `findings`.
+    """
+    found = [m for m in migrations if m.get("findings")]
+    if not found:
+        return {}
+    levels = levels_of(application)
+    waivers = {
+        (waiver.migration, waiver.checksum, waiver.rule): waiver
+        for waiver in Waiver.objects.filter(
+            application=application, migration__in=[m["name"] for m in found]
+        ).select_related("waived_by")
+    }
+    return {
+        m["name"]: [
+            JudgedFinding(
+                **finding,
+                level=levels[finding["rule"]],
+                waiver=waivers.get((m["name"], m["checksum"], finding["rule"])),
+            )
+            for finding in m["findings"]
+            if levels.get(finding["rule"], Level.OFF) is not Level.OFF
+        ]
+        for m in found
+    }
+
+
+def stopping(application: Application, migrations: Iterable[dict[str, Any]]) -> list[str]:
+    """Why findings stop a migrate run, one line each; empty when they do not."""
+    return [
+        _("%(name)s line %(line)d: %(text)s Waive it with a reason, or change the migration")
+        % {"name": name, "line": finding.line, "text": finding.text}
+        for name, judged in judge(application, migrations).items()
+        for finding in judged
+        if finding.stops
+    ]
+
+
+def waive_finding(
+    *, actor: User, environment: Environment, migration: str, rule: str, reason: str
+) -> Waiver:
+    """Answer for a rule's findings in the migration's present text, in every environment.
+
+    Raises Refused (404) for a finding that is not there, (422) without a reason.
+    """
+    authorize(actor, "finding.waive", environment)
+    if not reason.strip():
+        raise Refused(_("Say why it may be done anyway: the reason is kept."), status=422)
+    state = environment.target.latest_state
+    found = next(
+        (
+            m
+            for m in (state.data.get("migrations", []) if state else [])
+            if m["name"] == migration and rule in {f["rule"] for f in m.get("findings", [])}
+        ),
+        None,
+    )
+    if found is None:
+        raise Refused(_("This finding is no longer there. Open the migration again."), status=404)
+    with transaction.atomic():
+        waiver, _created = Waiver.objects.update_or_create(
+            application=environment.application,
+            migration=migration,
+            checksum=found["checksum"],
+            rule=rule,
+            defaults={"reason": reason.strip(), "waived_by": actor},
+        )
+        audit.record(
+            "finding.waived", actor=actor, environment=environment, about=waiver,
+            reason=reason.strip(), details={"migration": migration, "rule": rule},
+        )  # fmt: skip
+    return waiver
+
+
+def withdraw_waiver(*, actor: User, environment: Environment, waiver: Waiver) -> None:
+    """Take a waiver back: its findings stand again."""
+    authorize(actor, "finding.waive", environment)
+    with transaction.atomic():
+        audit.record(
+            "finding.waiver_withdrawn", actor=actor, environment=environment, about=waiver,
+            details={"migration": waiver.migration, "rule": waiver.rule, "reason": waiver.reason},
+        )  # fmt: skip
+        waiver.delete()
+
+
+def set_levels(*, actor: User, application: Application, levels: dict[str, str]) -> None:
+    """Set what findings of each rule do. Raises Refused (422) for an unknown rule or level."""
+    authorize(actor, "settings.edit")
+    unknown = [
+        f"{rule}: {level}"
+        for rule, level in levels.items()
+        if rule not in RULES or level not in set(Level)
+    ]
+    if unknown:
+        raise Refused(
+            _("No such rule or level: %(what)s.") % {"what": ", ".join(unknown)}, status=422
+        )
+    before = levels_of(application)
+    changed = {rule: level for rule, level in levels.items() if before[rule] != level}
+    if not changed:
+        return
+    with transaction.atomic():
+        for rule, level in changed.items():
+            LintLevel.objects.update_or_create(
+                application=application, rule=rule, defaults={"level": level}
+            )
+        audit.record(
+            "lint.levels_set", actor=actor, about=application,
+            details={"before": {rule: before[rule] for rule in changed}, "after": changed},
+        )  # fmt: skip
