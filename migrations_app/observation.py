@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from migrations_app.effects import functions_called
-from migrations_app.engines import ENGINES, Engine, MigrationScript, MigrationState
+from migrations_app.engines import ENGINES, Engine, MigrationScript, MigrationState, ToolVerdict
 from migrations_app.lint import Assessment, assess
 from migrations_app.models import ScriptText
 from opsconsole.exceptions import AdapterError
@@ -34,6 +34,7 @@ class Observation:
     problems: list[str]
     tool_version: str
     assessments: dict[str, Assessment]
+    verdict: ToolVerdict
     lint_problem: str = ""
 
     @property
@@ -70,6 +71,7 @@ class Observation:
             "server": self.facts.as_dict(),
             "migrations": self.migrations,
             "lint_problem": self.lint_problem,
+            "tool_verdict": self.verdict.as_dict(),
             "refusals": self.refusals,
             "tool_version": self.tool_version,
             "plan": self.plan_content(),
@@ -117,7 +119,15 @@ def observe(
     facts = server.read_facts(connection)
     pending = [s.script for s in states if s.state in PENDING and s.script]
     assessments, problem = _assess(connection, pending, engine.schema, is_protected)
-    return Observation(facts, states, reading.problems, reading.tool_version, assessments, problem)
+    return Observation(
+        facts,
+        states,
+        reading.problems,
+        reading.tool_version,
+        assessments,
+        engine.tool_verdict(states),
+        problem,
+    )
 
 
 def _assess(

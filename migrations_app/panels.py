@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from django.http import HttpRequest
 from django.template.loader import render_to_string
+from django.templatetags.static import static
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
+from migrations_app.board import read_board
 from migrations_app.views.migrations import as_shown
 from opsconsole import panels
 from opsconsole.models import Application, Environment, Run, User
@@ -21,6 +23,7 @@ TROUBLED_STATES = {"failed", "running", "edited", "missing_locally"}
 def register() -> None:
     panels.ENVIRONMENT_ACTIONS.append(migrate_button)
     panels.ENVIRONMENT_PANELS.insert(0, migrations_card)
+    panels.APPLICATION_PANELS.append(board_card)
     panels.RUN_PANELS.append(run_migrations)
     panels.FINDERS.append(find_migrations)
     panels.SETTINGS_PANELS.append(lint_card)
@@ -43,6 +46,20 @@ def migrations_card(request: HttpRequest, environment: Environment) -> SafeStrin
         "key": new_key(),
     }
     return render_to_string("migrations_app/_environment_panel.html", context, request)
+
+
+def board_card(
+    request: HttpRequest, application: Application, environments: list[Environment]
+) -> SafeString:
+    text, chosen = request.GET.get("q", ""), request.GET.get("state", "")
+    context = {
+        "board": read_board(environments, state=chosen, text=text),
+        "text": text,
+        "chosen": chosen,
+        "icons": static("icons.svg"),
+        "risk_word": _("risk"),
+    }
+    return render_to_string("migrations_app/_board.html", context, request)
 
 
 def run_migrations(request: HttpRequest, run: Run) -> SafeString:

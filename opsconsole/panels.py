@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from opsconsole.models import Environment, Run, User
+from opsconsole.models import Application, Environment, Run, User
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Found:
 
 # A rendered card on the environment page, empty for none; shown in order of registration.
 ENVIRONMENT_PANELS: list[Callable[[HttpRequest, Environment], SafeString]] = []
+# A rendered card on the application page, made from the environments that the user may see.
+APPLICATION_PANELS: list[Callable[[HttpRequest, Application, list[Environment]], SafeString]] = []
 # HTML of buttons in the head of the environment page.
 ENVIRONMENT_ACTIONS: list[Callable[[HttpRequest, Environment], SafeString]] = []
 # One fact per environment, for all of them at once: `{environment id: Fact}`.

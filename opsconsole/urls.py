@@ -1,7 +1,16 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
-from opsconsole.views import audit, environments, health, home, runs, settings, sign_in
+from opsconsole.views import (
+    applications,
+    audit,
+    environments,
+    health,
+    home,
+    runs,
+    settings,
+    sign_in,
+)
 
 handler400 = "opsconsole.views.errors.bad_request"
 handler403 = "opsconsole.views.errors.forbidden"
@@ -54,6 +63,7 @@ urlpatterns = [
     path("settings/remove/<slug:thing>/<int:pk>", settings.remove, name="settings-remove"),
     path("", include("backups_app.urls")),
     path("", include("migrations_app.urls")),
+    path("<slug:application>", applications.application_page, name="application"),
     path(
         "<slug:application>/<slug:environment>",
         environments.environment_page,

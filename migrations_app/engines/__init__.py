@@ -9,6 +9,7 @@ from migrations_app.engines.kinds import (
     ScriptFailed,
     ScriptUnknown,
     Statement,
+    ToolVerdict,
 )
 from migrations_app.engines.prisma import PrismaEngine
 
@@ -24,4 +25,5 @@ __all__ = [
     "ScriptFailed",
     "ScriptUnknown",
     "Statement",
+    "ToolVerdict",
 ]

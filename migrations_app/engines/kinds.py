@@ -79,6 +79,8 @@ class MigrationState:
     script: MigrationScript | None = None
     row: AppliedMigration | None = None
     resolved_by_hand: bool = False
+    # Pending again, after its failure was marked rolled back.
+    was_rolled_back: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """As stored in a TargetState; the SQL itself is stored by its hash."""
@@ -92,9 +94,26 @@ class MigrationState:
             "statements": len(script.statements) if script else None,
             "refusal": script.refusal if script else "",
             "by_hand": self.resolved_by_hand,
+            "was_rolled_back": self.was_rolled_back,
             "started_at": row.started_at.isoformat() if row else None,
             "finished_at": row.finished_at.isoformat() if row and row.finished_at else None,
             "logs": (row.logs or "") if row else "",
+        }
+
+
+@dataclass(frozen=True)
+class ToolVerdict:
+    """What the tool's status command would print, and the names whose trouble it does not show."""
+
+    command: str
+    says: str
+    is_silent_on: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "command": self.command,
+            "says": self.says,
+            "is_silent_on": list(self.is_silent_on),
         }
 
 
@@ -168,6 +187,10 @@ class Engine(ABC):
         self, scripts: list[MigrationScript], rows: list[AppliedMigration], *, is_locked: bool
     ) -> list[MigrationState]:
         """The state of every name. `is_locked`: the tool's own lock is held by somebody."""
+
+    @abstractmethod
+    def tool_verdict(self, states: list[MigrationState]) -> ToolVerdict:
+        """What the tool's own status command says of these states, and which it is silent on."""
 
     @abstractmethod
     def is_locked(self, connection: psycopg.Connection) -> bool:

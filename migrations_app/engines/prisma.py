@@ -13,6 +13,7 @@ import time
 import tomllib
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 
 import psycopg
 from psycopg import sql
@@ -30,6 +31,7 @@ from migrations_app.engines.kinds import (
     Outcome,
     ScriptFailed,
     Statement,
+    ToolVerdict,
 )
 from migrations_app.engines.statements import (
     split_statements,
@@ -180,11 +182,23 @@ class PrismaEngine(Engine):
         states = [s for s in states if not (s.state == "pending" and s.script is None)]
         newest = max((s.name for s in states if s.state in {"applied", "edited"}), default="")
         return [
-            MigrationState(s.name, "out_of_order", s.script, s.row)
-            if s.state == "pending" and s.name < newest
-            else s
+            replace(s, state="out_of_order") if s.state == "pending" and s.name < newest else s
             for s in states
         ]
+
+    def tool_verdict(self, states: list[MigrationState]) -> ToolVerdict:
+        """Seen with the CLI 6.19: a pending list hides all else, and five states say nothing."""
+        pending = [s for s in states if s.state in {"pending", "out_of_order"}]
+        listed = [s.name for s in pending if not s.was_rolled_back]
+        failed = [s.name for s in states if s.state in {"failed", "running"}]
+        if listed:
+            says, shown = f"not yet applied: {len(listed)}", set(listed)
+        elif failed:
+            says, shown = f"failed: {', '.join(failed)}", set(failed)
+        else:
+            says, shown = "Database schema is up to date!", set()
+        silent = tuple(s.name for s in states if s.state != "applied" and s.name not in shown)
+        return ToolVerdict("prisma migrate status", says, silent)
 
     def is_locked(self, connection: psycopg.Connection) -> bool:
         row = connection.execute(
@@ -314,7 +328,7 @@ def _state(
         return MigrationState(name, "running" if is_locked else "failed", script, unfinished[-1])
     live = [r for r in rows if r.finished_at and r.rolled_back_at is None]
     if not live:
-        return MigrationState(name, "pending", script, None)
+        return MigrationState(name, "pending", script, None, was_rolled_back=bool(rows))
     row = live[-1]
     by_hand = row.steps == 0 and row.started_at == row.finished_at
     if script is None:

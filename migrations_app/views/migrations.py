@@ -11,12 +11,13 @@ from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
+from migrations_app.board import read_board
 from migrations_app.models import ScriptText
 from migrations_app.services import findings
 from migrations_app.services import migrations as services
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, TargetState
-from opsconsole.permissions import authorize, require
+from opsconsole.permissions import authorize, require, visible_environments
 from opsconsole.views.pages import environment_or_404, new_key, posted_key
 
 
@@ -143,11 +144,27 @@ def migration_page(
     migration = next((m for m in rows if m["name"] == name), None)
     if migration is None:
         raise Http404
+    environments = list(
+        visible_environments(request.user).filter(application=found.application)  # type: ignore[arg-type]
+    )
+    board = read_board(environments, text=name)
     context = {
         "environment": found,
         "state": state,
         "migration": _with_waivers(as_shown(found, [migration])[0]),
-        "runs": Run.objects.for_list().filter(environment=found, result__applied__contains=[name]),
+        "runs": Run.objects.for_list().filter(
+            environment__application=found.application,
+            environment__in=environments,
+            result__applied__contains=[name],
+        ),
+        "standing": next(
+            (
+                list(zip(board.columns, row.cells, strict=True))
+                for row in board.rows
+                if row.name == name
+            ),
+            [],
+        ),
         "key": new_key(),
     }
     return render(request, "migrations_app/migration_page.html", context)

@@ -17,11 +17,24 @@ from opsconsole.models import Application, Environment, HealthCheck, Membership,
 from opsconsole.services.secrets import is_reference
 from opsconsole.targets.dsn import Dsn
 
+# First parts of the console's own addresses; an application's pages lie under its short name.
+TAKEN_SLUGS = {"audit", "backups", "find", "health", "preferences", "replaced", "runs", "settings",
+               "sign-in", "sign-out", "static"}  # fmt: skip
+
 
 class ApplicationForm(forms.ModelForm):
     class Meta:
         model = Application
         fields = ["name", "slug"]
+
+    def clean_slug(self) -> str:
+        slug: str = self.cleaned_data["slug"]
+        if slug in TAKEN_SLUGS:
+            raise forms.ValidationError(
+                _("%(slug)s is an address of the console itself: choose another."),
+                params={"slug": slug},
+            )
+        return slug
 
 
 class EnvironmentForm(forms.ModelForm):

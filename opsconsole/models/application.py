@@ -27,6 +27,9 @@ class Application(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def get_absolute_url(self) -> str:
+        return reverse("application", args=[self.slug])
+
 
 class EnvironmentQuerySet(models.QuerySet["Environment"]):
     def shown(self) -> EnvironmentQuerySet:

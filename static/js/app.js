@@ -109,6 +109,20 @@
     }
   });
 
+  // j and k go from row to row, as in a mail reader; Enter opens what has the focus.
+  function stepRow(forward) {
+    const rows = [...document.querySelectorAll("[data-rows] tbody tr")].filter((row) => row.querySelector("a"));
+    const here = rows.indexOf(document.activeElement.closest("[data-rows] tbody tr"));
+    const next = rows[here < 0 ? 0 : here + (forward ? 1 : -1)];
+    if (next) next.querySelector("a").focus();
+  }
+
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest("input, textarea, select");
+    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "j" || event.key === "k") stepRow(event.key === "j");
+  });
+
   // Hidden tabs and paused pages ask for nothing.
   document.addEventListener("htmx:beforeRequest", (event) => {
     const polls = event.detail.elt.matches("[data-poll]");
