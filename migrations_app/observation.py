@@ -111,10 +111,10 @@ def observe(
     """Read everything anew on one session, and assess what is pending."""
     reading = engine.read_folder()
     store_scripts(reading.scripts)
+    rows = engine.read_history(connection)
+    is_unfinished = any(row.is_unfinished for row in rows)
     states = engine.compare(
-        reading.scripts,
-        engine.read_history(connection),
-        is_locked=engine.is_locked(connection),
+        reading.scripts, rows, is_locked=is_unfinished and engine.is_locked(connection)
     )
     facts = server.read_facts(connection)
     pending = [s.script for s in states if s.state in PENDING and s.script]
@@ -146,8 +146,10 @@ def _assess(
 
 def store_scripts(scripts: list[MigrationScript]) -> None:
     """Keep the text of every script seen, by its hash."""
+    by_hash = {script.checksum: script for script in scripts}
+    known = set(ScriptText.objects.filter(pk__in=by_hash.keys()).values_list("pk", flat=True))
     ScriptText.objects.bulk_create(
-        [ScriptText(sha256=s.checksum, sql=s.sql.replace("\x00", "")) for s in scripts],
+        [ScriptText(sha256=key, sql=by_hash[key].sql) for key in by_hash.keys() - known],
         ignore_conflicts=True,
     )
 

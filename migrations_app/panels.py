@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from django.http import HttpRequest
 from django.template.loader import render_to_string
-from django.templatetags.static import static
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
@@ -56,8 +55,6 @@ def board_card(
         "board": read_board(environments, state=chosen, text=text),
         "text": text,
         "chosen": chosen,
-        "icons": static("icons.svg"),
-        "risk_word": _("risk"),
     }
     return render_to_string("migrations_app/_board.html", context, request)
 

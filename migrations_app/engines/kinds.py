@@ -69,6 +69,11 @@ class AppliedMigration:
     logs: str | None
     steps: int
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Neither finished nor marked rolled back: it failed, or runs now."""
+        return self.finished_at is None and self.rolled_back_at is None
+
 
 @dataclass(frozen=True)
 class MigrationState:

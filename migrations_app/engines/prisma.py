@@ -14,12 +14,14 @@ import tomllib
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
 from migrations_app.engines.applying import Applying
+from migrations_app.engines.folder import read_script
 from migrations_app.engines.kinds import (
     AppliedMigration,
     Engine,
@@ -70,6 +72,20 @@ def matches(text: str, checksum: str) -> bool:
     }
 
 
+@lru_cache(maxsize=4096)
+def _script(name: str, text: str, version: str) -> MigrationScript:
+    statements = split_statements(text)
+    return MigrationScript(
+        name=name,
+        file=f"{name}/migration.sql",
+        sql=text,
+        checksum=checksum_of(text),
+        statements=statements,
+        is_atomic=without_wrapper(statements) is not None,
+        refusal=_refusal(statements, version),
+    )
+
+
 class PrismaEngine(Engine):
     """See `Engine`; the folder is `prisma/migrations`."""
 
@@ -90,29 +106,15 @@ class PrismaEngine(Engine):
         problems = self._lock_file_problems()
         scripts = []
         for path in folders:
-            file = path / "migration.sql"
             try:
-                text = file.read_bytes().decode()
+                text = read_script(path / "migration.sql", self.folder)
             except FileNotFoundError:
                 problems.append(f"{path.name} holds no migration.sql (Prisma's error P3015)")
-                continue
-            except (OSError, UnicodeDecodeError) as error:
-                problems.append(f"{path.name}/migration.sql cannot be read: {error}")
-                continue
-            scripts.append(self._script(path.name, text, version))
+            except AdapterError as error:
+                problems.append(f"{path.name}/migration.sql {error}")
+            else:
+                scripts.append(_script(path.name, text, version))
         return FolderReading(scripts, problems, version)
-
-    def _script(self, name: str, text: str, version: str) -> MigrationScript:
-        statements = split_statements(text)
-        return MigrationScript(
-            name=name,
-            file=f"{name}/migration.sql",
-            sql=text,
-            checksum=checksum_of(text),
-            statements=statements,
-            is_atomic=without_wrapper(statements) is not None,
-            refusal=_refusal(statements, version),
-        )
 
     def _lock_file_problems(self) -> list[str]:
         try:
@@ -147,17 +149,16 @@ class PrismaEngine(Engine):
     # -- the history table
 
     def read_history(self, connection: psycopg.Connection) -> list[AppliedMigration]:
-        if not self._has_table(connection):
+        query = sql.SQL(
+            "SELECT id, migration_name AS name, checksum, started_at, finished_at,"
+            " rolled_back_at, logs, applied_steps_count AS steps FROM {}"
+            " ORDER BY started_at, migration_name"
+        ).format(self.table)
+        try:
+            with connection.cursor(row_factory=class_row(AppliedMigration)) as cursor:
+                return cursor.execute(query).fetchall()
+        except psycopg.errors.UndefinedTable:
             return []
-        with connection.cursor(row_factory=class_row(AppliedMigration)) as cursor:
-            cursor.execute(
-                sql.SQL(
-                    "SELECT id, migration_name AS name, checksum, started_at, finished_at,"
-                    " rolled_back_at, logs, applied_steps_count AS steps FROM {}"
-                    " ORDER BY started_at, migration_name"
-                ).format(self.table)
-            )
-            return cursor.fetchall()
 
     def _has_table(self, connection: psycopg.Connection) -> bool:
         row = connection.execute(
@@ -333,7 +334,8 @@ def _state(
     by_hand = row.steps == 0 and row.started_at == row.finished_at
     if script is None:
         return MigrationState(name, "missing_locally", None, row, by_hand)
-    state = "applied" if matches(script.sql, row.checksum) else "edited"
+    is_same = script.checksum == row.checksum or matches(script.sql, row.checksum)
+    state = "applied" if is_same else "edited"
     return MigrationState(name, state, script, row, by_hand)
 
 

@@ -19,6 +19,23 @@ APPLICATION_PREFIX = "opsconsole:"
 NAME_BYTES = 63
 DROP_ATTEMPTS = 3
 
+# client_connection_check_interval came with PostgreSQL 14.
+SESSION = """
+SELECT set_config('idle_in_transaction_session_timeout', '0', false),
+       set_config('statement_timeout', %s, false),
+       (SELECT set_config(name, '1s', false) FROM pg_settings
+         WHERE name = 'client_connection_check_interval')
+"""
+FACTS = """
+SELECT {identifier}, current_setting('server_version'),
+       current_setting('server_version_num')::int, current_database(),
+       pg_database_size(current_database()), current_user, r.rolsuper,
+       r.rolcreatedb OR r.rolsuper, pg_has_role(current_user, d.datdba, 'USAGE'),
+       pg_encoding_to_char(d.encoding), d.datcollate
+  FROM pg_database d, pg_roles r
+ WHERE d.datname = current_database() AND r.rolname = current_user
+"""
+
 
 @dataclass(frozen=True)
 class ServerFacts:
@@ -66,15 +83,9 @@ def connect(
             keepalives_interval=2,
             keepalives_count=3,
         )
-        with connection.transaction():
-            version = connection.info.server_version
-            if version >= 140000:
-                connection.execute("SET client_connection_check_interval = '1s'")
-            connection.execute("SET idle_in_transaction_session_timeout = 0")
-            connection.execute(
-                "SELECT set_config('statement_timeout', %s, false)",
-                [f"{int(timeout_seconds * 1000)}"],
-            )
+        connection.execute(SESSION, [f"{int(timeout_seconds * 1000)}"])
+        if not autocommit:
+            connection.commit()
     except psycopg.Error as error:
         raise AdapterError(reason_of(error)) from error
     return connection
@@ -94,19 +105,14 @@ def reason_of(error: psycopg.Error) -> str:
 
 def read_facts(connection: psycopg.Connection) -> ServerFacts:
     """Read versions, identity, sizes and rights of the connected database."""
-    row = connection.execute(
-        """
-        SELECT current_setting('server_version'), current_setting('server_version_num')::int,
-               current_database(), pg_database_size(current_database()), current_user,
-               r.rolsuper, r.rolcreatedb OR r.rolsuper,
-               pg_has_role(current_user, d.datdba, 'USAGE'),
-               pg_encoding_to_char(d.encoding), d.datcollate
-          FROM pg_database d, pg_roles r
-         WHERE d.datname = current_database() AND r.rolname = current_user
-        """
-    ).fetchone()
+    own = "(SELECT system_identifier::text FROM pg_control_system())"
+    try:
+        row = connection.execute(FACTS.format(identifier=own)).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        row = connection.execute(FACTS.format(identifier="''")).fetchone()
     assert row is not None
-    return ServerFacts(row[0], row[1], system_identifier(connection), *row[2:])
+    identifier, version, number, *rest = row
+    return ServerFacts(version, number, identifier or system_identifier(connection), *rest)
 
 
 def system_identifier(connection: psycopg.Connection) -> str:

@@ -1,0 +1,41 @@
+"""One cell of the board: a tag of its own, because a board has thousands of them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from django import template
+from django.utils.html import escape
+from django.utils.safestring import SafeString, mark_safe
+from django.utils.timezone import localtime
+from django.utils.translation import get_language
+from django.utils.translation import gettext as _
+
+from migrations_app.board import LOOKS, Cell
+from opsconsole.templatetags.console import duration, icon
+
+register = template.Library()
+
+
+@register.simple_tag
+def board_cell(cell: Cell) -> SafeString:
+    """The state with its icon and word, linked, and when it was applied or how risky it is."""
+    shown = _look(cell.state, get_language())
+    if not cell.url:
+        return mark_safe(f'<span class="muted">{LOOKS[cell.state][0]}</span>')  # noqa: S308
+    link = f'<a class="cell {LOOKS[cell.state][1]}" href="{escape(cell.url)}">{shown}</a>'
+    note = escape(_note(cell))
+    return mark_safe(f"{link}<small>{note}</small>" if note else link)  # noqa: S308
+
+
+@lru_cache(maxsize=100)
+def _look(state: str, _language: str | None) -> str:
+    word, tone, name = LOOKS[state]
+    return f"{icon(name, tone)}{escape(word)}"
+
+
+def _note(cell: Cell) -> str:
+    if cell.applied_at:
+        when = localtime(cell.applied_at)
+        return f"{when.day} {when:%b %Y, %H:%M}, {duration(cell.seconds)}"
+    return _("%(risk)s risk") % {"risk": cell.risk} if cell.risk else ""
