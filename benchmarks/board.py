@@ -37,15 +37,15 @@ def make_folder(root: Path, count: int) -> Path:
 def apply_all(environment) -> None:
     import psycopg
 
+    from migrations_app.engines import Limits
     from migrations_app.engines.prisma import PrismaEngine
-    from migrations_app.steps import limits
 
     engine = PrismaEngine(Path(environment.migrations_folder))
     with psycopg.connect(environment.dsn, autocommit=True) as connection:
         connection.execute("DROP TABLE filler, pings")
         engine.ensure_history(connection)
         for script in engine.read_folder().scripts:
-            engine.apply(connection, script, limits(), lambda *_: None, lambda _: None)
+            engine.apply(connection, script, Limits(), lambda *_: None, lambda _: None)
 
 
 def refresh(environments) -> None:

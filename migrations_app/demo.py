@@ -15,9 +15,9 @@ from django.conf import settings
 from django.db import transaction
 from psycopg import sql
 
+from migrations_app.engines import Limits
 from migrations_app.engines.prisma import PrismaEngine
 from migrations_app.observation import observe_target
-from migrations_app.steps import limits
 from opsconsole.choices import Role, RunStatus
 from opsconsole.demo.address import (
     APPLICATION,
@@ -128,7 +128,7 @@ def _make_database(superuser: str, demo: DemoEnvironment) -> None:
             if script.name == BACKFILL:
                 _fill(connection, demo)
                 seeded = True
-            engine.apply(connection, script, limits(), lambda *_: None, lambda _: None)
+            engine.apply(connection, script, Limits(), lambda *_: None, lambda _: None)
         if not seeded:
             _fill(connection, demo)
         connection.execute("ANALYZE")

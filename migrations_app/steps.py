@@ -19,7 +19,9 @@ from migrations_app.engines.kinds import Limits, Outcome
 from migrations_app.engines.statements import changed_tables
 from migrations_app.observation import Observation, engine_for, observe, plan_changes
 from migrations_app.services.findings import stopping
+from migrations_app.watch import Watch
 from opsconsole.exceptions import AdapterError, Cancelled, NeedsAttention, StepFailed
+from opsconsole.models import Environment
 from opsconsole.runner.health_step import check_once, failing
 from opsconsole.runner.step import RunContext, Step
 from opsconsole.targets import activity, content, schema, server
@@ -27,11 +29,12 @@ from opsconsole.targets import activity, content, schema, server
 BLOCKER_PATIENCE_SECONDS = 10
 
 
-def limits() -> Limits:
+def limits_of(environment: Environment) -> Limits:
     return Limits(
-        lock_timeout=settings.LOCK_TIMEOUT_SECONDS,
-        statement_timeout=settings.STATEMENT_TIMEOUT_SECONDS,
-        lock_retries=settings.LOCK_RETRIES,
+        lock_timeout=environment.lock_timeout_seconds * settings.TIME_SCALE,
+        lock_patience=environment.lock_patience_seconds,
+        blocking=environment.blocking_limit_seconds,
+        statement_timeout=environment.statement_timeout_seconds,
         tool_lock_wait=settings.PRISMA_LOCK_WAIT_SECONDS,
     )
 
@@ -143,24 +146,31 @@ class Migrate(Step):
         result = context.run.result
         result.update(applied=[], own_writes=0, landed=[], migrating=True)
         with context.connect("migrate:lock") as lock:
-            engine.take_lock(lock, limits(), context.sleep)
+            engine.take_lock(lock, limits_of(context.environment), context.sleep)
             engine.ensure_history(lock)
             for number, script in enumerate(scripts):
                 context.check()
-                self._apply(context, engine, script)
+                self._apply(context, engine, script, (number, len(scripts)))
                 result["applied"].append(script.name)
                 context.progress(100 * (number + 1) / len(scripts))
         result["migrating"] = False
         return f"{len(scripts)} of {len(scripts)} applied"
 
-    def _apply(self, context: RunContext, engine: Engine, script: MigrationScript) -> None:
+    def _apply(
+        self, context: RunContext, engine: Engine, script: MigrationScript, place: tuple[int, int]
+    ) -> None:
         kind = "atomic" if script.is_atomic else "not atomic"
         context.log(f"migrate: {script.name} ({kind}, {len(script.statements)} statements)")
         began = time.monotonic()
         connection = context.connect("migrate")
+        limits = limits_of(context.environment)
+        watch = Watch(context, connection.info.backend_pid, limits.blocking, place)
         try:
-            outcome = engine.apply(connection, script, limits(), context.log, context.sleep)
+            with watch:
+                outcome = engine.apply(connection, script, limits, context.log, context.sleep)
         except ScriptFailed as failure:
+            if watch.gave_up and not context.is_stopping:
+                self._given_up(context, engine, connection, failure, watch.gave_up)
             self._failed(context, engine, connection, failure)
         except ScriptUnknown as unknown:
             self._unknown(context, unknown)
@@ -196,6 +206,22 @@ class Migrate(Step):
         }
         context.log(f"  {failure.script.file} line {failure.line}: {failure.statement.shown}", "no")
         raise StepFailed(f"{failure.script.file} line {failure.line}: {failure.reason}.")
+
+    def _given_up(
+        self, context: RunContext, engine: Engine, connection: psycopg.Connection,
+        failure: ScriptFailed, why: str,
+    ) -> None:  # fmt: skip
+        """Sessions of the application waited behind it for too long: they come first."""
+        context.log(f"  {why}", "no")
+        if failure.outcome.landed:
+            failure.reason = why
+            return
+        engine.note_interrupted(connection, failure.script.name, f"{why}; nothing of it landed.")
+        engine.mark_rolled_back(connection, failure.script.name)
+        raise StepFailed(
+            f"{failure.script.file} line {failure.line}: {why}. PostgreSQL rolled the file back, "
+            f"it left nothing and is pending again. {applied_before(context.run.result)}"
+        )
 
     def _cancelled(
         self, context: RunContext, engine: Engine, connection: psycopg.Connection,
@@ -332,7 +358,7 @@ class ResolveHistory(Step):
         name, mark = context.run.parameters["resolve"], context.run.parameters["mark"]
         engine = engine_for(context.environment, context.dsn)
         with context.connect("resolve") as connection:
-            engine.take_lock(connection, limits(), context.sleep)
+            engine.take_lock(connection, limits_of(context.environment), context.sleep)
             if mark == "rolled_back":
                 engine.mark_rolled_back(connection, name)
             else:

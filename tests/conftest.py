@@ -209,8 +209,8 @@ def make_environment(db, database, folder) -> Callable:
 
 
 def _apply_first(environment, folder: Folder) -> None:
+    from migrations_app.engines import Limits
     from migrations_app.engines.prisma import PrismaEngine
-    from migrations_app.steps import limits
 
     if not (folder.path / "20250101000000_init").exists():
         folder.add("20250101000000_init", SCHEMA)
@@ -218,7 +218,7 @@ def _apply_first(environment, folder: Folder) -> None:
     with psycopg.connect(environment.dsn, autocommit=True) as connection:
         engine.ensure_history(connection)
         script = engine.read_folder().scripts[0]
-        engine.apply(connection, script, limits(), lambda *_: None, lambda _: None)
+        engine.apply(connection, script, Limits(), lambda *_: None, lambda _: None)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable
 
 import psycopg
@@ -105,6 +107,8 @@ class Applying:
         # an invalid index behind.
         self.connection.execute("SET lock_timeout = 0")
         self.connection.execute("SET statement_timeout = 0")
+        # One that an earlier try left behind would make this one fail.
+        self._drop_invalid_index(statement)
         try:
             self._execute(statement)
         except psycopg.Error as error:
@@ -114,7 +118,8 @@ class Applying:
 
     def _in_transaction(self, work: Callable[[], None], *, unknown_if_lost: bool = False) -> None:
         """Run in a transaction; a wait for a lock is given up and tried again, never waited out."""
-        for attempt in range(self.limits.lock_retries + 1):
+        deadline = time.monotonic() + self.limits.lock_patience
+        for attempt in itertools.count():
             self.current.clear()
             rows_before = self.outcome.rows_written
             try:
@@ -123,7 +128,7 @@ class Applying:
                     work()
             except psycopg.Error as error:
                 self.outcome.rows_written = rows_before
-                if error.sqlstate == LOCK_NOT_AVAILABLE and attempt < self.limits.lock_retries:
+                if error.sqlstate == LOCK_NOT_AVAILABLE and time.monotonic() < deadline:
                     self._wait_and_retry(attempt)
                     continue
                 last = self.current[-1] if self.current else self.script.statements[0]
@@ -177,7 +182,7 @@ class Applying:
         if not name or self.connection.closed or self.connection.broken:
             return
         if drop_invalid_index(self.connection, name):
-            self.log(f"  dropped the invalid index {name} that it left behind", "hm")
+            self.log(f"  dropped the invalid index {name} that a failed try left behind", "hm")
 
 
 def drop_invalid_index(connection: psycopg.Connection, name: str) -> bool:

@@ -159,12 +159,17 @@ class ScriptUnknown(AdapterError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Waits, in seconds, and how often a wait for a lock is tried again."""
+    """Waits, in seconds: what an environment's policy lets a migration take.
 
-    lock_timeout: float
-    statement_timeout: float
-    lock_retries: int
-    tool_lock_wait: float
+    `lock_timeout`: one wait for a lock, given up and tried again for at most `lock_patience`.
+    `blocking`: how long the application's sessions may wait behind the migration.
+    """
+
+    lock_timeout: float = 2
+    lock_patience: float = 300
+    blocking: float = 3
+    statement_timeout: float = 3600
+    tool_lock_wait: float = 10
 
 
 class Engine(ABC):

@@ -71,6 +71,8 @@ class EnvironmentForm(forms.ModelForm):
         fields = [
             "name", "slug", "position", "migrations_folder", "is_protected",
             "backup_before_migrate", "auto_rollback", "settle_seconds", "queue",
+            "lock_timeout_seconds", "lock_patience_seconds", "blocking_limit_seconds",
+            "statement_timeout_seconds",
         ]  # fmt: skip
 
     def __init__(self, *args: Any, application: Application, **kwargs: Any) -> None:
@@ -83,6 +85,14 @@ class EnvironmentForm(forms.ModelForm):
             self.initial["backup_before_migrate"] = settings.MIGRATION_BACKUP_ENABLED
             if not settings.MIGRATION_ROLLBACK_ENABLED:
                 self.initial["auto_rollback"] = AutoRollback.NEVER
+
+    def clean_blocking_limit_seconds(self) -> float:
+        longest: float = self.cleaned_data["blocking_limit_seconds"]
+        if longest < self.cleaned_data.get("lock_timeout_seconds", 0):
+            raise forms.ValidationError(
+                _("Who waits behind a migration waits at least as long as it waits for a lock.")
+            )
+        return longest
 
     def clean_address(self) -> str:
         address = self.cleaned_data["address"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.urls import reverse
 from django.utils import timezone
@@ -77,6 +78,24 @@ class Environment(models.Model):
     )
     settle_seconds = models.PositiveIntegerField(
         _("settle time (s)"), default=10, help_text=_("How long health must stay good at the end.")
+    )
+    lock_timeout_seconds = models.FloatField(
+        _("one wait for a lock (s)"),
+        default=2,
+        validators=[MinValueValidator(0.1)],
+        help_text=_("A migration that waits longer gives up, lets the others pass, tries again."),
+    )
+    lock_patience_seconds = models.PositiveIntegerField(
+        _("tries for a lock (s)"), default=300, help_text=_("How long it tries again at all.")
+    )
+    blocking_limit_seconds = models.FloatField(
+        _("longest wait of the application (s)"),
+        default=3,
+        validators=[MinValueValidator(0.1)],
+        help_text=_("When sessions wait longer behind a migration, the migration is given up."),
+    )
+    statement_timeout_seconds = models.PositiveIntegerField(
+        _("longest statement (s)"), default=3600, validators=[MinValueValidator(1)]
     )
     created_at = models.DateTimeField(auto_now_add=True)
     archived_at = models.DateTimeField(null=True, blank=True)

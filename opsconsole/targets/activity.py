@@ -58,6 +58,46 @@ def tables_copied(connection: psycopg.Connection, application_name: str) -> list
     ]
 
 
+def waiting_behind(connection: psycopg.Connection, pid: int) -> tuple[int, float]:
+    """How many sessions wait for a lock behind that one, and the longest wait in seconds.
+
+    Also those behind its own place in a queue (PostgreSQL's documentation of
+    pg_blocking_pids). The console's own sessions do not count.
+    """
+    since = "l.waitstart" if connection.info.server_version >= 140000 else "NULL::timestamptz"
+    row = connection.execute(
+        f"""
+        SELECT count(*),
+               coalesce(max(extract(epoch FROM clock_timestamp() - coalesce(
+                   {since}, a.query_start, clock_timestamp()))), 0)::float
+          FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+         WHERE NOT l.granted AND l.pid <> %(pid)s AND %(pid)s = ANY(pg_blocking_pids(l.pid))
+           AND a.application_name NOT LIKE 'opsconsole:%%'
+        """,  # noqa: S608
+        {"pid": pid},
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), float(row[1])
+
+
+def index_progress(connection: psycopg.Connection, pid: int) -> tuple[str, float] | None:
+    """The phase and per cent of the index that the session builds; None when it builds none.
+
+    Source: PostgreSQL's documentation of pg_stat_progress_create_index.
+    """
+    row = connection.execute(
+        """
+        SELECT p.phase, p.relid::regclass::text,
+               CASE WHEN p.tuples_total > 0 THEN 100.0 * p.tuples_done / p.tuples_total
+                    WHEN p.blocks_total > 0 THEN 100.0 * p.blocks_done / p.blocks_total
+                    ELSE 0 END::float
+          FROM pg_stat_progress_create_index p WHERE p.pid = %s
+        """,
+        [pid],
+    ).fetchone()
+    return (f"index on {row[1]}: {row[0]}", row[2]) if row else None
+
+
 def blockers(connection: psycopg.Connection, database: str, long_seconds: float = 60) -> list[str]:
     """What would make a schema change wait, one line each: dumps, long and idle transactions."""
     rows = connection.execute(

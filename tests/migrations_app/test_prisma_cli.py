@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from migrations_app.demo import SOURCE
+from migrations_app.engines import Limits
 from migrations_app.engines.prisma import PrismaEngine
-from migrations_app.steps import limits
 from opsconsole.targets.tools import find_tools
 from tests.conftest import PASSWORD
 from tests.toolbox import prisma
@@ -56,7 +56,7 @@ def apply_all(project: Path, dsn: str, count: int = 100) -> PrismaEngine:
     with psycopg.connect(dsn, autocommit=True) as connection:
         engine.ensure_history(connection)
         for script in engine.read_folder().scripts[:count]:
-            engine.apply(connection, script, limits(), lambda *_: None, lambda _: None)
+            engine.apply(connection, script, Limits(), lambda *_: None, lambda _: None)
     return engine
 
 
@@ -119,7 +119,7 @@ def test_prisma_refuses_after_the_engine_s_failure_until_marked(project, databas
     script = engine.read_folder().scripts[-1]
     with psycopg.connect(dsn, autocommit=True) as connection:
         with pytest.raises(Exception, match="line 1"):
-            engine.apply(connection, script, limits(), lambda *_: None, lambda _: None)
+            engine.apply(connection, script, Limits(), lambda *_: None, lambda _: None)
 
         assert "P3009" in run_prisma(project, dsn, "migrate", "deploy")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrations_app.engines import ENGINES, AppliedMigration
+from migrations_app.engines import ENGINES, AppliedMigration, Limits
 from migrations_app.engines.prisma import (
     ADVISORY_LOCK,
     PrismaEngine,
@@ -22,7 +22,6 @@ from migrations_app.engines.statements import (
     split_statements,
     without_wrapper,
 )
-from migrations_app.steps import limits
 from opsconsole.exceptions import AdapterError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -233,7 +232,7 @@ def connection(database):
 
 def apply(engine: PrismaEngine, connection: psycopg.Connection, log=lambda *_: None):
     engine.ensure_history(connection)
-    return engine.apply(connection, engine.read_folder().scripts[0], limits(), log, lambda _: None)
+    return engine.apply(connection, engine.read_folder().scripts[0], Limits(), log, lambda _: None)
 
 
 def test_history_of_an_empty_database_is_empty(engine, connection):
@@ -277,8 +276,8 @@ def test_prisma_lock_is_polled_and_refused_after_the_wait(engine, connection, da
         other.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
         assert engine.is_locked(connection)
         with pytest.raises(AdapterError, match="Prisma's own lock is held"):
-            engine.take_lock(connection, limits(), lambda _: None)
-    engine.take_lock(connection, limits(), lambda _: None)
+            engine.take_lock(connection, Limits(tool_lock_wait=0.3), lambda _: None)
+    engine.take_lock(connection, Limits(), lambda _: None)
 
 
 def test_marks_refuse_what_prisma_would_refuse(engine, connection):
