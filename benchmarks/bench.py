@@ -77,3 +77,29 @@ def execute(run: Any) -> Any:
     run.refresh_from_db()
     assert run.status == "succeeded", run.summary
     return run
+
+
+def prisma(root: Any, environment: Any, *words: str) -> str:
+    """Run the real Prisma CLI in the project `root`, on the environment; returns its output."""
+    import os
+    import shutil
+    import subprocess
+
+    from migrations_app.demo import SOURCE
+    from tests.migrations_app.test_prisma_cli import HERE
+    from tests.toolbox import prisma as cli
+
+    if not (root / "node_modules").exists():
+        shutil.copy(SOURCE / "prisma" / "schema.prisma", root / "prisma")
+        for name in ("prisma.config.ts", "package.json"):
+            shutil.copy(HERE / name, root)
+        (root / "node_modules").symlink_to(HERE / "node_modules")
+    done = subprocess.run(
+        [str(cli()), *words], cwd=root, capture_output=True, text=True,
+        env=os.environ | {
+            "DATABASE_URL": environment.dsn.replace("@/", "@localhost/"),
+            "CHECKPOINT_DISABLE": "1", "PRISMA_SCHEMA_ENGINE_BINARY": "/bin/true",
+            "PRISMA_QUERY_ENGINE_LIBRARY": "/bin/true",
+        },
+    )  # fmt: skip
+    return done.stdout + done.stderr

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -83,27 +81,10 @@ def queries_of_one_refresh(environment) -> list[str]:
 
 def prisma_seconds(root: Path, environments) -> float:
     """CPU seconds of `prisma migrate status` against each environment, one after the other."""
-    from migrations_app.demo import SOURCE
-    from tests.migrations_app.test_prisma_cli import HERE
-    from tests.toolbox import prisma
-
-    shutil.copy(SOURCE / "prisma" / "schema.prisma", root / "prisma")
-    for name in ("prisma.config.ts", "package.json"):
-        shutil.copy(HERE / name, root)
-    (root / "node_modules").symlink_to(HERE / "node_modules")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for environment in environments:
-        name = environment.slug
-        address = environment.dsn.replace("@/", "@localhost/")
-        done = subprocess.run(
-            [prisma(), "migrate", "status"], cwd=root, capture_output=True, text=True,
-            env=os.environ | {
-                "DATABASE_URL": address, "CHECKPOINT_DISABLE": "1",
-                "PRISMA_SCHEMA_ENGINE_BINARY": "/bin/true",
-                "PRISMA_QUERY_ENGINE_LIBRARY": "/bin/true",
-            },
-        )  # fmt: skip
-        assert "Database schema is up to date!" in done.stdout, (name, done.stdout, done.stderr)
+        said = bench.prisma(root, environment, "migrate", "status")
+        assert "Database schema is up to date!" in said, (environment.slug, said)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -5,30 +5,47 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('opsconsole', '0005_import_runs'),
+        ("opsconsole", "0005_import_runs"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='environment',
-            name='blocking_limit_seconds',
-            field=models.FloatField(default=3, help_text='When sessions wait longer behind a migration, the migration is given up.', validators=[django.core.validators.MinValueValidator(0.1)], verbose_name='longest wait of the application (s)'),
+            model_name="environment",
+            name="blocking_limit_seconds",
+            field=models.FloatField(
+                default=3,
+                help_text="When sessions wait longer behind a migration, the migration is given up.",
+                validators=[django.core.validators.MinValueValidator(0.1)],
+                verbose_name="longest wait of the application (s)",
+            ),
         ),
         migrations.AddField(
-            model_name='environment',
-            name='lock_patience_seconds',
-            field=models.PositiveIntegerField(default=300, help_text='How long it tries again at all.', verbose_name='tries for a lock (s)'),
+            model_name="environment",
+            name="lock_patience_seconds",
+            field=models.PositiveIntegerField(
+                default=300,
+                help_text="How long it tries again at all.",
+                verbose_name="tries for a lock (s)",
+            ),
         ),
         migrations.AddField(
-            model_name='environment',
-            name='lock_timeout_seconds',
-            field=models.FloatField(default=2, help_text='A migration that waits longer gives up, lets the others pass, tries again.', validators=[django.core.validators.MinValueValidator(0.1)], verbose_name='one wait for a lock (s)'),
+            model_name="environment",
+            name="lock_timeout_seconds",
+            field=models.FloatField(
+                default=2,
+                help_text="A migration that waits longer gives up, lets the others pass, tries again.",
+                validators=[django.core.validators.MinValueValidator(0.1)],
+                verbose_name="one wait for a lock (s)",
+            ),
         ),
         migrations.AddField(
-            model_name='environment',
-            name='statement_timeout_seconds',
-            field=models.PositiveIntegerField(default=3600, validators=[django.core.validators.MinValueValidator(1)], verbose_name='longest statement (s)'),
+            model_name="environment",
+            name="statement_timeout_seconds",
+            field=models.PositiveIntegerField(
+                default=3600,
+                validators=[django.core.validators.MinValueValidator(1)],
+                verbose_name="longest statement (s)",
+            ),
         ),
     ]

@@ -10,14 +10,20 @@ QUERY = """
 WITH spaces AS (
   SELECT oid, nspname FROM pg_namespace
    WHERE nspname NOT IN ('pg_catalog', 'information_schema') AND nspname NOT LIKE 'pg\\_%%'
+), locked AS MATERIALIZED (
+  SELECT DISTINCT relation FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation IS NOT NULL
 ), found AS (
-  SELECT c.oid, n.nspname || '.' || c.relname AS name, c.relkind, c.reltuples, c.relpartbound
+  SELECT c.oid, n.nspname || '.' || c.relname AS name, c.relkind, c.reltuples, c.relpages
     FROM pg_class c JOIN spaces n ON n.oid = c.relnamespace
    WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'i', 'I', 'S')
 )
 SELECT f.name, f.relkind::text,
        greatest(f.reltuples, 0)::bigint,
-       CASE WHEN f.relkind IN ('r', 'm', 'i', 'S') THEN pg_relation_size(f.oid) ELSE 0 END,
+       -- Measuring takes a lock: what somebody holds is estimated, not waited for.
+       CASE WHEN f.relkind NOT IN ('r', 'm', 'i', 'S') THEN 0
+            WHEN f.oid IN (SELECT relation FROM locked)
+            THEN f.relpages::bigint * current_setting('block_size')::bigint
+            ELSE pg_relation_size(f.oid) END,
        (SELECT t.name FROM pg_index x JOIN found t ON t.oid = x.indrelid WHERE x.indexrelid = f.oid),
        ARRAY(SELECT t.name FROM pg_constraint k JOIN found t ON t.oid = k.confrelid
               WHERE k.conrelid = f.oid AND k.contype = 'f'),
@@ -61,7 +67,8 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Relation:
-    """One table, view, index or sequence. `rows` is the planner's estimate, `size_bytes` measured.
+    """One table, view, index or sequence. `rows` is the planner's estimate, `size_bytes`
+    measured unless somebody holds the relation exclusively.
 
     `columns` maps a name to its type and whether it is NOT NULL; `of` is an index's table;
     `reads` are the columns, `schema.table.column`, that a view is made of.

@@ -119,6 +119,14 @@ def test_two_thousand_statements_apply_in_order_at_once(migrate, folder, target)
     assert rows == [(f"n{n}",) for n in range(2000)]
 
 
+def test_state_is_read_while_somebody_holds_a_table_exclusively(environment, folder, target):
+    folder.add(NAME, "ALTER TABLE users ADD COLUMN added int; ALTER TABLE targets DROP amount;")
+    with target.transaction():
+        target.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        state = observe_target(environment.target)
+    assert (state.error, state.pending) == ("", [NAME])
+
+
 def test_refresh_sends_two_queries_and_a_third_for_what_is_pending(
     environment, folder, monkeypatch
 ):
