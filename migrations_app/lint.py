@@ -132,7 +132,7 @@ def assess(
     assessed = {}
     for script in scripts:
         impacts, catalogue = impact_of(script, catalogue, schema)
-        linted = _squawk(script.sql, catalogue.version, script.is_atomic)
+        linted = _squawk(script.text, catalogue.version, script.is_atomic)
         found = [finding for impact in impacts for finding in _own(impact)]
         found += [at for finding in linted for at in _placed(finding, impacts)]
         assessed[script.name] = Assessment(

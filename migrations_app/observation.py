@@ -82,9 +82,7 @@ class Observation:
         return {
             "target": [self.facts.system_identifier, self.facts.database],
             "history": [
-                [s.name, s.row.checksum]
-                for s in self.states
-                if s.row and s.row.finished_at and not s.row.rolled_back_at
+                [s.name, s.row.checksum] for s in self.states if s.row and s.row.is_applied
             ],
             "migrations": [
                 {"name": s.name, "checksum": s.checksum, "is_atomic": s.is_atomic}
@@ -136,7 +134,7 @@ def _assess(
     """The assessments; without them, why: what cannot be linted can still be shown and applied."""
     if not pending:
         return {}, ""
-    called = set().union(*(functions_called(script.sql) for script in pending))
+    called = set().union(*(functions_called(script.text) for script in pending))
     try:
         catalogue = read_catalogue(connection, called)
         return assess(pending, catalogue, schema, is_protected=is_protected), ""

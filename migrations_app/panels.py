@@ -8,6 +8,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from migrations_app.board import read_board
+from migrations_app.engines import ENGINES
 from migrations_app.views.migrations import as_shown
 from opsconsole import panels
 from opsconsole.models import Application, Environment, Run, User
@@ -26,6 +27,7 @@ def register() -> None:
     panels.RUN_PANELS.append(run_migrations)
     panels.FINDERS.append(find_migrations)
     panels.SETTINGS_PANELS.append(lint_card)
+    panels.ENGINES.extend((name, engine.label) for name, engine in ENGINES.items())
 
 
 def migrate_button(request: HttpRequest, environment: Environment) -> SafeString:

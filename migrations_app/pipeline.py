@@ -11,7 +11,7 @@ from migrations_app import steps
 from migrations_app.engines import Engine, MigrationState
 from migrations_app.engines.applying import drop_invalid_index, has_valid_index
 from migrations_app.observation import engine_for, observe, observe_target
-from opsconsole.choices import AutoRollback, BackupReason, RunKind, RunStatus
+from opsconsole.choices import AutoRollback, BackupReason, RunKind, RunStatus, StepStatus
 from opsconsole.exceptions import NeedsAttention
 from opsconsole.models import Run
 from opsconsole.runner import registry
@@ -179,7 +179,27 @@ def resolve_migrate(run: Run) -> Resolution:
         )
         if stuck:
             return _resolve_interrupted(run, connection, engine, stuck)
-        return _resolve_between(run, connection, names)
+        unknown = None if engine.records_starts else _may_have_begun(run, states, names)
+        return unknown or _resolve_between(run, connection, names)
+
+
+def _may_have_begun(
+    run: Run, states: dict[str, MigrationState], names: list[str]
+) -> Resolution | None:
+    """Where the history says nothing before the end, a script that is not atomic may have begun."""
+    if not run.steps.filter(name="migrate").exclude(status=StepStatus.PENDING).exists():
+        return None
+    following = next(
+        (states[n].script for n in names if n in states and states[n].state != "applied"), None
+    )
+    if following is None or following.is_atomic:
+        return None
+    run.result["ways"] = steps.unknown_ways(following.name)
+    return Resolution(
+        RunStatus.NEEDS_ATTENTION,
+        f"The worker was lost, and {following.file} may have begun: it is not atomic, and the "
+        f"history of its tool does not say. {steps.applied_before(run.result)}",
+    )
 
 
 def _resolve_resolution(run: Run, states: list[MigrationState]) -> Resolution:

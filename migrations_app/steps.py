@@ -259,7 +259,7 @@ class Migrate(Step):
         context.check_fence()
         with context.connect("evidence") as connection:
             rows = [r for r in engine.read_history(connection) if r.name == script.name]
-            if rows and rows[-1].finished_at:
+            if rows and rows[-1].is_applied:
                 context.log("  the session was lost, and the history shows it was applied", "hm")
                 return Outcome(list(script.statements))
             reason = server.reason_of(error)
@@ -323,7 +323,7 @@ class Verify(Step):
             return
         # The first migration of a database also makes the tool's own table.
         own = {context.notes["engine"].history_table}
-        mentioned = own.union(*(changed_tables(s.sql) for s in scripts))
+        mentioned = own.union(*(changed_tables(s.text) for s in scripts))
         for line in changes:
             table = _table_of(line)
             if table and table not in mentioned:

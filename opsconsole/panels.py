@@ -43,5 +43,7 @@ ENVIRONMENT_FACTS: list[Callable[[list[Environment]], dict[int, Fact]]] = []
 RUN_PANELS: list[Callable[[HttpRequest, Run], SafeString]] = []
 # A rendered card on the settings page.
 SETTINGS_PANELS: list[Callable[[HttpRequest], SafeString]] = []
+# Migration engines that an application can have: value and name.
+ENGINES: list[tuple[str, str]] = []
 # Answers to a search text, for a user.
 FINDERS: list[Callable[[User, str], list[Found]]] = []

@@ -28,6 +28,13 @@ def prisma() -> str:
 
 
 @cache
+def dbmate() -> str:
+    """Path of dbmate under tests/node, or ""."""
+    cli = node_modules() / ".bin" / "dbmate"
+    return str(cli) if cli.exists() and shutil.which("node") else ""
+
+
+@cache
 def azurite() -> str:
     """Path of Azure's storage emulator under tests/node, or ""."""
     server = node_modules() / ".bin" / "azurite-blob"
@@ -51,6 +58,7 @@ MISSING = {
     "needs_age": (age, "age and zstd are not installed"),
     "needs_azurite": (azurite, "Node packages are not installed: npm install in tests/node"),
     "needs_browser": (chromium, "Chromium is not installed"),
+    "needs_dbmate": (dbmate, "Node packages are not installed: npm install in tests/node"),
     "needs_prisma": (prisma, "Node packages are not installed: npm install in tests/node"),
     "needs_postgres15": (postgres15, "Debian's postgresql-15 is not installed"),
 }

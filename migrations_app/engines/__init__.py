@@ -1,5 +1,6 @@
 """Engines: each reads and applies one tool's migrations. A new one is a file and a line here."""
 
+from migrations_app.engines.dbmate import DbmateEngine
 from migrations_app.engines.kinds import (
     AppliedMigration,
     Engine,
@@ -14,7 +15,7 @@ from migrations_app.engines.kinds import (
 )
 from migrations_app.engines.prisma import PrismaEngine
 
-ENGINES: dict[str, type[Engine]] = {"prisma": PrismaEngine}
+ENGINES: dict[str, type[Engine]] = {"prisma": PrismaEngine, "dbmate": DbmateEngine}
 
 __all__ = [
     "ENGINES",

@@ -45,7 +45,7 @@ class Applying:
 
     def run(self) -> Outcome:
         """Apply it; raises ScriptFailed or ScriptUnknown."""
-        inner = without_wrapper(self.script.statements)
+        inner = without_wrapper(self.script.statements) if self.script.is_atomic else None
         return self.at_once(inner) if inner is not None else self.one_by_one()
 
     def at_once(self, statements: tuple[Statement, ...]) -> Outcome:

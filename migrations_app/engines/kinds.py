@@ -36,7 +36,10 @@ class Statement:
 
 @dataclass(frozen=True)
 class MigrationScript:
-    """One migration on disk. `refusal` says why the project's own tool would reject it."""
+    """One migration on disk. `refusal` says why the project's own tool would reject it.
+
+    `sql` is the whole file; `executed` the part of it that is run, "" when that is all of it.
+    """
 
     name: str
     file: str
@@ -45,6 +48,12 @@ class MigrationScript:
     statements: tuple[Statement, ...]
     is_atomic: bool
     refusal: str = ""
+    executed: str = ""
+
+    @property
+    def text(self) -> str:
+        """What is run."""
+        return self.executed or self.sql
 
 
 @dataclass(frozen=True)
@@ -58,21 +67,26 @@ class FolderReading:
 
 @dataclass(frozen=True)
 class AppliedMigration:
-    """One row of the history table."""
+    """One row of the history table. No start: the tool keeps rows of applied ones only."""
 
     id: str
     name: str
     checksum: str
-    started_at: datetime
+    started_at: datetime | None
     finished_at: datetime | None
     rolled_back_at: datetime | None
     logs: str | None
     steps: int
 
     @property
+    def is_applied(self) -> bool:
+        is_finished = self.finished_at is not None or self.started_at is None
+        return is_finished and self.rolled_back_at is None
+
+    @property
     def is_unfinished(self) -> bool:
         """Neither finished nor marked rolled back: it failed, or runs now."""
-        return self.finished_at is None and self.rolled_back_at is None
+        return not self.is_applied and self.rolled_back_at is None
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,7 @@ class MigrationState:
             "refusal": script.refusal if script else "",
             "by_hand": self.resolved_by_hand,
             "was_rolled_back": self.was_rolled_back,
-            "started_at": row.started_at.isoformat() if row else None,
+            "started_at": row.started_at.isoformat() if row and row.started_at else None,
             "finished_at": row.finished_at.isoformat() if row and row.finished_at else None,
             "logs": (row.logs or "") if row else "",
         }
@@ -178,7 +192,10 @@ class Engine(ABC):
     `schema` is where the tool keeps its history table, which is named `history_table`.
     """
 
+    label: ClassVar[str]
     history_table: ClassVar[str]
+    # Whether the history says that a script was begun, before it is finished.
+    records_starts: ClassVar[bool] = True
 
     def __init__(self, folder: Path, schema: str = "public") -> None:
         self.folder = folder

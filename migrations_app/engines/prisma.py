@@ -89,6 +89,7 @@ def _script(name: str, text: str, version: str) -> MigrationScript:
 class PrismaEngine(Engine):
     """See `Engine`; the folder is `prisma/migrations`."""
 
+    label = "Prisma"
     history_table = TABLE
 
     @property

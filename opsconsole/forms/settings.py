@@ -11,6 +11,7 @@ from django.conf import settings
 from django.contrib.auth.forms import BaseUserCreationForm
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole import panels
 from opsconsole.choices import AutoRollback, Role
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Application, Environment, HealthCheck, Membership, User
@@ -23,9 +24,11 @@ TAKEN_SLUGS = {"audit", "backups", "find", "health", "preferences", "replaced", 
 
 
 class ApplicationForm(forms.ModelForm):
+    engine = forms.ChoiceField(label=_("Migration engine"), choices=lambda: panels.ENGINES)
+
     class Meta:
         model = Application
-        fields = ["name", "slug"]
+        fields = ["name", "slug", "engine"]
 
     def clean_slug(self) -> str:
         slug: str = self.cleaned_data["slug"]
@@ -35,6 +38,11 @@ class ApplicationForm(forms.ModelForm):
                 params={"slug": slug},
             )
         return slug
+
+
+# Left empty, they stay as they are.
+WAITS = ("lock_timeout_seconds", "lock_patience_seconds", "blocking_limit_seconds",
+         "statement_timeout_seconds")  # fmt: skip
 
 
 class EnvironmentForm(forms.ModelForm):
@@ -79,6 +87,8 @@ class EnvironmentForm(forms.ModelForm):
         super().__init__(*args, **kwargs)
         self.application = application
         self.instance.application = application
+        for name in WAITS:
+            self.fields[name].required = False
         if self.instance.pk is None or not self.instance.target.scratch_dsn_encrypted:
             del self.fields["drops_scratch_address"]
         if self.instance.pk is None:
@@ -86,13 +96,18 @@ class EnvironmentForm(forms.ModelForm):
             if not settings.MIGRATION_ROLLBACK_ENABLED:
                 self.initial["auto_rollback"] = AutoRollback.NEVER
 
-    def clean_blocking_limit_seconds(self) -> float:
-        longest: float = self.cleaned_data["blocking_limit_seconds"]
-        if longest < self.cleaned_data.get("lock_timeout_seconds", 0):
-            raise forms.ValidationError(
-                _("Who waits behind a migration waits at least as long as it waits for a lock.")
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        for name in WAITS:
+            if cleaned.get(name) is None and name not in self.errors:
+                cleaned[name] = getattr(self.instance, name)
+        longest, one_wait = cleaned.get("blocking_limit_seconds"), cleaned.get(WAITS[0])
+        if longest and one_wait and longest < one_wait:
+            self.add_error(
+                "blocking_limit_seconds",
+                _("Who waits behind a migration waits at least as long as it waits for a lock."),
             )
-        return longest
+        return cleaned
 
     def clean_address(self) -> str:
         address = self.cleaned_data["address"]

@@ -59,7 +59,7 @@ class Environment(models.Model):
     migrations_folder = models.CharField(
         _("migrations folder"),
         max_length=500,
-        help_text=_("The folder that holds one folder per migration, on the workers."),
+        help_text=_("The folder that holds the migrations, on the workers."),
     )
     is_protected = models.BooleanField(
         _("protected"),

@@ -52,7 +52,9 @@ def test_up_on_own_servers_backs_up_a_postgres_15_with_its_own_tools(servers, tm
         assert "starting PostgreSQL" not in said
         password = re.search(r"sign in as admin, password (\S+)", said)[1]
         client = console.sign_in("admin", password)
-        console.post(client, "/settings/applications/add", name="Shop", slug="shop")
+        console.post(
+            client, "/settings/applications/add", name="Shop", slug="shop", engine="prisma"
+        )
         answer = console.post(
             client, "/settings/applications/1/environments/add",
             name="Staging", slug="staging", position="1", auto_rollback="no_writes",

@@ -184,6 +184,8 @@ def test_unknown_application_is_not_found(environment, as_role):
 
 
 def test_application_may_not_take_an_address_of_the_console(as_role):
-    answer = as_role("admin").post("/settings/applications/add", {"name": "R", "slug": "runs"})
+    answer = as_role("admin").post(
+        "/settings/applications/add", {"name": "R", "slug": "runs", "engine": "prisma"}
+    )
     assert answer.status_code == 422
     assert "is an address of the console itself" in answer.content.decode()

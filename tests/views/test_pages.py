@@ -314,7 +314,12 @@ def test_admin_adds_application_environment_and_check(as_role, folder, database)
     assert (
         client.post(reverse("application-add"), {"name": "A", "slug": "not ok"}).status_code == 422
     )
-    assert client.post(reverse("application-add"), {"name": "A", "slug": "a"}).status_code == 302
+    assert (
+        client.post(
+            reverse("application-add"), {"name": "A", "slug": "a", "engine": "dbmate"}
+        ).status_code
+        == 302
+    )
     application = Application.objects.get(slug="a")
     add = reverse("environment-add", args=[application.pk])
     fields = {

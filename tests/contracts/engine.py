@@ -1,0 +1,217 @@
+"""What every engine keeps, whatever its tool: a suite that a test class inherits.
+
+The class says how its tool's files are written, and how the real tool is run.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import psycopg
+import pytest
+
+from migrations_app.engines import ENGINES, Engine, Limits, ScriptFailed
+from opsconsole.exceptions import AdapterError
+
+LIMITS = Limits(lock_timeout=1, lock_patience=1, tool_lock_wait=0.3)
+
+
+class EngineContract(ABC):
+    """Fixtures and helpers of a tool, then the tests."""
+
+    name: ClassVar[str]
+    # Whether a failure is in the tool's history until it is marked.
+    keeps_failures: ClassVar[bool]
+
+    @abstractmethod
+    def write(self, folder: Path, name: str, sql: str, *, is_atomic: bool = True) -> Path:
+        """Write a migration as the tool's users do; returns its file."""
+
+    @abstractmethod
+    def deploy(self, folder: Path, dsn: str) -> str:
+        """Apply what is pending with the real tool; returns what it printed."""
+
+    @abstractmethod
+    def status(self, folder: Path, dsn: str) -> str:
+        """What the real tool's status command prints."""
+
+    @abstractmethod
+    def is_up_to_date(self, printed: str) -> bool:
+        """Whether that says that nothing is pending."""
+
+    @pytest.fixture
+    def folder(self, tmp_path) -> Path:
+        made = tmp_path / "db" / "migrations"
+        made.mkdir(parents=True)
+        return made
+
+    @pytest.fixture
+    def engine(self, folder) -> Engine:
+        return ENGINES[self.name](folder)
+
+    @pytest.fixture
+    def dsn(self, database) -> str:
+        return database()
+
+    @pytest.fixture
+    def connection(self, dsn):
+        with psycopg.connect(dsn, autocommit=True) as open_one:
+            yield open_one
+
+    def states(self, engine: Engine, connection: psycopg.Connection) -> dict[str, str]:
+        reading = engine.read_folder()
+        assert reading.problems == []
+        rows = engine.read_history(connection)
+        return {s.name: s.state for s in engine.compare(reading.scripts, rows, is_locked=False)}
+
+    def apply(self, engine: Engine, connection: psycopg.Connection, name: str, log=None):
+        engine.ensure_history(connection)
+        script = {s.name: s for s in engine.read_folder().scripts}[name]
+        return engine.apply(
+            connection, script, LIMITS, log or (lambda *_: None), lambda _seconds: None
+        )
+
+    def fail(self, engine: Engine, connection: psycopg.Connection, name: str) -> ScriptFailed:
+        with pytest.raises(ScriptFailed) as failed:
+            self.apply(engine, connection, name)
+        return failed.value
+
+    # -- reading
+
+    def test_empty_database_has_no_history_and_everything_is_pending(
+        self, engine, folder, connection
+    ):
+        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        assert engine.read_history(connection) == []
+        assert self.states(engine, connection) == {"20250101000000_a": "pending"}
+
+    def test_missing_folder_is_an_error_that_names_it(self, engine, folder):
+        shutil.rmtree(folder)
+        with pytest.raises(AdapterError, match=f"cannot read {folder}"):
+            engine.read_folder()
+
+    def test_scripts_come_in_the_order_of_their_names_with_statements_at_their_lines(
+        self, engine, folder
+    ):
+        self.write(folder, "20250202000000_b", "\nCREATE TABLE b (id int);\nDROP TABLE b;")
+        file = self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        scripts = engine.read_folder().scripts
+        assert [s.name for s in scripts] == ["20250101000000_a", "20250202000000_b"]
+        lines = (scripts[1].sql).splitlines()
+        assert [lines[s.line - 1] for s in scripts[1].statements] == [
+            "CREATE TABLE b (id int);",
+            "DROP TABLE b;",
+        ]
+        assert scripts[0].sql == file.read_text()
+
+    def test_earlier_name_than_an_applied_one_is_out_of_order(self, engine, folder, connection):
+        self.write(folder, "20250202000000_b", "CREATE TABLE b (id int);")
+        self.apply(engine, connection, "20250202000000_b")
+        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        assert self.states(engine, connection) == {
+            "20250101000000_a": "out_of_order",
+            "20250202000000_b": "applied",
+        }
+
+    def test_applied_migration_without_its_file_is_missing_locally(
+        self, engine, folder, connection
+    ):
+        file = self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        self.apply(engine, connection, "20250101000000_a")
+        shutil.rmtree(file.parent) if file.parent != folder else file.unlink()
+        assert list(self.states(engine, connection).values()) == ["missing_locally"]
+
+    # -- applying
+
+    def test_applied_script_is_in_the_history_with_its_change(self, engine, folder, connection):
+        self.write(folder, "20250101000000_a", "CREATE TABLE a AS SELECT 1 AS id;")
+        outcome = self.apply(engine, connection, "20250101000000_a")
+        assert [s.kind for s in outcome.landed] == ["CreateTableAs"]
+        assert connection.execute("SELECT id FROM a").fetchone() == (1,)
+        assert self.states(engine, connection) == {"20250101000000_a": "applied"}
+
+    def test_atomic_script_that_fails_half_way_leaves_nothing(self, engine, folder, connection):
+        self.write(
+            folder, "20250101000000_a", "CREATE TABLE a (id int);\nALTER TABLE no ADD x int;"
+        )
+        failure = self.fail(engine, connection, "20250101000000_a")
+        assert (failure.outcome.landed, "42P01" in failure.reason) == ([], True)
+        assert connection.execute("SELECT to_regclass('a')").fetchone() == (None,)
+        expected = "failed" if self.keeps_failures else "pending"
+        assert self.states(engine, connection) == {"20250101000000_a": expected}
+        engine.mark_rolled_back(connection, "20250101000000_a")
+        assert self.states(engine, connection) == {"20250101000000_a": "pending"}
+
+    def test_script_that_is_not_atomic_names_exactly_what_landed(self, engine, folder, connection):
+        connection.execute("CREATE SCHEMA kept; CREATE TABLE kept.t AS SELECT 1 AS n")
+        self.write(
+            folder, "20250101000000_a",
+            "CREATE INDEX CONCURRENTLY t_n ON kept.t (n);", is_atomic=False,
+        )  # fmt: skip
+        self.apply(engine, connection, "20250101000000_a")
+        assert connection.execute("SELECT to_regclass('kept.t_n')").fetchone() != (None,)
+        assert self.states(engine, connection) == {"20250101000000_a": "applied"}
+
+    def test_notices_are_logged_with_file_and_line(self, engine, folder, connection):
+        self.write(folder, "20250101000000_a", "DO $$ BEGIN RAISE WARNING 'careful'; END $$;")
+        said: list[str] = []
+        self.apply(engine, connection, "20250101000000_a", lambda text, _tone: said.append(text))
+        script = engine.read_folder().scripts[0]
+        where = f"({script.file} line {script.statements[0].line})"
+        assert said == [f"  WARNING 01000: careful {where}"]
+
+    def test_cancelled_script_leaves_nothing(self, engine, folder, connection):
+        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);\nSELECT pg_sleep(60);")
+        timer = threading.Timer(1, connection.cancel_safe)
+        timer.start()
+        failure = self.fail(engine, connection, "20250101000000_a")
+        assert failure.outcome.landed == []
+        assert connection.execute("SELECT to_regclass('a')").fetchone() == (None,)
+
+    def test_marked_applied_is_not_run_and_not_marked_twice(self, engine, folder, connection):
+        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        engine.ensure_history(connection)
+        script = engine.read_folder().scripts[0]
+        engine.mark_applied(connection, script)
+        assert connection.execute("SELECT to_regclass('a')").fetchone() == (None,)
+        assert self.states(engine, connection) == {"20250101000000_a": "applied"}
+        with pytest.raises(AdapterError, match="already applied"):
+            engine.mark_applied(connection, script)
+
+    # -- beside the real tool
+
+    def test_tool_agrees_with_what_the_engine_wrote(self, engine, folder, connection, dsn):
+        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        self.apply(engine, connection, "20250101000000_a")
+        assert self.is_up_to_date(self.status(folder, dsn))
+        self.write(folder, "20250202000000_b", "CREATE TABLE b (id int);")
+        self.deploy(folder, dsn)
+        assert self.states(engine, connection) == {
+            "20250101000000_a": "applied",
+            "20250202000000_b": "applied",
+        }
+
+    def test_engine_goes_on_after_the_tool(self, engine, folder, connection, dsn):
+        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        self.deploy(folder, dsn)
+        assert self.states(engine, connection) == {"20250101000000_a": "applied"}
+        self.write(folder, "20250202000000_b", "CREATE TABLE b (id int);")
+        self.apply(engine, connection, "20250202000000_b")
+        assert self.is_up_to_date(self.status(folder, dsn))
+
+    def test_verdict_is_what_the_tool_says(self, engine, folder, connection, dsn):
+        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        self.apply(engine, connection, "20250101000000_a")
+        self.write(folder, "20250202000000_b", "CREATE TABLE b (id int);")
+        rows = engine.read_history(connection)
+        states = engine.compare(engine.read_folder().scripts, rows, is_locked=False)
+        verdict = engine.tool_verdict(states)
+        printed = self.status(folder, dsn)
+        assert not self.is_up_to_date(printed)
+        for number in [word.strip(",") for word in verdict.says.split() if word[0].isdigit()]:
+            assert number in printed
+        assert verdict.is_silent_on == ()

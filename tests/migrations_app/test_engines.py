@@ -1,0 +1,113 @@
+"""Every engine against the contract and its real tool."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from migrations_app.demo import SOURCE
+from migrations_app.engines import ENGINES
+from tests.conftest import PASSWORD
+from tests.contracts.engine import EngineContract
+from tests.migrations_app.test_prisma_cli import HERE, run_prisma
+from tests.toolbox import dbmate
+
+
+@pytest.mark.needs_prisma
+class TestPrisma(EngineContract):
+    name = "prisma"
+    keeps_failures = True
+
+    def write(self, folder: Path, name: str, sql: str, *, is_atomic: bool = True) -> Path:
+        file = folder / name / "migration.sql"
+        file.parent.mkdir()
+        file.write_text(sql + "\n")
+        return file
+
+    def run(self, folder: Path, dsn: str, *words: str) -> str:
+        root = folder.parents[1]
+        if not (root / "node_modules").exists():
+            (root / "prisma").symlink_to(folder.parent)
+            shutil.copy(SOURCE / "prisma" / "schema.prisma", folder.parent)
+            for name in ("prisma.config.ts", "package.json"):
+                shutil.copy(HERE / name, root)
+            (root / "node_modules").symlink_to(HERE / "node_modules")
+        return run_prisma(root, dsn, "migrate", *words)
+
+    def deploy(self, folder: Path, dsn: str) -> str:
+        return self.run(folder, dsn, "deploy")
+
+    def status(self, folder: Path, dsn: str) -> str:
+        return self.run(folder, dsn, "status")
+
+    def is_up_to_date(self, printed: str) -> bool:
+        return "Database schema is up to date!" in printed
+
+
+@pytest.mark.needs_dbmate
+class TestDbmate(EngineContract):
+    name = "dbmate"
+    keeps_failures = False
+
+    def write(self, folder: Path, name: str, sql: str, *, is_atomic: bool = True) -> Path:
+        file = folder / f"{name}.sql"
+        options = "" if is_atomic else " transaction:false"
+        file.write_text(f"-- migrate:up{options}\n{sql}\n\n-- migrate:down\nDROP TABLE undone;\n")
+        return file
+
+    def run(self, folder: Path, dsn: str, *words: str) -> str:
+        name = dsn.split("@/")[1].split("?")[0]
+        address = f"postgres://{name}:{PASSWORD}@/{name}?host={dsn.split('host=')[1]}"
+        done = subprocess.run(
+            [dbmate(), "--migrations-dir", folder, "--no-dump-schema", *words],
+            capture_output=True, text=True, timeout=60,
+            env=os.environ | {"DATABASE_URL": f"{address}&sslmode=disable"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def deploy(self, folder: Path, dsn: str) -> str:
+        return self.run(folder, dsn, "migrate")
+
+    def status(self, folder: Path, dsn: str) -> str:
+        return self.run(folder, dsn, "status")
+
+    def is_up_to_date(self, printed: str) -> bool:
+        return "Pending: 0" in printed
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("CREATE TABLE a (id int);", "has no `-- migrate:up` block"),
+            ("-- migrate:up\nSELECT 1;", "has no `-- migrate:down` block"),
+            ("-- migrate:down\n\n-- migrate:up\nSELECT 1;", "block before `-- migrate:up`"),
+        ],
+    )
+    def test_file_that_dbmate_would_reject_is_a_problem(self, engine, folder, text, problem):
+        (folder / "20250101000000_a.sql").write_text(text)
+        reading = engine.read_folder()
+        assert reading.scripts == []
+        assert problem in reading.problems[0]
+
+    def test_down_block_is_neither_run_nor_linted(self, engine, folder):
+        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        script = engine.read_folder().scripts[0]
+        assert [s.text for s in script.statements] == ["CREATE TABLE a (id int)"]
+        assert "undone" in script.sql
+        assert "undone" not in script.text
+
+    def test_concurrent_index_in_a_transaction_is_refused_with_the_way_out(self, engine, folder):
+        self.write(folder, "20250101000000_a", "CREATE INDEX CONCURRENTLY i ON t (n);")
+        refusal = engine.read_folder().scripts[0].refusal
+        assert refusal == (
+            "line 2 cannot run inside a transaction: write `-- migrate:up transaction:false`"
+        )
+
+
+def test_every_engine_has_a_suite_here():
+    suites = {suite.name for suite in EngineContract.__subclasses__()}
+    assert suites == set(ENGINES)
