@@ -220,7 +220,7 @@ class _Reading:
         elif kind == AT.AT_DropConstraint:
             self._drop_constraint(name, command.name)
         elif kind == AT.AT_AttachPartition:
-            self._attach(name, self._name(definition.name))
+            self._attach(self._name(definition.name))
         elif kind == AT.AT_DetachPartition:
             self._detach(name, self._name(definition.name), definition.concurrent)
         elif kind == AT.AT_AddInherit:
@@ -327,11 +327,11 @@ class _Reading:
         if constraint.indexname and kind == CON.CONSTR_UNIQUE:
             return
         if constraint.indexname and kind == CON.CONSTR_PRIMARY:
-            self._primary_by_index(name, constraint.indexname)
+            self._primary_by_index(name)
             return
         self.effect.scans |= self._stored(name)
 
-    def _primary_by_index(self, name: str, _index: str) -> None:
+    def _primary_by_index(self, name: str) -> None:
         table = self._existing(name)
         assert table is not None
         # Which columns the index covers is not in the catalogue: any nullable one may be.
@@ -356,7 +356,7 @@ class _Reading:
         if constraint and constraint.references:
             self._lock(constraint.references, LockMode.ACCESS_EXCLUSIVE)
 
-    def _attach(self, parent: str, child: str) -> None:
+    def _attach(self, child: str) -> None:
         if self._lock(child, LockMode.ACCESS_EXCLUSIVE):
             self.effect.scans |= self._stored(child)
 

@@ -126,9 +126,6 @@ class Catalogue:
         ]
         return found + [view for each in found for view in self.views_on(each.name)]
 
-    def indexes(self, name: str) -> list[Relation]:
-        return [relation for relation in self.relations.values() if relation.of == name]
-
 
 def read_catalogue(connection: psycopg.Connection, functions: set[str]) -> Catalogue:
     """Read the user's relations, and which of the named functions are volatile, in one query."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrations_app.engines import ENGINES, AppliedMigration, Limits
+from migrations_app.engines import AppliedMigration, Limits
 from migrations_app.engines.prisma import (
     ADVISORY_LOCK,
     PrismaEngine,
@@ -299,7 +299,3 @@ def test_mark_applied_closes_the_failed_row_and_adds_one_by_hand(engine, connect
     assert sorted((r.finished_at is None, r.rolled_back_at is None) for r in rows) == [
         (False, True), (True, False),
     ]  # fmt: skip
-
-
-def test_every_engine_is_listed_once():
-    assert {"prisma": PrismaEngine} == ENGINES
