@@ -34,18 +34,23 @@ class Server:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [Path(postgres15()) / "postgres", "-D", self.folder / "data", "-p", str(self.port),
-             "-k", self.folder, "-h", "127.0.0.1", "-c", "fsync=off"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **self.account,
-        )  # fmt: skip
-        for _attempt in range(200):
+        """Start it; again while backends of a killed one still hold its shared memory."""
+        for _attempt in range(600):
+            if self.process is None or self.process.poll() is not None:
+                self._launch()
             try:
                 psycopg.connect(self.dsn).close()
                 return
             except psycopg.OperationalError:
                 time.sleep(0.05)
         raise AssertionError("the server did not start")
+
+    def _launch(self) -> None:
+        self.process = subprocess.Popen(
+            [Path(postgres15()) / "postgres", "-D", self.folder / "data", "-p", str(self.port),
+             "-k", self.folder, "-h", "127.0.0.1", "-c", "fsync=off"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **self.account,
+        )  # fmt: skip
 
     def kill(self) -> None:
         assert self.process is not None
