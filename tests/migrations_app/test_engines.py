@@ -47,6 +47,10 @@ class TestPrisma(EngineContract):
     def is_up_to_date(self, printed: str) -> bool:
         return "Database schema is up to date!" in printed
 
+    def pending_in(self, printed: str) -> int:
+        _, _, listed = printed.partition("not yet been applied:")
+        return sum(line[:14].isdigit() for line in listed.splitlines())
+
 
 @pytest.mark.needs_dbmate
 class TestDbmate(EngineContract):
@@ -77,7 +81,10 @@ class TestDbmate(EngineContract):
         return self.run(folder, dsn, "status")
 
     def is_up_to_date(self, printed: str) -> bool:
-        return "Pending: 0" in printed
+        return self.pending_in(printed) == 0
+
+    def pending_in(self, printed: str) -> int:
+        return int(printed.rpartition("Pending: ")[2])
 
     @pytest.mark.parametrize(
         ("text", "problem"),
