@@ -164,7 +164,8 @@ class Migrate(Step):
         began = time.monotonic()
         connection = context.connect("migrate")
         limits = limits_of(context.environment)
-        watch = Watch(context, connection.info.backend_pid, limits.blocking, place)
+        names = engine.session_names(context.session_name("migrate"))
+        watch = Watch(context, names, limits.blocking, place)
         try:
             with watch:
                 outcome = engine.apply(connection, script, limits, context.log, context.sleep)

@@ -17,16 +17,18 @@ MARGIN_SECONDS = 0.2
 
 
 class Watch:
-    """Cancels the session `pid` when others wait behind it longer than `limit` seconds.
+    """Cancels the sessions of the given names when others wait behind them over `limit` seconds.
 
     `place` is the script's number, from 0, and how many there are. `gave_up` says why it was
     cancelled; "" when it was not.
     """
 
-    def __init__(self, context: RunContext, pid: int, limit: float, place: tuple[int, int]) -> None:
+    def __init__(
+        self, context: RunContext, names: list[str], limit: float, place: tuple[int, int]
+    ) -> None:
         self.gave_up = ""
         self._context = context
-        self._pid = pid
+        self._names = names
         self._limit = limit
         self._place = place
         self._done = threading.Event()
@@ -52,7 +54,7 @@ class Watch:
                 self._show_progress()
 
     def _look_who_waits(self) -> None:
-        waiting, longest = activity.waiting_behind(self._session, self._pid)
+        waiting, longest = activity.waiting_behind(self._session, self._names)
         if longest <= max(self._limit - MARGIN_SECONDS, self._limit / 2):
             return
         if not self.gave_up:
@@ -61,10 +63,10 @@ class Watch:
                 f"{longest:.1f} s, and this environment lets nobody wait longer than "
                 f"{self._limit:g} s"
             )
-        self._session.execute("SELECT pg_cancel_backend(%s)", [self._pid])
+        activity.cancel_statements(self._session, self._names)
 
     def _show_progress(self) -> None:
-        found = activity.index_progress(self._session, self._pid)
+        found = activity.index_progress(self._session, self._names)
         if found is None:
             return
         what, percent = found

@@ -14,8 +14,13 @@ from migrations_app.engines.kinds import (
     ToolVerdict,
 )
 from migrations_app.engines.prisma import PrismaEngine
+from migrations_app.engines.prisma_cli import PrismaCliEngine
 
-ENGINES: dict[str, type[Engine]] = {"prisma": PrismaEngine, "dbmate": DbmateEngine}
+ENGINES: dict[str, type[Engine]] = {
+    "prisma": PrismaEngine,
+    "prisma-cli": PrismaCliEngine,
+    "dbmate": DbmateEngine,
+}
 
 __all__ = [
     "ENGINES",

@@ -19,6 +19,7 @@ from migrations_app.engines.kinds import (
     Statement,
 )
 from migrations_app.engines.statements import transaction_control, without_wrapper
+from opsconsole.exceptions import Cancelled
 from opsconsole.targets import activity
 from opsconsole.targets.server import reason_of
 
@@ -44,9 +45,15 @@ class Applying:
         connection.add_notice_handler(self._log_notice)
 
     def run(self) -> Outcome:
-        """Apply it; raises ScriptFailed or ScriptUnknown."""
+        """Apply it; raises ScriptFailed, also when cancelled between two tries, or ScriptUnknown."""
         inner = without_wrapper(self.script.statements) if self.script.is_atomic else None
-        return self.at_once(inner) if inner is not None else self.one_by_one()
+        try:
+            return self.at_once(inner) if inner is not None else self.one_by_one()
+        except Cancelled as error:
+            statement = self.current[-1]
+            raise ScriptFailed(
+                self.script, statement.line, statement, "cancelled", self.outcome
+            ) from error
 
     def at_once(self, statements: tuple[Statement, ...]) -> Outcome:
         """All statements and the history row's end in one transaction: the row is the evidence."""

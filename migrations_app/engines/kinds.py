@@ -238,6 +238,10 @@ class Engine(ABC):
     ) -> Outcome:  # fmt: skip
         """Apply one script and write its history row. Raises ScriptFailed or ScriptUnknown."""
 
+    def session_names(self, name: str) -> list[str]:
+        """Names of the sessions that apply a script, where that of the connection is `name`."""
+        return [name]
+
     @abstractmethod
     def mark_rolled_back(self, connection: psycopg.Connection, name: str) -> None:
         """Let a failed migration be pending again. Raises AdapterError if it did not fail."""

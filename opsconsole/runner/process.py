@@ -24,10 +24,14 @@ CHUNK_BYTES = 1024 * 1024
 STOP_POLL_SECONDS = 0.1
 
 
-def allowed_environment(**extra: str) -> dict[str, str]:
-    """Return the allow-listed part of this process's environment, with `extra` added."""
+def allowed_environment(*prefixes: str, **extra: str) -> dict[str, str]:
+    """Return the allow-listed part of this process's environment, with `extra` added.
+
+    Variables whose names start with one of `prefixes` are allowed too.
+    """
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    return inherited | extra
+    asked = {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
+    return inherited | (asked if prefixes else {}) | extra
 
 
 class Supervised:
@@ -110,7 +114,8 @@ class Supervised:
 class Tool:
     """A command-line tool of a run: heartbeats while this process lives, its stderr as lines.
 
-    `on_line(text)` is called for each line of stderr from a thread of this object. Once
+    `on_line(text)` is called for each line of stderr from a thread of this object; with
+    `merges_output` for those of standard output too, which then has no chunks. Once
     `is_stopping()` is true the tool is ended, even while it prints nothing.
     Use as a context manager: leaving it, for whatever reason, ends the tool.
     """
@@ -126,6 +131,8 @@ class Tool:
         grace_seconds: float,
         keep_fds: tuple[int, ...] = (),
         writes_to_it: bool = False,
+        merges_output: bool = False,
+        cwd: str | Path | None = None,
     ) -> None:
         self.name = Path(argv[0]).name
         self._interval = heartbeat_seconds / 4
@@ -138,7 +145,8 @@ class Tool:
             keep_fds=keep_fds,
             stdin=subprocess.PIPE if writes_to_it else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.STDOUT if merges_output else subprocess.PIPE,
+            cwd=cwd,
         )
         for stream in (self.supervised.process.stdin, self.supervised.process.stdout):
             if stream:
@@ -201,8 +209,10 @@ class Tool:
                 self.supervised.beat()
 
     def _read_lines(self, on_line: Callable[[str], None]) -> None:
-        assert self.supervised.process.stderr is not None
-        for raw in self.supervised.process.stderr:
+        process = self.supervised.process
+        lines = process.stderr or process.stdout
+        assert lines is not None
+        for raw in lines:
             line = raw.decode(errors="replace").rstrip()
             self.last_lines = [*self.last_lines[-9:], line]
             on_line(line)

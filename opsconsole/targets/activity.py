@@ -58,11 +58,11 @@ def tables_copied(connection: psycopg.Connection, application_name: str) -> list
     ]
 
 
-def waiting_behind(connection: psycopg.Connection, pid: int) -> tuple[int, float]:
-    """How many sessions wait for a lock behind that one, and the longest wait in seconds.
+def waiting_behind(connection: psycopg.Connection, names: list[str]) -> tuple[int, float]:
+    """How many sessions wait for a lock behind those of such a name, and the longest in seconds.
 
-    Also those behind its own place in a queue (PostgreSQL's documentation of
-    pg_blocking_pids). The console's own sessions do not count.
+    Also those behind their place in a queue (PostgreSQL's documentation of pg_blocking_pids).
+    The console's own sessions do not count, nor do those that wait for an advisory lock.
     """
     since = "l.waitstart" if connection.info.server_version >= 140000 else "NULL::timestamptz"
     row = connection.execute(
@@ -71,17 +71,29 @@ def waiting_behind(connection: psycopg.Connection, pid: int) -> tuple[int, float
                coalesce(max(extract(epoch FROM clock_timestamp() - coalesce(
                    {since}, a.query_start, clock_timestamp()))), 0)::float
           FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-         WHERE NOT l.granted AND l.pid <> %(pid)s AND %(pid)s = ANY(pg_blocking_pids(l.pid))
+         WHERE NOT l.granted AND l.locktype <> 'advisory'
            AND a.application_name NOT LIKE 'opsconsole:%%'
+           AND pg_blocking_pids(l.pid) && ARRAY(
+               SELECT pid FROM pg_stat_activity WHERE application_name = ANY(%s)
+                  AND datname = current_database())
         """,  # noqa: S608
-        {"pid": pid},
+        [names],
     ).fetchone()
     assert row is not None
     return int(row[0]), float(row[1])
 
 
-def index_progress(connection: psycopg.Connection, pid: int) -> tuple[str, float] | None:
-    """The phase and per cent of the index that the session builds; None when it builds none.
+def cancel_statements(connection: psycopg.Connection, names: list[str]) -> None:
+    """Cancel what sessions of such a name run in this database."""
+    connection.execute(
+        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = ANY(%s)"
+        " AND datname = current_database()",
+        [names],
+    )
+
+
+def index_progress(connection: psycopg.Connection, names: list[str]) -> tuple[str, float] | None:
+    """The phase and per cent of the index that a session of such a name builds; None without one.
 
     Source: PostgreSQL's documentation of pg_stat_progress_create_index.
     """
@@ -91,9 +103,10 @@ def index_progress(connection: psycopg.Connection, pid: int) -> tuple[str, float
                CASE WHEN p.tuples_total > 0 THEN 100.0 * p.tuples_done / p.tuples_total
                     WHEN p.blocks_total > 0 THEN 100.0 * p.blocks_done / p.blocks_total
                     ELSE 0 END::float
-          FROM pg_stat_progress_create_index p WHERE p.pid = %s
+          FROM pg_stat_progress_create_index p JOIN pg_stat_activity a USING (pid)
+         WHERE a.application_name = ANY(%s) AND p.datname = current_database()
         """,
-        [pid],
+        [names],
     ).fetchone()
     return (f"index on {row[1]}: {row[0]}", row[2]) if row else None
 

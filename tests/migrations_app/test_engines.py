@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,15 +13,26 @@ import pytest
 from migrations_app.demo import SOURCE
 from migrations_app.engines import ENGINES
 from tests.conftest import PASSWORD
-from tests.contracts.engine import EngineContract
-from tests.migrations_app.test_prisma_cli import HERE, run_prisma
+from tests.contracts.engine import EngineContract, NativeContract, OwnToolContract
+from tests.migrations_app.test_prisma_cli import HERE, NO_DOWNLOADS, run_prisma
 from tests.toolbox import dbmate
 
 
-@pytest.mark.needs_prisma
-class TestPrisma(EngineContract):
-    name = "prisma"
+class PrismaFiles(EngineContract):
+    """How Prisma's files are written and its CLI is run."""
+
     keeps_failures = True
+    folder_path = "prisma/migrations"
+
+    @pytest.fixture
+    def folder(self, tmp_path) -> Path:
+        made = tmp_path / self.folder_path
+        made.mkdir(parents=True)
+        shutil.copy(SOURCE / "prisma" / "schema.prisma", made.parent)
+        for name in ("prisma.config.ts", "package.json"):
+            shutil.copy(HERE / name, tmp_path)
+        (tmp_path / "node_modules").symlink_to(HERE / "node_modules")
+        return made
 
     def write(self, folder: Path, name: str, sql: str, *, is_atomic: bool = True) -> Path:
         file = folder / name / "migration.sql"
@@ -28,21 +40,11 @@ class TestPrisma(EngineContract):
         file.write_text(sql + "\n")
         return file
 
-    def run(self, folder: Path, dsn: str, *words: str) -> str:
-        root = folder.parents[1]
-        if not (root / "node_modules").exists():
-            (root / "prisma").symlink_to(folder.parent)
-            shutil.copy(SOURCE / "prisma" / "schema.prisma", folder.parent)
-            for name in ("prisma.config.ts", "package.json"):
-                shutil.copy(HERE / name, root)
-            (root / "node_modules").symlink_to(HERE / "node_modules")
-        return run_prisma(root, dsn, "migrate", *words)
-
     def deploy(self, folder: Path, dsn: str) -> str:
-        return self.run(folder, dsn, "deploy")
+        return run_prisma(folder.parents[1], dsn, "migrate", "deploy")
 
     def status(self, folder: Path, dsn: str) -> str:
-        return self.run(folder, dsn, "status")
+        return run_prisma(folder.parents[1], dsn, "migrate", "status")
 
     def is_up_to_date(self, printed: str) -> bool:
         return "Database schema is up to date!" in printed
@@ -52,10 +54,33 @@ class TestPrisma(EngineContract):
         return sum(line[:14].isdigit() for line in listed.splitlines())
 
 
+@pytest.mark.needs_prisma
+class TestPrisma(PrismaFiles, NativeContract):
+    name = "prisma"
+
+
+@pytest.mark.needs_prisma
+class TestPrismaCli(PrismaFiles, OwnToolContract):
+    name = "prisma-cli"
+
+    @pytest.fixture(autouse=True)
+    def _without_downloads(self, monkeypatch) -> None:
+        for name, value in NO_DOWNLOADS.items():
+            monkeypatch.setenv(name, value)
+
+    def hide_tool(self, project: Path) -> None:
+        (project / "node_modules").unlink()
+
+    def pin(self, project: Path, version: str) -> None:
+        packages = {"node_modules/prisma": {"version": version}}
+        (project / "package-lock.json").write_text(json.dumps({"packages": packages}, indent=2))
+
+
 @pytest.mark.needs_dbmate
-class TestDbmate(EngineContract):
+class TestDbmate(NativeContract):
     name = "dbmate"
     keeps_failures = False
+    folder_path = "db/migrations"
 
     def write(self, folder: Path, name: str, sql: str, *, is_atomic: bool = True) -> Path:
         file = folder / f"{name}.sql"
@@ -116,5 +141,4 @@ class TestDbmate(EngineContract):
 
 
 def test_every_engine_has_a_suite_here():
-    suites = {suite.name for suite in EngineContract.__subclasses__()}
-    assert suites == set(ENGINES)
+    assert {suite.name for suite in (TestPrisma, TestPrismaCli, TestDbmate)} == set(ENGINES)

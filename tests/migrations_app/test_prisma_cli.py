@@ -21,6 +21,11 @@ from tests.toolbox import prisma
 
 pytestmark = pytest.mark.needs_prisma
 HERE = Path(__file__).parent.parent / "node"
+# The CLI runs without its downloaded engines: by the driver adapter of the configuration.
+NO_DOWNLOADS = {
+    "PRISMA_SCHEMA_ENGINE_BINARY": "/bin/true",
+    "PRISMA_QUERY_ENGINE_LIBRARY": "/bin/true",
+}
 
 
 @pytest.fixture
@@ -44,8 +49,7 @@ def run_prisma(project: Path, dsn: str, *arguments: str) -> str:
         [prisma(), *arguments],
         cwd=project, capture_output=True, text=True, timeout=120,
         env=os.environ | {
-            "DATABASE_URL": url_for_prisma(dsn), "CHECKPOINT_DISABLE": "1",
-            "PRISMA_SCHEMA_ENGINE_BINARY": "/bin/true", "PRISMA_QUERY_ENGINE_LIBRARY": "/bin/true",
+            "DATABASE_URL": url_for_prisma(dsn), "CHECKPOINT_DISABLE": "1", **NO_DOWNLOADS,
         },
     )  # fmt: skip
     return done.stdout + done.stderr

@@ -17,7 +17,11 @@ class WholeScripts extends PrismaPg {
 function mend(connection: any) {
   const client = connection.client;
   connection.executeScript = async (script: string) => {
-    await client.query(script);
+    try {
+      await client.query(script);
+    } catch (error) {
+      connection.onError(error);
+    }
   };
   const original = connection.performIO.bind(connection);
   connection.performIO = async (query: any) => {

@@ -126,18 +126,20 @@ def test_invalid_index_of_an_earlier_try_is_dropped_first(migrate, environment, 
 def test_index_build_is_seen_with_its_phase(environment, target):
     with psycopg.connect(environment.dsn) as writing:
         writing.execute("INSERT INTO users (name) VALUES ('open')")
-        with psycopg.connect(environment.dsn, autocommit=True) as building:
+        with psycopg.connect(
+            environment.dsn, autocommit=True, application_name="builder"
+        ) as building:
             thread = threading.Thread(
                 target=building.execute, args=["CREATE INDEX CONCURRENTLY i ON users (name)"]
             )
             thread.start()
             seen = None
             while seen is None or "waiting" not in seen[0]:
-                seen = activity.index_progress(target, building.info.backend_pid)
+                seen = activity.index_progress(target, ["builder"])
             writing.rollback()
             thread.join()
             assert seen == ("index on users: waiting for writers before build", 0.0)
-            assert activity.index_progress(target, building.info.backend_pid) is None
+            assert activity.index_progress(target, ["builder"]) is None
 
 
 def test_policy_lets_nobody_promise_less_waiting_than_one_wait_for_a_lock(environment, as_role):
