@@ -12,6 +12,7 @@ from django.db import IntegrityError, transaction
 
 from migrations_app.effects import functions_called
 from migrations_app.engines import ENGINES, Engine, MigrationScript, MigrationState, ToolVerdict
+from migrations_app.engines.evidence import Evidence, read_evidence
 from migrations_app.lint import Assessment, assess
 from migrations_app.models import ScriptText
 from opsconsole.exceptions import AdapterError
@@ -35,6 +36,7 @@ class Observation:
     tool_version: str
     assessments: dict[str, Assessment]
     verdict: ToolVerdict
+    evidence: dict[str, Evidence]
     lint_problem: str = ""
 
     @property
@@ -59,10 +61,12 @@ class Observation:
 
     @property
     def migrations(self) -> list[dict[str, Any]]:
-        """Every migration with, where it is pending, its assessment: as stored and shown."""
+        """Every migration, with its assessment where it is pending and how far it came where it
+        failed: as stored and shown."""
         return [
             state.as_dict()
             | (self.assessments[state.name].as_dict() if state.name in self.assessments else {})
+            | (self.evidence[state.name].as_dict() if state.name in self.evidence else {})
             for state in self.states
         ]
 
@@ -110,11 +114,13 @@ def observe(
     reading = engine.read_folder()
     store_scripts(reading.scripts)
     rows = engine.read_history(connection)
-    is_unfinished = any(row.is_unfinished for row in rows)
-    states = engine.compare(
-        reading.scripts, rows, is_locked=is_unfinished and engine.is_locked(connection)
-    )
-    facts = server.read_facts(connection)
+    facts = server.read_facts(connection, engine.advisory_lock)
+    states = engine.compare(reading.scripts, rows, is_locked=facts.lock_holder is not None)
+    evidence = {
+        s.name: read_evidence(connection, s.script.statements, engine.schema)
+        for s in states
+        if s.state == "failed" and s.script
+    }
     pending = [s.script for s in states if s.state in PENDING and s.script]
     assessments, problem = _assess(connection, pending, engine.schema, is_protected)
     return Observation(
@@ -124,6 +130,7 @@ def observe(
         reading.tool_version,
         assessments,
         engine.tool_verdict(states),
+        evidence,
         problem,
     )
 

@@ -9,6 +9,7 @@ from django.utils.translation import gettext as _
 
 from migrations_app.board import read_board
 from migrations_app.engines import ENGINES
+from migrations_app.services import doctor
 from migrations_app.views.migrations import as_shown
 from opsconsole import panels
 from opsconsole.models import Application, Environment, Run, User
@@ -17,7 +18,6 @@ from opsconsole.permissions import visible_environments
 from opsconsole.views.pages import new_key
 
 PENDING_STATES = {"pending", "out_of_order"}
-TROUBLED_STATES = {"failed", "running", "edited", "missing_locally"}
 
 
 def register() -> None:
@@ -42,7 +42,9 @@ def migrations_card(request: HttpRequest, environment: Environment) -> SafeStrin
         "environment": environment,
         "state": state,
         "pending": [m for m in rows if m["state"] in PENDING_STATES],
-        "troubled": [m for m in rows if m["state"] in TROUBLED_STATES],
+        "diagnoses": doctor.diagnose(environment, state),
+        "holder": doctor.lock_holder(state),
+        "tool": ENGINES[environment.application.engine].tool,
         "applied": [m for m in reversed(rows) if m["state"] == "applied"],
         "key": new_key(),
     }
@@ -65,12 +67,22 @@ def run_migrations(request: HttpRequest, run: Run) -> SafeString:
     context = {
         "run": run,
         "failed": run.result.get("failed_script"),
+        "diagnoses": _diagnoses(run),
         "landed": run.result.get("landed", []),
         "changes": run.result.get("schema_changes"),
         "checklist": run.parameters.get("checklist", {}),
         "key": new_key(),
     }
     return render_to_string("migrations_app/_run_panel.html", context, request)
+
+
+def _diagnoses(run: Run) -> list[doctor.Diagnosis]:
+    """The ways out of what this run left failed, once it has ended."""
+    failed = run.result.get("failed_script")
+    if not failed or not run.state.is_terminal:
+        return []
+    found = doctor.diagnose(run.environment, run.target.latest_state)
+    return [d for d in found if d.name == failed["name"] and d.state == "failed"]
 
 
 def lint_card(request: HttpRequest) -> SafeString:

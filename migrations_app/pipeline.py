@@ -7,7 +7,7 @@ import psycopg
 from backups_app import pipelines as backup_pipelines
 from backups_app.models import Backup
 from backups_app.steps import BuildReplacement, SwapIn, TakeProvenBackup
-from migrations_app import steps
+from migrations_app import repairs, steps
 from migrations_app.engines import Engine, MigrationState
 from migrations_app.engines.applying import drop_invalid_index, has_valid_index
 from migrations_app.observation import engine_for, observe, observe_target
@@ -39,11 +39,16 @@ def register() -> None:
 
 
 def migrate_steps(context: RunContext) -> list[Step]:
-    if "resolve" in context.run.parameters:
-        return [steps.ResolveHistory()]
+    asked = context.run.parameters
+    if "end_session" in asked:
+        return [repairs.EndSession()]
+    if "resolve" in asked and asked["mark"] != "finish":
+        return [repairs.ResolveHistory()]
     backup: list[Step] = []
     if context.environment.takes_backup:
         backup = [TakeProvenBackup(BackupReason.PRE_MIGRATION)]
+    if "resolve" in asked:
+        return [*backup, repairs.FinishRest(), HealthStep("after")]
     return [
         steps.Preflight(),
         *backup,
@@ -57,8 +62,10 @@ def migrate_steps(context: RunContext) -> list[Step]:
 def describe(context: RunContext) -> str:
     """In which state the database is, one sentence or two."""
     result = context.run.result
+    if "end_session" in context.run.parameters:
+        return "Nothing in the database was changed."
     if "resolve" in context.run.parameters:
-        return "Only the history of migrations was changed."
+        return _described_repair(context)
     if result.get("replaced"):
         return (
             "The backup taken before the migration is live again; the migrated database is kept "
@@ -69,6 +76,15 @@ def describe(context: RunContext) -> str:
     if result.get("migrating"):
         return f"{steps.applied_before(result)} {_landed(result)}"
     return f"Applied: {', '.join(result['applied'])}."
+
+
+def _described_repair(context: RunContext) -> str:
+    name, mark = context.run.parameters["resolve"], context.run.parameters["mark"]
+    if mark != "finish":
+        return "Only the history of migrations was changed."
+    if context.failure:
+        return f"{name} is still failed; what of it is in the database is on its page."
+    return f"{name} is complete and marked applied."
 
 
 def _landed(result: dict) -> str:
@@ -168,6 +184,8 @@ def resolve_migrate(run: Run) -> Resolution:
         )
     dsn = resolve_dsn(run.target)
     engine = engine_for(run.environment, dsn)
+    if "end_session" in run.parameters:
+        return Resolution(RunStatus.FAILED, "The worker was lost. Nothing was changed.")
     with server.connect(dsn, application_name=f"opsconsole:resolve:{run.pk}") as connection:
         if "resolve" in run.parameters:
             return _resolve_resolution(run, observe(engine, connection).states)

@@ -20,7 +20,7 @@ from migrations_app.engines.statements import changed_tables
 from migrations_app.observation import Observation, engine_for, observe, plan_changes
 from migrations_app.services.findings import stopping
 from migrations_app.watch import Watch
-from opsconsole.exceptions import AdapterError, Cancelled, NeedsAttention, StepFailed
+from opsconsole.exceptions import Cancelled, NeedsAttention, StepFailed
 from opsconsole.models import Environment
 from opsconsole.runner.health_step import check_once, failing
 from opsconsole.runner.step import RunContext, Step
@@ -348,25 +348,3 @@ def _table_of(change: str) -> str:
     if kind == "column" and len(parts) >= 3:
         return parts[1]
     return ""
-
-
-class ResolveHistory(Step):
-    """Mark a failed migration rolled back or applied in the tool's own history."""
-
-    name = "resolve"
-
-    def run(self, context: RunContext) -> str:
-        name, mark = context.run.parameters["resolve"], context.run.parameters["mark"]
-        engine = engine_for(context.environment, context.dsn)
-        with context.connect("resolve") as connection:
-            engine.take_lock(connection, limits_of(context.environment), context.sleep)
-            if mark == "rolled_back":
-                engine.mark_rolled_back(connection, name)
-            else:
-                scripts = {s.name: s for s in engine.read_folder().scripts}
-                if name not in scripts:
-                    raise AdapterError(f"{name} is not in the migrations folder")
-                engine.mark_applied(connection, scripts[name])
-        shown = mark.replace("_", " ")
-        context.log(f"resolve: {name} is marked {shown}", "ok")
-        return f"{name} marked {shown}"

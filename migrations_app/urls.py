@@ -7,6 +7,16 @@ urlpatterns = [
     path("<slug:application>/<slug:environment>/migrate", migrations.confirm, name="migrate"),
     path("<slug:application>/<slug:environment>/read", migrations.read_now, name="read-now"),
     path(
+        "<slug:application>/<slug:environment>/end-session",
+        migrations.end_session,
+        name="end-session",
+    ),
+    path(
+        "<slug:application>/<slug:environment>/migrations/<str:name>/applied.sql",
+        migrations.applied_text,
+        name="applied-text",
+    ),
+    path(
         "<slug:application>/<slug:environment>/migrations/<str:name>/waive",
         findings.waive,
         name="finding-waive",

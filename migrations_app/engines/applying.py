@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import psycopg
 from psycopg import sql
 
 from migrations_app.engines.kinds import (
+    Engine,
     Limits,
     Log,
     MigrationScript,
@@ -190,6 +192,24 @@ class Applying:
             return
         if drop_invalid_index(self.connection, name):
             self.log(f"  dropped the invalid index {name} that a failed try left behind", "hm")
+
+
+def finish_rest(
+    engine: Engine, connection: psycopg.Connection, script: MigrationScript, landed: int,
+    limits: Limits, log: Log, sleep: Callable[[float], None],
+) -> Outcome:  # fmt: skip
+    """Apply the statements after the first `landed` ones, then record the script as applied.
+
+    The record is in the same transaction where the rest can be one. Raises as `Applying.run`.
+    """
+    rest = script.statements[landed:]
+    if engine.schema != "public":
+        connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(engine.schema)))
+    remaining = replace(script, statements=rest, is_atomic=without_wrapper(rest) is not None)
+    return Applying(
+        connection, remaining, limits, log, sleep,
+        finish=lambda: engine.mark_applied(connection, script),
+    ).run()  # fmt: skip
 
 
 def drop_invalid_index(connection: psycopg.Connection, name: str) -> bool:

@@ -39,7 +39,7 @@ DOWN = re.compile(r"^--\s*migrate:down[^\n]*$", re.MULTILINE)
 class DbmateEngine(Engine):
     """See `Engine`; the folder is `db/migrations`."""
 
-    label = "dbmate"
+    label = tool = "dbmate"
     history_table = TABLE
     records_starts = False
 
@@ -106,9 +106,6 @@ class DbmateEngine(Engine):
         says = f"Applied: {len(shown) - len(pending)}, Pending: {len(pending)}"
         silent = tuple(s.name for s in states if s.state in {"missing_locally", "out_of_order"})
         return ToolVerdict("dbmate status", says, silent)
-
-    def is_locked(self, connection: psycopg.Connection) -> bool:
-        return False
 
     def take_lock(
         self, connection: psycopg.Connection, limits: Limits, sleep: Callable[[float], None]

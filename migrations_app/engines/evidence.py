@@ -72,6 +72,9 @@ class Evidence:
 
     traces: list[Trace]
 
+    def as_dict(self) -> dict[str, Any]:
+        return {"traces": [trace.as_dict() for trace in self.traces], "landed": self.landed}
+
     @property
     def landed(self) -> int | None:
         seen = [trace.landed for trace in self.traces]

@@ -108,6 +108,7 @@ class MigrationState:
             "name": self.name,
             "state": self.state,
             "checksum": script.checksum if script else (row.checksum if row else ""),
+            "applied_checksum": row.checksum if row else "",
             "file": script.file if script else "",
             "is_atomic": script.is_atomic if script else None,
             "statements": len(script.statements) if script else None,
@@ -193,6 +194,10 @@ class Engine(ABC):
     """
 
     label: ClassVar[str]
+    # The tool's name, in sentences.
+    tool: ClassVar[str]
+    # The key of the advisory lock that the tool holds while it works, None without one.
+    advisory_lock: ClassVar[int | None] = None
     history_table: ClassVar[str]
     # Whether the history says that a script was begun, before it is finished.
     records_starts: ClassVar[bool] = True
@@ -218,10 +223,6 @@ class Engine(ABC):
     @abstractmethod
     def tool_verdict(self, states: list[MigrationState]) -> ToolVerdict:
         """What the tool's own status command says of these states, and which it is silent on."""
-
-    @abstractmethod
-    def is_locked(self, connection: psycopg.Connection) -> bool:
-        """Whether the tool's lock is held in the connected database."""
 
     @abstractmethod
     def take_lock(self, connection: psycopg.Connection, limits: Limits, sleep: Callable) -> None:

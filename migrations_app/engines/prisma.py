@@ -89,7 +89,8 @@ def _script(name: str, text: str, version: str) -> MigrationScript:
 class PrismaEngine(Engine):
     """See `Engine`; the folder is `prisma/migrations`."""
 
-    label = "Prisma"
+    label = tool = "Prisma"
+    advisory_lock = ADVISORY_LOCK
     history_table = TABLE
 
     @property
@@ -201,15 +202,6 @@ class PrismaEngine(Engine):
             says, shown = "Database schema is up to date!", set()
         silent = tuple(s.name for s in states if s.state != "applied" and s.name not in shown)
         return ToolVerdict("prisma migrate status", says, silent)
-
-    def is_locked(self, connection: psycopg.Connection) -> bool:
-        row = connection.execute(
-            "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = %s"
-            " AND objsubid = 1 AND granted AND pid <> pg_backend_pid() AND database ="
-            " (SELECT oid FROM pg_database WHERE datname = current_database())",
-            [ADVISORY_LOCK],
-        ).fetchone()
-        return row is not None
 
     def take_lock(
         self, connection: psycopg.Connection, limits: Limits, sleep: Callable[[float], None]

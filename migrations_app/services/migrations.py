@@ -176,23 +176,3 @@ def _require_confirmation(
         raise Refused(
             _("Not confirmed yet: %(items)s.") % {"items": "; ".join(missing)}, status=422
         )
-
-
-def request_resolution(
-    *, actor: User, environment: Environment, name: str, mark: str, reason: str,
-    idempotency_key: str,
-) -> Run:  # fmt: skip
-    """Queue a run that marks a failed migration rolled back or applied, without running it."""
-    authorize(actor, "migration.resolve", environment)
-    if mark not in {"rolled_back", "applied"}:
-        raise Refused(_("Choose to mark it rolled back or applied."), status=422)
-    if not reason.strip():
-        raise Refused(_("Say why: the reason is kept with the run."), status=422)
-    return runs.request_run(
-        actor=actor,
-        kind=RunKind.MIGRATE,
-        environment=environment,
-        reason=reason,
-        idempotency_key=idempotency_key,
-        parameters={"resolve": name, "mark": mark},
-    )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
 from migrations_app.board import read_board
 from migrations_app.models import ScriptText
-from migrations_app.services import findings
+from migrations_app.services import doctor, findings
 from migrations_app.services import migrations as services
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, TargetState
@@ -152,6 +153,7 @@ def migration_page(
         "environment": found,
         "state": state,
         "migration": _with_waivers(as_shown(found, [migration])[0]),
+        "diagnoses": [d for d in doctor.diagnose(found, state) if d.name == name],
         "runs": Run.objects.for_list().filter(
             environment__application=found.application,
             environment__in=environments,
@@ -170,10 +172,42 @@ def migration_page(
     return render(request, "migrations_app/migration_page.html", context)
 
 
+@require_GET
+@require("console.view")
+def applied_text(
+    request: HttpRequest, application: str, environment: str, name: str
+) -> HttpResponse:
+    """The text of an applied migration, as this console saw it, to put back into the folder."""
+    found = environment_or_404(request, application, environment)
+    state = found.target.latest_state
+    rows = state.data.get("migrations", []) if state else []
+    checksum = next((m["applied_checksum"] for m in rows if m["name"] == name), "")
+    text = get_object_or_404(ScriptText, pk=checksum)
+    return HttpResponse(
+        text.sql,
+        content_type="text/plain; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{quote(name)}.sql"'},
+    )
+
+
+@require_POST
+@require("migration.resolve")
+def end_session(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+    pid = request.POST.get("pid", "")
+    run = doctor.request_end_session(
+        actor=request.user,  # type: ignore[arg-type]
+        environment=environment_or_404(request, application, environment),
+        pid=int(pid) if pid.isdigit() else 0,
+        reason=request.POST.get("reason", "")[:500],
+        idempotency_key=posted_key(request),
+    )
+    return redirect(run)
+
+
 @require_POST
 @require("migration.resolve")
 def resolve(request: HttpRequest, application: str, environment: str, name: str) -> HttpResponse:
-    run = services.request_resolution(
+    run = doctor.request_resolution(
         actor=request.user,  # type: ignore[arg-type]
         environment=environment_or_404(request, application, environment),
         name=name,

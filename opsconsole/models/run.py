@@ -147,6 +147,11 @@ class Run(models.Model):
             }
         if kind is RunKind.IMPORT:
             return _g("Import a backup of %(where)s") % {"where": where}
+        if "title" in self.parameters:
+            return _g("%(title)s in %(where)s") % {
+                "title": self.parameters["title"],
+                "where": where,
+            }
         return f"{kind.label} {where}"
 
     @property

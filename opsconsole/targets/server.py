@@ -31,7 +31,15 @@ SELECT {identifier}, current_setting('server_version'),
        current_setting('server_version_num')::int, current_database(),
        pg_database_size(current_database()), current_user, r.rolsuper,
        r.rolcreatedb OR r.rolsuper, pg_has_role(current_user, d.datdba, 'USAGE'),
-       pg_encoding_to_char(d.encoding), d.datcollate
+       pg_encoding_to_char(d.encoding), d.datcollate,
+       (SELECT json_build_object(
+               'pid', a.pid, 'user', a.usename, 'name', a.application_name,
+               'client', coalesce(host(a.client_addr), 'this machine'), 'state', a.state,
+               'since', a.backend_start)
+          FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+         WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = d.oid
+           AND l.classid::bigint = %(high)s AND l.objid::bigint = %(low)s
+           AND l.pid <> pg_backend_pid() LIMIT 1)
   FROM pg_database d, pg_roles r
  WHERE d.datname = current_database() AND r.rolname = current_user
 """
@@ -39,7 +47,11 @@ SELECT {identifier}, current_setting('server_version'),
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """What preflight and the state page show of a server. Sizes in bytes."""
+    """What preflight and the state page show of a server. Sizes in bytes.
+
+    `lock_holder` is the session that holds the advisory lock asked about: `pid`, `user`, `name`,
+    `client`, `state` and `since` (when it connected, ISO 8601).
+    """
 
     version: str
     version_num: int
@@ -52,6 +64,7 @@ class ServerFacts:
     owns_database: bool
     encoding: str
     collate: str
+    lock_holder: dict[str, Any] | None = None
 
     @property
     def major(self) -> int:
@@ -103,13 +116,18 @@ def reason_of(error: psycopg.Error) -> str:
     return (failed or lines or [type(error).__name__])[-1]
 
 
-def read_facts(connection: psycopg.Connection) -> ServerFacts:
-    """Read versions, identity, sizes and rights of the connected database."""
+def read_facts(connection: psycopg.Connection, advisory_lock: int | None = None) -> ServerFacts:
+    """Read versions, identity, sizes and rights of the connected database, in one query.
+
+    `advisory_lock` is the key, in this database, whose holder is wanted.
+    """
+    key = advisory_lock or 0
+    halves = {"high": (key >> 32) & 0xFFFFFFFF, "low": key & 0xFFFFFFFF}
     own = "(SELECT system_identifier::text FROM pg_control_system())"
     try:
-        row = connection.execute(FACTS.format(identifier=own)).fetchone()
+        row = connection.execute(FACTS.format(identifier=own), halves).fetchone()
     except psycopg.errors.InsufficientPrivilege:
-        row = connection.execute(FACTS.format(identifier="''")).fetchone()
+        row = connection.execute(FACTS.format(identifier="''"), halves).fetchone()
     assert row is not None
     identifier, version, number, *rest = row
     return ServerFacts(version, number, identifier or system_identifier(connection), *rest)

@@ -23,6 +23,7 @@ from migrations_app.engines.statements import (
     without_wrapper,
 )
 from opsconsole.exceptions import AdapterError
+from opsconsole.targets.server import read_facts
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SQL = "SELECT 1;\n"
@@ -274,7 +275,8 @@ def test_failed_concurrent_index_leaves_no_invalid_index(engine, connection):
 def test_prisma_lock_is_polled_and_refused_after_the_wait(engine, connection, database):
     with psycopg.connect(connection.info.dsn, password=connection.info.password) as other:
         other.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
-        assert engine.is_locked(connection)
+        holder = read_facts(connection, engine.advisory_lock).lock_holder
+        assert (holder or {}).get("pid") == other.info.backend_pid
         with pytest.raises(AdapterError, match="Prisma's own lock is held"):
             engine.take_lock(connection, Limits(tool_lock_wait=0.3), lambda _: None)
     engine.take_lock(connection, Limits(), lambda _: None)

@@ -394,7 +394,7 @@ def test_lost_before_anything_was_applied_is_failed(migrate, folder, target):
 
 
 def test_lost_resolution_is_what_the_history_says(migrate, folder, environment, operator):
-    from migrations_app.services.migrations import request_resolution
+    from migrations_app.services.doctor import request_resolution
 
     folder.add("20250201000000_half", HALF)
     migrate()

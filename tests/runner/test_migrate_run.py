@@ -169,7 +169,7 @@ def test_one_byte_changed_after_confirmation_is_refused(migrate, folder, target)
 
 
 def test_mark_rolled_back_then_migrate_again_succeeds(migrate, folder, environment, operator):
-    from migrations_app.services.migrations import request_resolution
+    from migrations_app.services.doctor import request_resolution
     from opsconsole.runner.executor import execute_run
 
     file = folder.add("20250202000000_broken", BROKEN)

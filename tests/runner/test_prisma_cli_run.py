@@ -74,7 +74,10 @@ def test_cancelled_run_leaves_nothing_of_an_atomic_script(migrate, environment, 
     folder.add(NAME, "CREATE TABLE added (id int);\nSELECT pg_sleep(60);\n")
 
     def cancel_once_it_sleeps() -> None:
-        sleeping = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%%pg_sleep(60)%%' AND pid <> pg_backend_pid()"
+        sleeping = (
+            "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%%pg_sleep(60)%%'"
+            " AND pid <> pg_backend_pid()"
+        )
         while not target.execute(sleeping).fetchone():
             time.sleep(0.05)
         Run.objects.filter(status=RunStatus.RUNNING).update(status=RunStatus.CANCELLING)

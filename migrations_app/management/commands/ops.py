@@ -31,13 +31,13 @@ from backups_app.services import (
 )
 from backups_app.services.policies import request_prune
 from migrations_app.management.demo_verbs import DONE, DemoVerbs
+from migrations_app.services.doctor import request_resolution
 from migrations_app.services.migrations import (
     CHECKLIST,
     complete_checklist,
     current_plan,
     request_migrate,
     request_observation,
-    request_resolution,
 )
 from opsconsole.choices import ProofLevel, Role, RunStatus
 from opsconsole.exceptions import ConsoleError, Refused
@@ -79,9 +79,11 @@ class Command(DemoVerbs, BaseCommand):
             "--checked", action="store_true",
             help="the pre-deployment checklist of a protected environment is done",
         )  # fmt: skip
-        resolve = verb("resolve", "mark a failed migration", parents=[waiting], takes="environment")
+        resolve = verb(
+            "resolve", "mark or finish a failed migration", parents=[waiting], takes="environment"
+        )
         resolve.add_argument("migration")
-        resolve.add_argument("--mark", choices=["rolled_back", "applied"], required=True)
+        resolve.add_argument("--mark", choices=["rolled_back", "applied", "finish"], required=True)
         verb("backup", "take and prove a backup", parents=[waiting], takes="environment")
         restore = verb("restore", "swap a backup in", parents=[waiting], takes="backup")
         restore.add_argument("--to", dest="environment", required=True)

@@ -1,0 +1,126 @@
+"""The steps of a run that repairs a history, one for each way out of a failed migration."""
+
+from __future__ import annotations
+
+import psycopg
+
+from migrations_app.engines import Engine, MigrationScript, ScriptFailed
+from migrations_app.engines.applying import finish_rest
+from migrations_app.engines.evidence import read_evidence
+from migrations_app.observation import engine_for
+from migrations_app.steps import limits_of
+from migrations_app.watch import Watch
+from opsconsole.exceptions import AdapterError, StepFailed
+from opsconsole.runner.step import RunContext, Step
+from opsconsole.targets import server
+
+END_SECONDS = 10
+
+
+class ResolveHistory(Step):
+    """Mark a failed migration rolled back or applied in the tool's own history."""
+
+    name = "resolve"
+
+    def run(self, context: RunContext) -> str:
+        name, mark = context.run.parameters["resolve"], context.run.parameters["mark"]
+        engine = engine_for(context.environment, context.dsn)
+        with context.connect("resolve") as connection:
+            engine.take_lock(connection, limits_of(context.environment), context.sleep)
+            if mark == "rolled_back":
+                engine.mark_rolled_back(connection, name)
+            else:
+                engine.mark_applied(connection, _script(engine, name))
+        shown = mark.replace("_", " ")
+        context.log(f"resolve: {name} is marked {shown}", "ok")
+        return f"{name} marked {shown}"
+
+
+class FinishRest(Step):
+    """Apply the statements of a failed migration that have not landed, and record it as applied.
+
+    Refused when the file or what has landed is no longer what was shown and confirmed.
+    """
+
+    name = "finish"
+
+    def run(self, context: RunContext) -> str:
+        asked = context.run.parameters
+        engine = engine_for(context.environment, context.dsn)
+        script = _script(engine, asked["resolve"])
+        limits = limits_of(context.environment)
+        with context.connect("resolve:lock") as lock, context.connect("migrate") as connection:
+            engine.take_lock(lock, limits, context.sleep)
+            self._require_unchanged(context, engine, connection, script)
+            rest = script.statements[asked["landed"] :]
+            for statement in rest:
+                context.log(f"finish: {script.file} line {statement.line}: {statement.shown}")
+            names = [context.session_name("migrate")]
+            try:
+                with Watch(context, names, limits.blocking, (0, 1)) as watch:
+                    finish_rest(
+                        engine, connection, script, asked["landed"], limits, context.log,
+                        context.sleep,
+                    )  # fmt: skip
+            except ScriptFailed as failure:
+                context.check()
+                lines = ", ".join(str(s.line) for s in failure.outcome.landed) or "none"
+                why = watch.gave_up or failure.reason
+                raise StepFailed(
+                    f"{script.file} line {failure.line}: {why}. Of the rest, landed at lines: {lines}"
+                ) from failure
+        return f"{len(rest)} statements applied, {script.name} marked applied"
+
+    def _require_unchanged(
+        self, context: RunContext, engine: Engine, connection: psycopg.Connection,
+        script: MigrationScript,
+    ) -> None:  # fmt: skip
+        asked = context.run.parameters
+        if script.checksum != asked["checksum"]:
+            raise StepFailed(f"{script.file} was changed since it was shown")
+        landed = read_evidence(connection, script.statements, engine.schema).landed
+        if landed != asked["landed"]:
+            raise StepFailed(
+                f"{asked['landed']} statements of {script.file} had landed when this was shown, "
+                f"and now {'it cannot be told' if landed is None else f'{landed} have'}"
+            )
+
+
+class EndSession(Step):
+    """End the one session that was shown to hold the tool's lock."""
+
+    name = "end session"
+
+    def run(self, context: RunContext) -> str:
+        asked = context.run.parameters["end_session"]
+        engine = engine_for(context.environment, context.dsn)
+        with context.connect("end-session") as connection:
+            holder = server.read_facts(connection, engine.advisory_lock).lock_holder
+            if holder is None:
+                return "it had ended by itself"
+            if (holder["pid"], holder["since"]) != (asked["pid"], asked["since"]):
+                raise StepFailed("another session holds the lock now: look again")
+            server.terminate(connection, holder["pid"])
+            self._wait_for_its_end(context, connection, engine, holder["pid"])
+        context.log(f"end session: process {asked['pid']} of {asked['user']} was ended", "ok")
+        return f"process {asked['pid']} ended"
+
+    def _wait_for_its_end(
+        self, context: RunContext, connection: psycopg.Connection, engine: Engine, pid: int
+    ) -> None:
+        for _attempt in range(END_SECONDS * 10):
+            holder = server.read_facts(connection, engine.advisory_lock).lock_holder
+            if holder is None or holder["pid"] != pid:
+                return
+            context.sleep(0.1)
+        raise StepFailed(
+            f"process {pid} is still there: this role may not end it; a superuser can, with "
+            f"SELECT pg_terminate_backend({pid})"
+        )
+
+
+def _script(engine: Engine, name: str) -> MigrationScript:
+    for script in engine.read_folder().scripts:
+        if script.name == name:
+            return script
+    raise AdapterError(f"{name} is not in the migrations folder")

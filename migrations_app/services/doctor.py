@@ -1,0 +1,281 @@
+"""What is wrong with an environment's migrations, from evidence, and the ways out of it."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from backups_app.models import Backup
+from migrations_app.engines import ENGINES
+from migrations_app.models import ScriptText
+from opsconsole.choices import RunKind
+from opsconsole.exceptions import Refused
+from opsconsole.models import Environment, Run, TargetState, User
+from opsconsole.permissions import authorize
+from opsconsole.services import runs
+
+MARKS = {"rolled_back", "applied", "finish"}
+TROUBLED = ("failed", "running", "edited", "missing_locally")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way out. `mark` is what its button posts; `does` says what then happens."""
+
+    mark: str
+    title: str
+    does: str
+    icon: str
+    is_likely: bool = False
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One unhealthy migration: what happened, what shows it, and what can be done.
+
+    `landed` is how many of its first statements are in the database, None if unknown. `diff` are
+    the lines in which its file differs from the text that was applied.
+    """
+
+    name: str
+    state: str
+    what: list[str]
+    logs: str = ""
+    traces: list[dict[str, Any]] = field(default_factory=list)
+    landed: int | None = None
+    checksum: str = ""
+    ways: list[Way] = field(default_factory=list)
+    diff: list[str] = field(default_factory=list)
+    run: Run | None = None
+    backup: Backup | None = None
+    has_text: bool = False
+
+
+@dataclass(frozen=True)
+class LockHolder:
+    """The session that holds the tool's lock. `since`: when it connected, as it was read."""
+
+    pid: int
+    user: str
+    name: str
+    client: str
+    state: str
+    since: str
+
+    @property
+    def connected_at(self) -> datetime:
+        return datetime.fromisoformat(self.since)
+
+
+def diagnose(environment: Environment, state: TargetState | None) -> list[Diagnosis]:
+    """What is wrong with each unhealthy migration of the state, in order."""
+    if state is None or state.error:
+        return []
+    tool = ENGINES[environment.application.engine].tool
+    readers = {
+        "failed": _failed,
+        "running": _running,
+        "edited": _edited,
+        "missing_locally": _missing,
+    }
+    return [
+        readers[m["state"]](environment, m, tool)
+        for m in state.data.get("migrations", [])
+        if m["state"] in TROUBLED
+    ]
+
+
+def lock_holder(state: TargetState | None) -> LockHolder | None:
+    """Who holds the tool's lock, as the state says; None when nobody or a run at work does."""
+    found = state.data.get("server", {}).get("lock_holder") if state else None
+    if not found:
+        return None
+    parts = found["name"].split(":")
+    run_id = (
+        int(parts[1]) if parts[0] == "opsconsole" and parts[1:2] and parts[1].isdigit() else None
+    )
+    run = Run.objects.filter(pk=run_id).first() if run_id else None
+    if run and not run.state.is_terminal:
+        return None
+    return LockHolder(**found)
+
+
+def _failed(environment: Environment, migration: dict[str, Any], tool: str) -> Diagnosis:
+    run = _run_that_failed(environment, migration["name"])
+    traces = migration.get("traces", [])
+    landed = migration.get("landed")
+    if landed is None and migration["is_atomic"]:
+        landed = 0
+    what = [_begun(migration, tool)]
+    if traces:
+        what.append(_extent(landed, len(traces)))
+    return Diagnosis(
+        migration["name"], "failed", what, migration["logs"], traces, landed,
+        migration["checksum"], _ways_out(landed, len(traces), tool), run=run,
+        backup=run.backups.first() if run else None,
+    )  # fmt: skip
+
+
+def _begun(migration: dict[str, Any], tool: str) -> str:
+    if migration["logs"]:
+        return _("Its SQL failed, and its row in %(tool)s's history is still open.") % {
+            "tool": tool
+        }
+    return _(
+        "Its row in %(tool)s's history has a start, no end and no error: what applied it died."
+    ) % {"tool": tool}
+
+
+def _extent(landed: int | None, count: int) -> str:
+    if landed is None:
+        return _("How far it came cannot be told from the catalogue: look at the data.")
+    if landed == 0:
+        return _("Nothing of it is in the database.")
+    if landed == count:
+        return _("All of it is in the database.")
+    return ngettext(
+        "%(landed)d of its %(count)d statements is in the database.",
+        "The first %(landed)d of its %(count)d statements are in the database.",
+        landed,
+    ) % {"landed": landed, "count": count}
+
+
+def _ways_out(landed: int | None, count: int, tool: str) -> list[Way]:
+    ways = [
+        Way(
+            "rolled_back", _("Mark rolled back"),
+            _("Nothing of it is in the database, or you undid it by hand. It is pending again: "
+              "mend or remove the file, and migrate."),
+            "undo-2", landed == 0,
+        ),
+        Way(
+            "applied", _("Mark applied"),
+            _("All of it is in the database, or you completed it by hand. It will not be run "
+              "again."),
+            "circle-check", landed is not None and landed == count > 0,
+        ),
+    ]  # fmt: skip
+    if landed and landed < count:
+        ways.insert(
+            0,
+            Way(
+                "finish", _("Finish the rest"),
+                _("A backup is taken and proven, the statements that have not landed are applied, "
+                  "and it is marked applied. What has landed is not run again."),
+                "play", True,
+            ),
+        )  # fmt: skip
+    return ways
+
+
+def _running(_environment: Environment, migration: dict[str, Any], tool: str) -> Diagnosis:
+    text = _("Its row in %(tool)s's history is open, and %(tool)s's lock is held: it is being "
+             "applied now.") % {"tool": tool}  # fmt: skip
+    return Diagnosis(migration["name"], "running", [text])
+
+
+def _edited(_environment: Environment, migration: dict[str, Any], _tool: str) -> Diagnosis:
+    texts = ScriptText.objects.in_bulk([migration["checksum"], migration["applied_checksum"]])
+    applied = texts.get(migration["applied_checksum"])
+    what = [_("Its file was changed after it was applied here. Put the old text back, and write "
+              "the change as a new migration.")]  # fmt: skip
+    if applied is None:
+        what.append(_("This console never saw the text that was applied: look in your repository."))
+        return Diagnosis(migration["name"], "edited", what)
+    diff = difflib.unified_diff(
+        applied.sql.splitlines(), texts[migration["checksum"]].sql.splitlines(),
+        _("applied"), _("file now"), lineterm="", n=2,
+    )  # fmt: skip
+    return Diagnosis(migration["name"], "edited", what, diff=list(diff), has_text=True)
+
+
+def _missing(_environment: Environment, migration: dict[str, Any], _tool: str) -> Diagnosis:
+    known = ScriptText.objects.filter(pk=migration["applied_checksum"]).exists()
+    what = [_("It was applied here, and its file is missing: this checkout is not the one that "
+              "was deployed.")]  # fmt: skip
+    if known:
+        what.append(_("Put the file back: this console kept the text that was applied."))
+    return Diagnosis(migration["name"], "missing_locally", what, has_text=known)
+
+
+def _run_that_failed(environment: Environment, name: str) -> Run | None:
+    return (
+        Run.objects.filter(
+            environment=environment, kind=RunKind.MIGRATE, result__failed_script__name=name
+        )
+        .order_by("-pk")
+        .first()
+    )
+
+
+def request_resolution(
+    *, actor: User, environment: Environment, name: str, mark: str, reason: str,
+    idempotency_key: str,
+) -> Run:  # fmt: skip
+    """Queue a run that takes one way out of a failed migration.
+
+    `mark`: `rolled_back` or `applied` change the tool's history only; `finish` applies what has
+    not landed, as the newest state shows it. Raises Refused (422) without a reason, (409) when
+    the state offers nothing to finish.
+    """
+    authorize(actor, "migration.resolve", environment)
+    if mark not in MARKS:
+        raise Refused(_("Choose to mark it rolled back or applied, or to finish it."), status=422)
+    if not reason.strip():
+        raise Refused(_("Say why: the reason is kept with the run."), status=422)
+    parameters: dict[str, Any] = {"resolve": name, "mark": mark}
+    if mark == "finish":
+        parameters |= _what_to_finish(environment, name)
+    title = {
+        "rolled_back": _("Mark %(name)s rolled back"),
+        "applied": _("Mark %(name)s applied"),
+        "finish": _("Finish the rest of %(name)s"),
+    }[mark]
+    return runs.request_run(
+        actor=actor,
+        kind=RunKind.MIGRATE,
+        environment=environment,
+        reason=reason,
+        idempotency_key=idempotency_key,
+        parameters=parameters | {"title": title % {"name": name}},
+    )
+
+
+def _what_to_finish(environment: Environment, name: str) -> dict[str, Any]:
+    found = next(
+        (d for d in diagnose(environment, environment.target.latest_state) if d.name == name), None
+    )
+    if found is None or "finish" not in {way.mark for way in found.ways}:
+        raise Refused(_("%(name)s has nothing to finish: open its page again.") % {"name": name})
+    return {"checksum": found.checksum, "landed": found.landed}
+
+
+def request_end_session(
+    *, actor: User, environment: Environment, pid: int, reason: str, idempotency_key: str
+) -> Run:
+    """Queue a run that ends the session which holds the tool's lock, as it was shown.
+
+    Raises Refused (422) without a reason, (409) when that session no longer holds it.
+    """
+    authorize(actor, "migration.resolve", environment)
+    if not reason.strip():
+        raise Refused(_("Say why: the reason is kept with the run."), status=422)
+    holder = lock_holder(environment.target.latest_state)
+    if holder is None or holder.pid != pid:
+        raise Refused(_("That session no longer holds the lock. Open the page again."))
+    return runs.request_run(
+        actor=actor,
+        kind=RunKind.MIGRATE,
+        environment=environment,
+        reason=reason,
+        idempotency_key=idempotency_key,
+        parameters={
+            "end_session": {"pid": holder.pid, "user": holder.user, "since": holder.since},
+            "title": _("End session %(pid)d") % {"pid": pid},
+        },
+    )
