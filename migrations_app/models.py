@@ -1,11 +1,13 @@
-"""What the console keeps of migrations: texts by their hash, lint levels, waived findings."""
+"""What the console keeps of migrations: texts by their hash, lint levels, waived findings, and
+the schemas that targets had and should have."""
 
 from __future__ import annotations
 
 from django.db import models
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.models import Application, User
+from opsconsole.models import Application, Run, Target, User
 
 
 class ScriptText(models.Model):
@@ -62,3 +64,55 @@ class Waiver(models.Model):
 
     def __str__(self) -> str:
         return f"{self.rule} in {self.migration}"
+
+
+class SchemaText(models.Model):
+    """One canonical schema, by its hash: `definitions` maps each object to its own."""
+
+    sha256 = models.CharField(max_length=64, primary_key=True)
+    definitions = models.JSONField()
+    first_seen_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.sha256[:12]
+
+
+class SchemaReading(models.Model):
+    """A schema that a target had, from its first reading to its last one in a row."""
+
+    target = models.ForeignKey(Target, on_delete=models.CASCADE, related_name="schema_readings")
+    schema = models.ForeignKey(SchemaText, on_delete=models.PROTECT, related_name="+")
+    first_read_at = models.DateTimeField(default=timezone.now)
+    last_read_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-last_read_at"]
+        indexes = [models.Index(fields=["target", "-last_read_at"])]
+
+    def __str__(self) -> str:
+        return f"{self.schema_id[:12]} in {self.target}"
+
+
+class ExpectedSchema(models.Model):
+    """The schema a target should have: the newest one counts, and says why it does."""
+
+    class Because(models.TextChoices):
+        FIRST = "first", _("the first reading")
+        RUN = "run", _("a run")
+        ACKNOWLEDGED = "acknowledged", _("acknowledged")
+        ADOPTED = "adopted", _("adopted")
+
+    target = models.ForeignKey(Target, on_delete=models.CASCADE, related_name="expected_schemas")
+    schema = models.ForeignKey(SchemaText, on_delete=models.PROTECT, related_name="+")
+    since = models.DateTimeField(default=timezone.now)
+    because = models.CharField(max_length=16, choices=Because.choices)
+    run = models.ForeignKey(Run, null=True, on_delete=models.PROTECT, related_name="+")
+    accepted_by = models.ForeignKey(User, null=True, on_delete=models.PROTECT, related_name="+")
+    reason = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        ordering = ["-since"]
+        indexes = [models.Index(fields=["target", "-since"])]
+
+    def __str__(self) -> str:
+        return f"{self.schema_id[:12]} expected in {self.target}"

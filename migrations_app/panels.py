@@ -6,14 +6,17 @@ from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from migrations_app.board import read_board
+from migrations_app.drift import drift_of, drifts_of
 from migrations_app.engines import ENGINES
 from migrations_app.services import doctor
+from migrations_app.services.drift import sql_of
 from migrations_app.views.migrations import as_shown
 from opsconsole import panels
 from opsconsole.models import Application, Environment, Run, User
-from opsconsole.panels import Found
+from opsconsole.panels import Fact, Found
 from opsconsole.permissions import visible_environments
 from opsconsole.views.pages import new_key
 
@@ -23,6 +26,8 @@ PENDING_STATES = {"pending", "out_of_order"}
 def register() -> None:
     panels.ENVIRONMENT_ACTIONS.append(migrate_button)
     panels.ENVIRONMENT_PANELS.insert(0, migrations_card)
+    panels.ENVIRONMENT_PANELS.append(drift_card)
+    panels.ENVIRONMENT_FACTS.append(drift_facts)
     panels.APPLICATION_PANELS.append(board_card)
     panels.RUN_PANELS.append(run_migrations)
     panels.FINDERS.append(find_migrations)
@@ -49,6 +54,36 @@ def migrations_card(request: HttpRequest, environment: Environment) -> SafeStrin
         "key": new_key(),
     }
     return render_to_string("migrations_app/_environment_panel.html", context, request)
+
+
+def drift_card(request: HttpRequest, environment: Environment) -> SafeString:
+    drift = drift_of(environment.target)
+    context = {
+        "environment": environment,
+        "drift": drift,
+        "left_out": sql_of(drift).left_out if drift else [],
+        "reading": environment.target.schema_readings.first(),
+        "expected": environment.target.expected_schemas.select_related(
+            "run", "accepted_by"
+        ).first(),
+        "key": new_key(),
+    }
+    return render_to_string("migrations_app/_drift.html", context, request)
+
+
+def drift_facts(environments: list[Environment]) -> dict[int, Fact]:
+    """Only where there is drift: its absence is no news."""
+    found = drifts_of(environment.target for environment in environments)
+    return {
+        e.pk: Fact(
+            _("Schema"),
+            ngettext("%(n)d object drifted", "%(n)d objects drifted", count) % {"n": count},
+            f"{e.get_absolute_url()}#drift",
+            "warn",
+        )
+        for e in environments
+        if e.target.pk in found and (count := len(found[e.target.pk].changes))
+    }
 
 
 def board_card(

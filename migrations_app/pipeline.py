@@ -8,6 +8,7 @@ from backups_app import pipelines as backup_pipelines
 from backups_app.models import Backup
 from backups_app.steps import BuildReplacement, SwapIn, TakeProvenBackup
 from migrations_app import repairs, steps
+from migrations_app.drift import settle_after_run
 from migrations_app.engines import Engine, MigrationState
 from migrations_app.engines.applying import drop_invalid_index, has_valid_index
 from migrations_app.observation import engine_for, observe, observe_target
@@ -34,14 +35,18 @@ def register() -> None:
             cleanup=backup_pipelines.cleanup,
         )
     )
-    registry.STATE_READERS.append(observe_target)
+    registry.STATE_READERS.append(lambda run: observe_target(run.target))
+    registry.STATE_READERS.append(settle_after_run)
     registry.PERIODIC.append(Periodic("migrations_app.observe_environment", "OBSERVE_SECONDS"))
+    registry.PERIODIC.append(Periodic("migrations_app.check_drift", "DRIFT_SECONDS"))
 
 
 def migrate_steps(context: RunContext) -> list[Step]:
     asked = context.run.parameters
     if "end_session" in asked:
         return [repairs.EndSession()]
+    if "adopt" in asked:
+        return [repairs.AdoptDrift()]
     if "resolve" in asked and asked["mark"] != "finish":
         return [repairs.ResolveHistory()]
     backup: list[Step] = []
@@ -64,6 +69,8 @@ def describe(context: RunContext) -> str:
     result = context.run.result
     if "end_session" in context.run.parameters:
         return "Nothing in the database was changed."
+    if "adopt" in context.run.parameters:
+        return "Only the history of migrations was changed."
     if "resolve" in context.run.parameters:
         return _described_repair(context)
     if result.get("replaced"):
@@ -186,6 +193,12 @@ def resolve_migrate(run: Run) -> Resolution:
     engine = engine_for(run.environment, dsn)
     if "end_session" in run.parameters:
         return Resolution(RunStatus.FAILED, "The worker was lost. Nothing was changed.")
+    if "adopt" in run.parameters:
+        return Resolution(
+            RunStatus.FAILED,
+            "The worker was lost. The schema was not changed; whether the history was, the "
+            "environment's page says.",
+        )
     with server.connect(dsn, application_name=f"opsconsole:resolve:{run.pk}") as connection:
         if "resolve" in run.parameters:
             return _resolve_resolution(run, observe(engine, connection).states)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import psycopg
 
+from migrations_app.drift import expect
 from migrations_app.engines import Engine, MigrationScript, ScriptFailed
 from migrations_app.engines.applying import finish_rest
 from migrations_app.engines.evidence import read_evidence
+from migrations_app.models import ExpectedSchema, SchemaText, ScriptText
 from migrations_app.observation import engine_for
 from migrations_app.steps import limits_of
 from migrations_app.watch import Watch
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runner.step import RunContext, Step
-from opsconsole.targets import server
+from opsconsole.targets import schema, server
 
 END_SECONDS = 10
 
@@ -117,6 +119,31 @@ class EndSession(Step):
             f"process {pid} is still there: this role may not end it; a superuser can, with "
             f"SELECT pg_terminate_backend({pid})"
         )
+
+
+class AdoptDrift(Step):
+    """Record a script as applied whose effect is live already, and expect the schema as it is."""
+
+    name = "adopt"
+
+    def run(self, context: RunContext) -> str:
+        asked = context.run.parameters
+        engine = engine_for(context.environment, context.dsn)
+        text = ScriptText.objects.get(pk=asked["checksum"]).sql
+        with context.connect("adopt") as connection:
+            engine.take_lock(connection, limits_of(context.environment), context.sleep)
+            objects = schema.read_schema(connection)
+            if schema.schema_hash(objects) != asked["schema"]:
+                raise StepFailed("the schema was changed since it was shown")
+            engine.ensure_history(connection)
+            engine.mark_applied(connection, engine.script_of(asked["adopt"], text))
+        expect(
+            context.run.target, SchemaText.objects.get(pk=asked["schema"]),
+            ExpectedSchema.Because.ADOPTED, run=context.run,
+            accepted_by=context.run.requested_by, reason=context.run.reason,
+        )  # fmt: skip
+        context.log(f"adopt: {asked['adopt']} is marked applied; commit its file", "ok")
+        return f"{asked['adopt']} marked applied"
 
 
 def _script(engine: Engine, name: str) -> MigrationScript:

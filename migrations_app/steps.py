@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -9,6 +10,7 @@ import psycopg
 from django.conf import settings
 
 from backups_app import building, swapping, taking
+from migrations_app import drift
 from migrations_app.engines import (
     Engine,
     MigrationScript,
@@ -27,6 +29,8 @@ from opsconsole.runner.step import RunContext, Step
 from opsconsole.targets import activity, content, schema, server
 
 BLOCKER_PATIENCE_SECONDS = 10
+NAME = r'(?:"(?:[^"]|"")*"|[^\s".:]+)'
+TABLE_OR_COLUMN = re.compile(rf"[+~-] (?:table|column) {NAME}\.(?P<table>{NAME})")
 
 
 def limits_of(environment: Environment) -> Limits:
@@ -112,6 +116,7 @@ class Snapshot(Step):
     def run(self, context: RunContext) -> str:
         with context.connect("snapshot") as connection:
             before = schema.read_schema(connection)
+            drift.keep_reading(context.run.target, before)
             context.notes["schema"] = before
             context.notes["rows"] = _row_counts(connection)
             context.notes["written_before"] = activity.rows_written(connection)
@@ -120,6 +125,9 @@ class Snapshot(Step):
         tables = len(context.notes["rows"])
         context.run.result["schema_before"] = digest
         context.log(f"snapshot: schema {digest[:4]}…{digest[-4:]}, {tables} tables")
+        found = drift.drift_of(context.run.target)
+        if found:
+            context.log(f"snapshot: {found.summary}; it stays drift after this run", "hm")
         return f"{tables} tables"
 
 
@@ -341,10 +349,5 @@ class Verify(Step):
 
 def _table_of(change: str) -> str:
     """The unqualified table of a `schema_changes` line about a table or a column."""
-    _sign, kind, name = [*change.split(" ", 2), "", ""][:3]
-    parts = name.split(" ")[0].rstrip(":").split(".")
-    if kind == "table" and len(parts) >= 2:
-        return parts[1]
-    if kind == "column" and len(parts) >= 3:
-        return parts[1]
-    return ""
+    found = TABLE_OR_COLUMN.match(change)
+    return found["table"].strip('"').replace('""', '"') if found else ""

@@ -2,6 +2,7 @@
 
 from celery import shared_task
 
+from migrations_app.drift import check_drift
 from migrations_app.observation import observe_target
 from opsconsole.models import Environment, Target
 
@@ -15,3 +16,9 @@ def observe(target_id: int) -> None:
 def observe_environment(environment_id: int) -> None:
     environment = Environment.objects.select_related("target", "application").get(pk=environment_id)
     observe_target(environment.target)
+
+
+@shared_task(name="migrations_app.check_drift")
+def check_environment_drift(environment_id: int) -> None:
+    environment = Environment.objects.select_related("target", "application").get(pk=environment_id)
+    check_drift(environment.target)

@@ -1,10 +1,18 @@
 from django.urls import path
 
-from migrations_app.views import findings, migrations
+from migrations_app.views import drift, findings, migrations
 
 urlpatterns = [
     path("settings/applications/<int:pk>/lint", findings.edit_levels, name="lint-levels"),
     path("<slug:application>/<slug:environment>/migrate", migrations.confirm, name="migrate"),
+    path("<slug:application>/<slug:environment>/drift/check", drift.check, name="drift-check"),
+    path(
+        "<slug:application>/<slug:environment>/drift/acknowledge",
+        drift.acknowledge,
+        name="drift-acknowledge",
+    ),
+    path("<slug:application>/<slug:environment>/drift/adopt", drift.adopt, name="drift-adopt"),
+    path("<slug:application>/<slug:environment>/drift.sql", drift.sql, name="drift-sql"),
     path("<slug:application>/<slug:environment>/read", migrations.read_now, name="read-now"),
     path(
         "<slug:application>/<slug:environment>/end-session",

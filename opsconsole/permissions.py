@@ -31,6 +31,7 @@ ACTIONS: dict[str, frozenset[Role]] = {
     "restore.cross": frozenset({Role.ADMIN}),
     "replaced.drop": frozenset({Role.ADMIN}),
     "migration.resolve": frozenset({Role.OPERATOR, Role.ADMIN}),
+    "drift.acknowledge": frozenset({Role.OPERATOR, Role.REVIEWER, Role.ADMIN}),
     "finding.waive": frozenset({Role.REVIEWER, Role.ADMIN}),
     "health.check": frozenset({Role.OPERATOR, Role.REVIEWER, Role.ADMIN}),
     "settings.edit": frozenset({Role.ADMIN}),

@@ -59,6 +59,14 @@ class DbmateEngine(Engine):
                 problems.append(f"{name}.sql {error}")
         return FolderReading(scripts, problems)
 
+    @classmethod
+    def script_of(cls, name: str, text: str) -> MigrationScript:
+        return _script(name, text)
+
+    @classmethod
+    def draft_text(cls, sql: str) -> str:
+        return f"-- migrate:up\n{sql}\n-- migrate:down\n"
+
     def _names(self) -> list[str]:
         try:
             files = [path.name for path in self.folder.iterdir() if FILE.match(path.name)]

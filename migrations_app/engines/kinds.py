@@ -210,6 +210,16 @@ class Engine(ABC):
     def read_folder(self) -> FolderReading:
         """Read the scripts in the tool's order. Raises AdapterError when it cannot be read."""
 
+    @classmethod
+    @abstractmethod
+    def script_of(cls, name: str, text: str) -> MigrationScript:
+        """The script of that name whose file holds `text`. Raises AdapterError if none could."""
+
+    @classmethod
+    def draft_text(cls, sql: str) -> str:
+        """The text of a new file of the tool's form that runs `sql`."""
+        return sql
+
     @abstractmethod
     def read_history(self, connection: psycopg.Connection) -> list[AppliedMigration]:
         """All rows of the history table, oldest first; empty when there is no table."""

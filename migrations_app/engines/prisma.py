@@ -118,6 +118,10 @@ class PrismaEngine(Engine):
                 scripts.append(_script(path.name, text, version))
         return FolderReading(scripts, problems, version)
 
+    @classmethod
+    def script_of(cls, name: str, text: str) -> MigrationScript:
+        return _script(name, text, "")
+
     def _lock_file_problems(self) -> list[str]:
         try:
             text = (self.folder / "migration_lock.toml").read_text()

@@ -59,7 +59,7 @@ def _execute(run: Run) -> None:
     # The terminal status is written only after the last line, and after what pages will show.
     if run.kind in RunKind.changing_target():
         for read_state in STATE_READERS:
-            read_state(run.target)
+            read_state(run)
     runs.finish_run(run, status, recorder.redact(summary))
     tell_state_changed(run)
 

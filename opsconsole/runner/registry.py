@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from opsconsole.choices import RunKind, RunStatus
 
 if TYPE_CHECKING:
-    from opsconsole.models import Run, Target
+    from opsconsole.models import Run
     from opsconsole.runner.step import RunContext, Step
 
 
@@ -46,8 +46,9 @@ class Periodic:
     setting: str
 
 
-# Read a target anew and keep what was seen, before a run that changed it is said to be over.
-STATE_READERS: list[Callable[[Target], object]] = []
+# Read the target of a run anew and keep what was seen, before the run that changed it is said to
+# be over. They never raise: what cannot be read is kept as that.
+STATE_READERS: list[Callable[[Run], object]] = []
 PIPELINES: dict[str, Pipeline] = {}
 PERIODIC: list[Periodic] = [Periodic("opsconsole.sample_health", "HEALTH_SAMPLE_SECONDS")]
 

@@ -10,7 +10,7 @@ from django.db import connection
 from opsconsole.choices import RunStatus
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Run
-from opsconsole.runner.registry import PERIODIC, PIPELINES
+from opsconsole.runner.registry import PERIODIC, PIPELINES, STATE_READERS
 from opsconsole.services import runs
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ def _resolve(run: Run) -> None:
     except (AdapterError, psycopg.Error, OSError) as error:
         logger.warning("run %s stays lost for now: %s", run.pk, type(error).__name__)
         return
+    for read_state in STATE_READERS:
+        read_state(run)
     runs.finish_run(run, resolution.status, resolution.summary)
     for periodic in PERIODIC:
         runs.send_short(periodic.task, run.environment_id)

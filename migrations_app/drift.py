@@ -1,0 +1,196 @@
+"""The schema a target has against the one it should have. Readings are taken on workers."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import psycopg
+from django.utils import timezone
+from django.utils.translation import ngettext
+
+from migrations_app.models import ExpectedSchema, SchemaReading, SchemaText
+from opsconsole.choices import RunStatus
+from opsconsole.exceptions import AdapterError
+from opsconsole.models import Run, Target, User
+from opsconsole.services.secrets import resolve_dsn
+from opsconsole.targets import server
+from opsconsole.targets.schema import read_schema, schema_hash
+
+logger = logging.getLogger(__name__)
+READ_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Change:
+    """One object that differs. `sign` is +, - or ~; `lines` its definition, or what changed in it."""
+
+    sign: str
+    name: str
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How the newest reading of a target differs from what is expected."""
+
+    expected: ExpectedSchema
+    reading: SchemaReading
+    changes: list[Change]
+
+    @property
+    def summary(self) -> str:
+        count = len(self.changes)
+        return ngettext(
+            "the schema drifted: %(n)d object differs from what is expected",
+            "the schema drifted: %(n)d objects differ from what is expected",
+            count,
+        ) % {"n": count}  # fmt: skip
+
+
+def keep_reading(target: Target, objects: dict[str, str]) -> SchemaReading:
+    """Store a schema that the target has now; the first one ever is also what is expected."""
+    schema = _keep(objects)
+    latest = target.schema_readings.first()
+    if latest and latest.schema_id == schema.pk:
+        latest.last_read_at = timezone.now()
+        latest.save(update_fields=["last_read_at"])
+        return latest
+    reading = SchemaReading.objects.create(target=target, schema=schema)
+    if not target.expected_schemas.exists():
+        expect(target, schema, ExpectedSchema.Because.FIRST)
+    return reading
+
+
+def expect(
+    target: Target, schema: SchemaText, because: ExpectedSchema.Because, *,
+    run: Run | None = None, accepted_by: User | None = None, reason: str = "",
+) -> ExpectedSchema:  # fmt: skip
+    """Say which schema the target should have from now on."""
+    return ExpectedSchema.objects.create(
+        target=target, schema=schema, because=because, run=run, accepted_by=accepted_by,
+        reason=reason,
+    )  # fmt: skip
+
+
+def check_drift(target: Target) -> SchemaReading | None:
+    """Read the schema now and keep it; None while a run is changing it or it cannot be read."""
+    if _is_changing(target):
+        return None
+    try:
+        objects = _read(target)
+    except (AdapterError, psycopg.Error) as error:
+        logger.warning("schema of target %s not read: %s", target.pk, type(error).__name__)
+        return None
+    # One that began meanwhile may have been half-way.
+    return None if _is_changing(target) else keep_reading(target, objects)
+
+
+def settle_after_run(run: Run) -> None:
+    """What a run changed is expected; what had drifted before it still is drift.
+
+    The schema before the run is the one its snapshot read, else the newest reading.
+    """
+    target = run.target
+    try:
+        objects = _read(target)
+    except (AdapterError, psycopg.Error) as error:
+        logger.warning("schema after run %s not read: %s", run.pk, type(error).__name__)
+        return
+    before = (
+        SchemaText.objects.filter(pk=run.result.get("schema_before", "")).first()
+        or (latest.schema if (latest := target.schema_readings.first()) else None)
+    )  # fmt: skip
+    keep_reading(target, objects)
+    expected = target.expected_schemas.select_related("schema").first()
+    if before is None or expected is None or before.pk == schema_hash(objects):
+        return
+    after = patched(expected.schema.definitions, before.definitions, objects)
+    expect(target, _keep(after), ExpectedSchema.Because.RUN, run=run)
+
+
+def patched(
+    expected: dict[str, str], before: dict[str, str], after: dict[str, str]
+) -> dict[str, str]:
+    """`expected` with what changed from `before` to `after`."""
+    result = dict(expected)
+    for name in before.keys() | after.keys():
+        if before.get(name) != after.get(name):
+            result.pop(name, None)
+            if name in after:
+                result[name] = after[name]
+    return result
+
+
+def drift_of(target: Target) -> Drift | None:
+    """How the newest reading differs from what is expected; None when it does not."""
+    return drifts_of([target]).get(target.pk)
+
+
+def drifts_of(targets: Iterable[Target]) -> dict[int, Drift]:
+    """The drift of each target that has one, by its id. Two queries for all, and one for the
+    schemas of those that drifted."""
+    ids = [target.pk for target in targets]
+    expected = {
+        each.target_id: each
+        for each in ExpectedSchema.objects.filter(target__in=ids)
+        .order_by("target_id", "-since")
+        .distinct("target_id")
+    }
+    readings = (
+        SchemaReading.objects.filter(target__in=ids)
+        .order_by("target_id", "-last_read_at")
+        .distinct("target_id")
+    )
+    apart = [
+        (should, reading)
+        for reading in readings
+        if (should := expected.get(reading.target_id)) and should.schema_id != reading.schema_id
+    ]
+    if not apart:
+        return {}
+    schemas = SchemaText.objects.in_bulk([each.schema_id for pair in apart for each in pair])
+    found = {}
+    for should, reading in apart:
+        should.schema, reading.schema = schemas[should.schema_id], schemas[reading.schema_id]
+        changes = changes_between(should.schema.definitions, reading.schema.definitions)
+        found[reading.target_id] = Drift(should, reading, list(changes))
+    return found
+
+
+def changes_between(before: dict[str, str], after: dict[str, str]) -> Iterable[Change]:
+    """Every object that differs, by name, with the lines that a person reads."""
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old is None and new is not None:
+            yield Change("+", name, new.splitlines())
+        elif new is None:
+            yield Change("-", name, [])
+        elif old is not None and old != new:
+            yield Change("~", name, _changed_lines(old, new))
+
+
+def _changed_lines(old: str, new: str) -> list[str]:
+    lines = list(difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=1))
+    # Without the two headings and the place.
+    return [line for line in lines[2:] if not line.startswith("@@")]
+
+
+def _keep(objects: dict[str, str]) -> SchemaText:
+    schema, _made = SchemaText.objects.get_or_create(
+        pk=schema_hash(objects), defaults={"definitions": objects}
+    )
+    return schema
+
+
+def _is_changing(target: Target) -> bool:
+    return Run.objects.holding(target.pk).filter(status__in=RunStatus.active()).exists()
+
+
+def _read(target: Target) -> dict[str, str]:
+    with server.connect(
+        resolve_dsn(target), application_name="opsconsole:drift", timeout_seconds=READ_SECONDS
+    ) as connection:
+        return read_schema(connection)

@@ -1,0 +1,109 @@
+"""Verbs on drift: read it now, acknowledge it, adopt it as a migration."""
+
+from __future__ import annotations
+
+import re
+
+from django.db import transaction
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from migrations_app.drift import Drift, drift_of, expect
+from migrations_app.engines import ENGINES
+from migrations_app.models import ExpectedSchema
+from migrations_app.observation import store_scripts
+from migrations_app.schema_sql import Written, write_sql
+from opsconsole.choices import RunKind
+from opsconsole.exceptions import Refused
+from opsconsole.models import Environment, Run, User
+from opsconsole.permissions import authorize
+from opsconsole.services import audit, runs
+
+TITLE = re.compile(r"[a-z0-9][a-z0-9_]{0,60}")
+
+
+def request_check(environment: Environment) -> None:
+    """Ask a worker to read the schema now. Raises Refused when the broker cannot be reached."""
+    if not runs.send_short("migrations_app.check_drift", environment.pk):
+        raise Refused(_("The schema cannot be read now: the broker does not answer."), status=503)
+
+
+def sql_of(drift: Drift) -> Written:
+    """The SQL that makes in another database what has drifted in this one."""
+    return write_sql(drift.expected.schema.definitions, drift.reading.schema.definitions)
+
+
+def acknowledge(*, actor: User, environment: Environment, schema: str, reason: str) -> None:
+    """Expect the schema as it is. `schema` is the hash of the one that was shown.
+
+    Raises Refused (422) without a reason, (409) when it is no longer the one shown.
+    """
+    authorize(actor, "drift.acknowledge", environment)
+    drift = _shown_drift(environment, schema, reason)
+    with transaction.atomic():
+        expect(
+            environment.target, drift.reading.schema, ExpectedSchema.Because.ACKNOWLEDGED,
+            accepted_by=actor, reason=reason.strip(),
+        )  # fmt: skip
+        audit.record(
+            "drift.acknowledged", actor=actor, environment=environment, about=environment,
+            reason=reason.strip(), details=_details(drift),
+        )  # fmt: skip
+
+
+def request_adoption(
+    *, actor: User, environment: Environment, schema: str, title: str, reason: str,
+    idempotency_key: str,
+) -> Run:  # fmt: skip
+    """Queue a run that records the drift as an applied migration, whose text is written here.
+
+    `title` becomes the end of its name. Raises Refused (422) for a bad title or no reason, (409)
+    when the drift is no longer the one shown or cannot be written as SQL without guessing.
+    """
+    authorize(actor, "migration.resolve", environment)
+    if not TITLE.fullmatch(title):
+        raise Refused(
+            _("Name it with small letters, digits and underscores, such as add_phone."), status=422
+        )
+    drift = _shown_drift(environment, schema, reason)
+    written = sql_of(drift)
+    if written.left_out:
+        raise Refused(
+            _("This cannot be written without guessing: %(what)s. Download the SQL, complete it "
+              "as a migration of your own, and mark that applied here.")
+            % {"what": "; ".join(written.left_out)}
+        )  # fmt: skip
+    name = f"{timezone.now():%Y%m%d%H%M%S}_{title}"
+    engine = ENGINES[environment.application.engine]
+    script = engine.script_of(name, engine.draft_text(written.sql))
+    store_scripts([script])
+    return runs.request_run(
+        actor=actor,
+        kind=RunKind.MIGRATE,
+        environment=environment,
+        reason=reason,
+        idempotency_key=idempotency_key,
+        parameters={
+            "adopt": name,
+            "checksum": script.checksum,
+            "schema": schema,
+            "title": _("Adopt drift as %(name)s") % {"name": name},
+        },
+    )
+
+
+def _shown_drift(environment: Environment, schema: str, reason: str) -> Drift:
+    if not reason.strip():
+        raise Refused(_("Say why: the reason is kept."), status=422)
+    drift = drift_of(environment.target)
+    if drift is None or drift.reading.schema_id != schema:
+        raise Refused(_("The schema is no longer the one that was shown. Look at it again."))
+    return drift
+
+
+def _details(drift: Drift) -> dict[str, object]:
+    return {
+        "expected": drift.expected.schema_id,
+        "live": drift.reading.schema_id,
+        "changes": [f"{change.sign} {change.name}" for change in drift.changes],
+    }
