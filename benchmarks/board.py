@@ -67,7 +67,8 @@ def queries_of_one_refresh(environment) -> list[str]:
 
     psycopg.Cursor.execute = note  # type: ignore[method-assign]
     try:
-        from migrations_app.observation import engine_for, observe
+        from migrations_app.observation import observe
+        from migrations_app.sources import engine_for
         from opsconsole.services.secrets import resolve_dsn
         from opsconsole.targets import server
 

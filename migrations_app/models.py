@@ -7,7 +7,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.models import Application, Run, Target, User
+from opsconsole.models import Application, Environment, Run, Target, User
 
 
 class ScriptText(models.Model):
@@ -19,6 +19,29 @@ class ScriptText(models.Model):
 
     def __str__(self) -> str:
         return self.sha256[:12]
+
+
+class Repository(models.Model):
+    """The git repository that an application's migrations come from, instead of folders.
+
+    `refs` maps an environment's id to the branch, tag or commit it follows instead of `ref`.
+    """
+
+    application = models.OneToOneField(
+        Application, on_delete=models.CASCADE, related_name="repository"
+    )
+    url = models.CharField(_("address"), max_length=500)
+    ref = models.CharField(_("branch or tag"), max_length=255, default="main")
+    folder = models.CharField(_("folder in it"), max_length=500, default="prisma/migrations")
+    # A token or a private key, sealed; "" for a repository that anybody may read.
+    secret_encrypted = models.TextField(blank=True)
+    refs = models.JSONField(default=dict, blank=True)
+
+    def __str__(self) -> str:
+        return self.url
+
+    def ref_for(self, environment: Environment) -> str:
+        return str(self.refs.get(str(environment.pk)) or self.ref)
 
 
 class LintLevel(models.Model):

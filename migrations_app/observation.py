@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psycopg
-from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from migrations_app.effects import functions_called
-from migrations_app.engines import ENGINES, Engine, MigrationScript, MigrationState, ToolVerdict
+from migrations_app.engines import Engine, MigrationScript, MigrationState, ToolVerdict
 from migrations_app.engines.evidence import Evidence, read_evidence
+from migrations_app.engines.kinds import Revision
 from migrations_app.lint import Assessment, assess
 from migrations_app.models import ScriptText
+from migrations_app.sources import engine_for
 from opsconsole.exceptions import AdapterError
-from opsconsole.models import Environment, Plan, Target, TargetState
+from opsconsole.models import Plan, Target, TargetState
 from opsconsole.services.secrets import resolve_dsn
 from opsconsole.targets import server
-from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.relations import read_catalogue
 
 KEPT_STATES = 500
@@ -37,6 +36,7 @@ class Observation:
     assessments: dict[str, Assessment]
     verdict: ToolVerdict
     evidence: dict[str, Evidence]
+    revision: Revision | None = None
     lint_problem: str = ""
 
     @property
@@ -79,10 +79,12 @@ class Observation:
             "refusals": self.refusals,
             "tool_version": self.tool_version,
             "plan": self.plan_content(),
+            "revision": self.revision.as_dict() if self.revision else None,
         }
 
     def plan_content(self) -> dict[str, Any]:
-        """What is confirmed: this database, with this history, gets these migrations."""
+        """What is confirmed: this database, with this history, gets these migrations, from this
+        commit."""
         return {
             "target": [self.facts.system_identifier, self.facts.database],
             "history": [
@@ -92,19 +94,7 @@ class Observation:
                 {"name": s.name, "checksum": s.checksum, "is_atomic": s.is_atomic}
                 for s in self.pending
             ],
-        }
-
-
-def engine_for(environment: Environment, dsn: Dsn) -> Engine:
-    """The environment's engine on its folder, which must lie under an allowed root."""
-    folder = Path(environment.migrations_folder).resolve()
-    if not any(folder.is_relative_to(root.resolve()) for root in settings.MIGRATIONS_ROOTS):
-        roots = ", ".join(str(root) for root in settings.MIGRATIONS_ROOTS)
-        raise AdapterError(
-            f"{folder} is outside the allowed folders ({roots}): add it to "
-            "OPSCONSOLE_MIGRATIONS_ROOTS on the workers"
-        )
-    return ENGINES[environment.application.engine](folder, dsn.schema)
+        } | ({"commit": self.revision.commit} if self.revision else {})
 
 
 def observe(
@@ -131,6 +121,7 @@ def observe(
         assessments,
         engine.tool_verdict(states),
         evidence,
+        engine.revision,
         problem,
     )
 
@@ -204,7 +195,10 @@ def _forget_old_states(target: Target) -> None:
 
 
 def plan_changes(confirmed: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """What differs between the confirmed plan and the target and folder as they are now."""
+    """What differs between the confirmed plan and the target and folder as they are now.
+
+    Another commit with the same migrations is no difference: the confirmed one is what is run.
+    """
     lines = []
     if confirmed["target"] != found["target"]:
         lines.append(f"the database is now {found['target'][1]} on another server")

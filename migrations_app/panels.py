@@ -31,7 +31,7 @@ def register() -> None:
     panels.APPLICATION_PANELS.append(board_card)
     panels.RUN_PANELS.append(run_migrations)
     panels.FINDERS.append(find_migrations)
-    panels.SETTINGS_PANELS.append(lint_card)
+    panels.SETTINGS_PANELS.append(migrations_settings)
     panels.ENGINES.extend((name, engine.label) for name, engine in ENGINES.items())
 
 
@@ -120,8 +120,10 @@ def _diagnoses(run: Run) -> list[doctor.Diagnosis]:
     return [d for d in found if d.name == failed["name"] and d.state == "failed"]
 
 
-def lint_card(request: HttpRequest) -> SafeString:
-    context = {"applications": Application.objects.filter(archived_at=None)}
+def migrations_settings(request: HttpRequest) -> SafeString:
+    context = {
+        "applications": Application.objects.filter(archived_at=None).select_related("repository")
+    }
     return render_to_string("migrations_app/_settings_panel.html", context, request)
 
 

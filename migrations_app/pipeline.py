@@ -11,7 +11,8 @@ from migrations_app import repairs, steps
 from migrations_app.drift import settle_after_run
 from migrations_app.engines import Engine, MigrationState
 from migrations_app.engines.applying import drop_invalid_index, has_valid_index
-from migrations_app.observation import engine_for, observe, observe_target
+from migrations_app.observation import observe, observe_target
+from migrations_app.sources import engine_for
 from opsconsole.choices import AutoRollback, BackupReason, RunKind, RunStatus, StepStatus
 from opsconsole.exceptions import NeedsAttention
 from opsconsole.models import Run
@@ -190,7 +191,9 @@ def resolve_migrate(run: Run) -> Resolution:
             f"database is kept as {happened[-1].replaced_name}.",
         )
     dsn = resolve_dsn(run.target)
-    engine = engine_for(run.environment, dsn)
+    engine = engine_for(
+        run.environment, dsn, run.plan.content.get("commit", "") if run.plan else ""
+    )
     if "end_session" in run.parameters:
         return Resolution(RunStatus.FAILED, "The worker was lost. Nothing was changed.")
     if "adopt" in run.parameters:

@@ -9,7 +9,7 @@ from migrations_app.engines import Engine, MigrationScript, ScriptFailed
 from migrations_app.engines.applying import finish_rest
 from migrations_app.engines.evidence import read_evidence
 from migrations_app.models import ExpectedSchema, SchemaText, ScriptText
-from migrations_app.observation import engine_for
+from migrations_app.sources import engine_for
 from migrations_app.steps import limits_of
 from migrations_app.watch import Watch
 from opsconsole.exceptions import AdapterError, StepFailed

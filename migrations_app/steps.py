@@ -19,8 +19,9 @@ from migrations_app.engines import (
 )
 from migrations_app.engines.kinds import Limits, Outcome
 from migrations_app.engines.statements import changed_tables
-from migrations_app.observation import Observation, engine_for, observe, plan_changes
+from migrations_app.observation import Observation, observe, plan_changes
 from migrations_app.services.findings import stopping
+from migrations_app.sources import engine_for
 from migrations_app.watch import Watch
 from opsconsole.exceptions import Cancelled, NeedsAttention, StepFailed
 from opsconsole.models import Environment
@@ -49,8 +50,12 @@ class Preflight(Step):
     name = "preflight"
 
     def run(self, context: RunContext) -> str:
-        engine = engine_for(context.environment, context.dsn)
+        plan = context.run.plan
+        commit = plan.content.get("commit", "") if plan else ""
+        engine = engine_for(context.environment, context.dsn, commit)
         context.notes["engine"] = engine
+        if engine.revision:
+            context.log(f"preflight: migrations of commit {engine.revision.commit}")
         with context.connect("preflight") as connection:
             self._end_older_sessions(context, connection)
             seen = observe(engine, connection, is_protected=context.environment.is_protected)

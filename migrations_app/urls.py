@@ -1,8 +1,14 @@
 from django.urls import path
 
-from migrations_app.views import drift, findings, migrations
+from migrations_app.views import drift, findings, migrations, repositories
 
 urlpatterns = [
+    path("settings/applications/<int:pk>/repository", repositories.edit, name="repository-edit"),
+    path(
+        "settings/applications/<int:pk>/repository/remove",
+        repositories.remove,
+        name="repository-remove",
+    ),
     path("settings/applications/<int:pk>/lint", findings.edit_levels, name="lint-levels"),
     path("<slug:application>/<slug:environment>/migrate", migrations.confirm, name="migrate"),
     path("<slug:application>/<slug:environment>/drift/check", drift.check, name="drift-check"),

@@ -57,6 +57,20 @@ class MigrationScript:
 
 
 @dataclass(frozen=True)
+class Revision:
+    """The commit that a folder was read from, and the branch or tag that led to it."""
+
+    ref: str
+    commit: str
+    subject: str
+    author: str
+    committed_at: datetime
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**vars(self), "committed_at": self.committed_at.isoformat()}
+
+
+@dataclass(frozen=True)
 class FolderReading:
     """What a migrations folder holds; `problems` stop every migration from it."""
 
@@ -191,6 +205,7 @@ class Engine(ABC):
     """Reads one tool's folder and history table, and applies its scripts as the tool would.
 
     `schema` is where the tool keeps its history table, which is named `history_table`.
+    `revision` says which commit the folder holds; None for a folder that is not from git.
     """
 
     label: ClassVar[str]
@@ -202,9 +217,12 @@ class Engine(ABC):
     # Whether the history says that a script was begun, before it is finished.
     records_starts: ClassVar[bool] = True
 
-    def __init__(self, folder: Path, schema: str = "public") -> None:
+    def __init__(
+        self, folder: Path, schema: str = "public", revision: Revision | None = None
+    ) -> None:
         self.folder = folder
         self.schema = schema
+        self.revision = revision
 
     @abstractmethod
     def read_folder(self) -> FolderReading:

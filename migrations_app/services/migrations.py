@@ -148,8 +148,9 @@ def request_migrate(
     current, _state = current_plan(environment)
     if current.hash != plan_hash:
         changes = "; ".join(plan_changes(plan.content, current.content))
-        raise Refused(_("Not started, because it changed since it was shown: %(changes)s.")
-                      % {"changes": changes})  # fmt: skip
+        if changes:
+            raise Refused(_("Not started, because it changed since it was shown: %(changes)s.")
+                          % {"changes": changes})  # fmt: skip
     return runs.request_run(
         actor=actor,
         kind=RunKind.MIGRATE,
@@ -157,7 +158,8 @@ def request_migrate(
         plan=plan,
         reason=reason,
         idempotency_key=idempotency_key,
-        parameters={"checklist": checklist or {}},
+        parameters={"checklist": checklist or {}}
+        | ({"commit": plan.content["commit"]} if "commit" in plan.content else {}),
     )
 
 

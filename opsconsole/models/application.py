@@ -59,7 +59,11 @@ class Environment(models.Model):
     migrations_folder = models.CharField(
         _("migrations folder"),
         max_length=500,
-        help_text=_("The folder that holds the migrations, on the workers."),
+        blank=True,
+        help_text=_(
+            "The folder that holds the migrations, on the workers. Empty where the application has "
+            "a git repository."
+        ),
     )
     is_protected = models.BooleanField(
         _("protected"),

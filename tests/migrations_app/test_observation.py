@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from migrations_app.observation import engine_for, observe_target, plan_changes, plan_for
+from migrations_app.observation import observe_target, plan_changes, plan_for
 from migrations_app.services.migrations import checklist_for, current_plan, request_observation
+from migrations_app.sources import engine_for
 from opsconsole.exceptions import AdapterError, Refused
 from opsconsole.services import runs
 from opsconsole.targets.dsn import Dsn

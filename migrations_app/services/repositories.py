@@ -1,0 +1,58 @@
+"""Verbs on the git repository of an application. All audited; the secret never is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import transaction
+
+from migrations_app.models import Repository
+from opsconsole.models import Application, User
+from opsconsole.permissions import authorize
+from opsconsole.services import audit, runs
+from opsconsole.services.environments import fields_of
+from opsconsole.services.secrets import seal
+
+FIELDS = ["url", "ref", "folder", "refs"]
+
+
+def save_repository(
+    *, actor: User, repository: Repository, secret: str | None = None
+) -> Repository:
+    """Save a new or changed repository, and have every environment read anew.
+
+    `secret` replaces what opens it; "" opens it without one, None keeps the present one.
+    """
+    authorize(actor, "settings.edit")
+    stored = Repository.objects.filter(pk=repository.pk).first() if repository.pk else None
+    before: dict[str, Any] = fields_of(stored, FIELDS) if stored else {}
+    if secret is not None:
+        repository.secret_encrypted = seal(secret) if secret else ""
+    with transaction.atomic():
+        repository.save()
+        audit.record(
+            "repository.changed" if stored else "repository.added",
+            actor=actor, about=repository.application,
+            details={
+                "before": before,
+                "after": fields_of(repository, FIELDS),
+                "secret_changed": secret is not None,
+            },
+        )  # fmt: skip
+    _read_anew(repository.application)
+    return repository
+
+
+def remove_repository(*, actor: User, repository: Repository) -> None:
+    """Read the environments' folders again instead."""
+    authorize(actor, "settings.edit")
+    with transaction.atomic():
+        audit.record("repository.removed", actor=actor, about=repository.application,
+                     details={"before": fields_of(repository, FIELDS)})  # fmt: skip
+        repository.delete()
+    _read_anew(repository.application)
+
+
+def _read_anew(application: Application) -> None:
+    for environment in application.environments.filter(archived_at=None):
+        runs.send_short("migrations_app.observe_environment", environment.pk)
