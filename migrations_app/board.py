@@ -10,7 +10,11 @@ from urllib.parse import quote
 
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.models import Environment, TargetState
+from migrations_app.engines import ENGINES
+from opsconsole.models import Environment, Run, TargetState
+
+# When a migration was applied (ISO 8601), and how many seconds it took, by its name.
+Times = dict[str, tuple[str, float]]
 
 # (word, tone, icon) of each state, in the order in which a person should look at them.
 LOOKS = {
@@ -79,12 +83,14 @@ class Board:
 
 
 def read_board(environments: list[Environment], *, state: str = "", text: str = "") -> Board:
-    """The board of an application's environments, in promotion order. One query.
+    """The board of an application's environments, in promotion order. One query, and one more
+    where the tool's history keeps no times: the console's runs do.
 
     `state` keeps the rows with that state in any environment, `text` those whose name holds it.
     """
     columns = _columns(environments)
-    cells = [_cells(column) for column in columns]
+    times = _times_of_runs(columns)
+    cells = [_cells(column, times.get(column.environment.pk, {})) for column in columns]
     names = sorted({name for column in cells for name in column}, reverse=True)
     rows = [
         Row(
@@ -115,7 +121,23 @@ def _columns(environments: list[Environment]) -> list[Column]:
     return [Column(each, states.get(each.target.pk)) for each in environments]
 
 
-def _cells(column: Column) -> dict[str, Cell]:
+def _times_of_runs(columns: list[Column]) -> dict[int, Times]:
+    """When runs applied what, by environment; only for tools that keep no times themselves."""
+    silent = [
+        column.environment.pk
+        for column in columns
+        if not ENGINES[column.environment.application.engine].records_starts
+    ]
+    if not silent:
+        return {}
+    found: dict[int, Times] = {pk: {} for pk in silent}
+    runs = Run.objects.filter(environment__in=silent, result__has_key="timings").order_by("pk")
+    for pk, timings in runs.values_list("environment_id", "result__timings"):
+        found[pk].update(timings)
+    return found
+
+
+def _cells(column: Column, times: Times) -> dict[str, Cell]:
     migrations = column.state.data.get("migrations", []) if column.state else []
     where = column.environment.name
     prefix = f"{column.environment.get_absolute_url()}/migrations/"
@@ -125,16 +147,25 @@ def _cells(column: Column) -> dict[str, Cell]:
     )
     return {
         m["name"]: _cell(
-            where, m, prefix + quote(m["name"], safe=""), is_baseline=i < first_applied
+            where,
+            m,
+            prefix + quote(m["name"], safe=""),
+            times.get(m["name"]),
+            is_baseline=i < first_applied,
         )
         for i, m in enumerate(migrations)
     }
 
 
-def _cell(where: str, migration: dict[str, Any], url: str, *, is_baseline: bool) -> Cell:
+def _cell(
+    where: str, migration: dict[str, Any], url: str, time: tuple[str, float] | None, *,
+    is_baseline: bool,
+) -> Cell:  # fmt: skip
     state = migration["state"]
     if state == "applied" and migration["by_hand"]:
         state = "baseline" if is_baseline else "by_hand"
+    if time and state == "applied":
+        return Cell(where, state, url, datetime.fromisoformat(time[0]), time[1])
     if not migration["finished_at"]:
         return Cell(where, state, url, risk=migration.get("risk", ""))
     began = datetime.fromisoformat(migration["started_at"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
+from django.utils import timezone
 
 from backups_app import building, swapping, taking
 from migrations_app import drift
@@ -157,7 +158,7 @@ class Migrate(Step):
         engine: Engine = context.notes["engine"]
         scripts: list[MigrationScript] = context.notes["scripts"]
         result = context.run.result
-        result.update(applied=[], own_writes=0, landed=[], migrating=True)
+        result.update(applied=[], own_writes=0, landed=[], migrating=True, timings={})
         with context.connect("migrate:lock") as lock:
             engine.take_lock(lock, limits_of(context.environment), context.sleep)
             engine.ensure_history(lock)
@@ -196,6 +197,7 @@ class Migrate(Step):
             connection.close()
         context.run.result["own_writes"] += outcome.rows_written
         seconds = time.monotonic() - began
+        context.run.result["timings"][script.name] = [timezone.now().isoformat(), seconds]
         context.log(
             f"  applied in {seconds * 1000:,.0f} ms, {outcome.rows_written:,} rows written", "ok"
         )

@@ -32,6 +32,7 @@ def inline_worker(monkeypatch):
         task.name: task
         for task in (
             backups.drop_replaced, migrations.observe, migrations.observe_environment,
+            migrations.check_environment_drift,
             platform.execute_run, platform.resolve_lost, platform.sample_health,
         )
     }  # fmt: skip
@@ -113,6 +114,16 @@ def test_run_that_failed_exits_with_1_and_can_be_resolved(ops, shop, folder):
     )
     assert ops.status == 0
     assert ops("pending", STAGING) == []
+
+
+def test_drift_is_listed_object_by_object(ops, shop, target):
+    assert ops("drift", STAGING) == []
+    assert ops("drift", STAGING, as_json=False) == "no drift\n"
+    target.execute("ALTER TABLE users ADD COLUMN phone text")
+    assert ops("drift", STAGING) == [
+        {"sign": "+", "name": "column public.users.phone", "lines": ["text"]}
+    ]
+    assert ops.status == 0
 
 
 def test_import_takes_a_file_or_an_object_of_a_storage(ops, shop, settings, tmp_path):

@@ -30,8 +30,10 @@ from backups_app.services import (
     request_verify,
 )
 from backups_app.services.policies import request_prune
+from migrations_app.drift import drift_of
 from migrations_app.management.demo_verbs import DONE, DemoVerbs
 from migrations_app.services.doctor import request_resolution
+from migrations_app.services.drift import request_check
 from migrations_app.services.migrations import (
     CHECKLIST,
     complete_checklist,
@@ -73,6 +75,8 @@ class Command(DemoVerbs, BaseCommand):
 
         verb("environments", "list environments", parents=[common])
         verb("pending", "read what is pending", parents=[common], takes="environment")
+        verb("drift", "how the schema differs from what is expected", parents=[common],
+             takes="environment")  # fmt: skip
         migrate = verb("migrate", "apply what is pending", parents=[waiting], takes="environment")
         migrate.add_argument("--confirm", default="", help="the name of a protected environment")
         migrate.add_argument(
@@ -212,6 +216,23 @@ class Command(DemoVerbs, BaseCommand):
         rows = [m for m in state.data["migrations"] if m["state"] in {"pending", "out_of_order"}]
         lines = [m["name"] for m in rows] or ["nothing is pending"]
         self.print(rows, lines + [f"refused: {text}" for text in state.data["refusals"]])
+        return DONE
+
+    def do_drift(self) -> int:
+        environment = self.environment()
+        asked = now()
+        request_check(environment)
+        for _attempt in range(300):
+            reading = environment.target.schema_readings.first()
+            if reading and reading.last_read_at > asked:
+                break
+            time.sleep(0.1)
+        else:
+            raise Refused("the schema was not read within 30 s: is a run changing it?")
+        drift = drift_of(environment.target)
+        changes = drift.changes if drift else []
+        rows = [{"sign": c.sign, "name": c.name, "lines": c.lines} for c in changes]
+        self.print(rows, [f"{c.sign} {c.name}" for c in changes] or ["no drift"])
         return DONE
 
     def _fresh_state(self, environment: Environment) -> Any:

@@ -1,0 +1,47 @@
+"""A whole migrate run of dbmate's files."""
+
+from __future__ import annotations
+
+import pytest
+
+from migrations_app.board import read_board
+from opsconsole.choices import RunStatus
+from opsconsole.models import Application, Environment
+
+INIT, NAME = "20250101000000_init", "20260101000000_email"
+
+
+@pytest.fixture(autouse=True)
+def _dbmate_files(folder, environment, target) -> None:
+    """The application's first migration is in dbmate's folder and its table."""
+    Application.objects.update(engine="dbmate")
+    text = (folder.path / INIT / "migration.sql").read_text()
+    (folder.path / f"{INIT}.sql").write_text(f"-- migrate:up\n{text}\n-- migrate:down\n")
+    target.execute("CREATE TABLE schema_migrations (version varchar PRIMARY KEY)")
+    target.execute("INSERT INTO schema_migrations VALUES (%s)", [INIT[:14]])
+
+
+def add(folder, name: str, text: str) -> None:
+    (folder.path / f"{name}.sql").write_text(f"-- migrate:up\n{text}\n-- migrate:down\n")
+
+
+def test_board_knows_from_runs_when_and_how_long(migrate, environment, folder):
+    add(folder, NAME, "ALTER TABLE users ADD COLUMN email text;\nSELECT pg_sleep(0.2);\n")
+    run = migrate()
+    assert run.status == RunStatus.SUCCEEDED, run.summary
+    fresh = Environment.objects.select_related("target", "application").get(pk=environment.pk)
+    (ours,), (before,) = (row.cells for row in read_board([fresh]).rows)
+    assert ours.applied_at is not None
+    assert run.started_at < ours.applied_at < run.finished_at
+    assert 0.2 <= ours.seconds < 5
+    # The tool applied it, and keeps no times.
+    assert (before.state, before.applied_at) == ("applied", None)
+
+
+def test_failed_script_is_pending_again(migrate, folder, target):
+    add(folder, NAME, "CREATE TABLE made (id int);\nALTER TABLE nowhere ADD COLUMN x int;\n")
+    run = migrate()
+    assert run.status == RunStatus.FAILED
+    assert 'relation "nowhere" does not exist' in run.summary
+    assert target.execute("SELECT to_regclass('made')").fetchone() == (None,)
+    assert run.target.latest_state.pending == [NAME]
