@@ -6,6 +6,7 @@ been dropped by a later statement: so this is evidence for a person, with its ga
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from migrations_app.engines.kinds import Statement
 AT = enums.AlterTableType
 OBJECT = enums.ObjectType
 MOST_STATEMENTS = 500
+# A quoted name that reads the same without its quotes.
+PLAIN = re.compile(r'"([a-z_][a-z0-9_$]*)"')
 
 RELATION = "SELECT to_regclass(%(name)s) IS NOT NULL"
 COLUMN = (
@@ -75,6 +78,11 @@ class Evidence:
     def as_dict(self) -> dict[str, Any]:
         return {"traces": [trace.as_dict() for trace in self.traces], "landed": self.landed}
 
+    def fits(self, landed: int) -> bool:
+        """Whether the catalogue does not contradict that just the first `landed` ones landed."""
+        seen = [trace.landed for trace in self.traces]
+        return False not in seen[:landed] and True not in seen[landed:]
+
     @property
     def landed(self) -> int | None:
         seen = [trace.landed for trace in self.traces]
@@ -94,7 +102,8 @@ class _Question:
 
     @property
     def subject(self) -> str:
-        return f"{self.kind} {self.name}.{self.part}" if self.part else f"{self.kind} {self.name}"
+        name = PLAIN.sub(r"\1", self.name)
+        return f"{self.kind} {name}.{self.part}" if self.part else f"{self.kind} {name}"
 
 
 def read_evidence(

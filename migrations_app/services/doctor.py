@@ -12,6 +12,7 @@ from django.utils.translation import ngettext
 
 from backups_app.models import Backup
 from migrations_app.engines import ENGINES
+from migrations_app.engines.evidence import Evidence, Trace
 from migrations_app.models import ScriptText
 from opsconsole.choices import RunKind
 from opsconsole.exceptions import Refused
@@ -109,8 +110,8 @@ def _failed(environment: Environment, migration: dict[str, Any], tool: str) -> D
     run = _run_that_failed(environment, migration["name"])
     traces = migration.get("traces", [])
     landed = migration.get("landed")
-    if landed is None and migration["is_atomic"]:
-        landed = 0
+    if landed is None:
+        landed = 0 if migration["is_atomic"] else _seen_by(run, migration)
     what = [_begun(migration, tool)]
     if traces:
         what.append(_extent(landed, len(traces)))
@@ -119,6 +120,17 @@ def _failed(environment: Environment, migration: dict[str, Any], tool: str) -> D
         migration["checksum"], _ways_out(landed, len(traces), tool), run=run,
         backup=run.backups.first() if run else None,
     )  # fmt: skip
+
+
+def _seen_by(run: Run | None, migration: dict[str, Any]) -> int | None:
+    """How many statements the run saw land, unless the file or the catalogue says otherwise."""
+    if run is None or run.plan is None or "landed" not in run.result:
+        return None
+    ran = {m["name"]: m["checksum"] for m in run.plan.content["migrations"]}
+    evidence = Evidence([Trace(**trace) for trace in migration.get("traces", [])])
+    landed = len(run.result["landed"])
+    is_same = ran.get(migration["name"]) == migration["checksum"]
+    return landed if is_same and evidence.fits(landed) else None
 
 
 def _begun(migration: dict[str, Any], tool: str) -> str:

@@ -195,8 +195,13 @@ class Tool:
         status = self.supervised.process.wait()
         self._threads[1].join(timeout=5)
         if status != 0:
-            last = self.last_lines[-1] if self.last_lines else "it printed nothing"
-            raise AdapterError(f"{self.name} ended with exit status {status}: {last}")
+            raise AdapterError(f"{self.name} ended with exit status {status}: {self._reason()}")
+
+    def _reason(self) -> str:
+        """The last line that says what was wrong, else the last one that says anything."""
+        said = [line for line in self.last_lines if line.strip()]
+        wrong = [line for line in said if "error:" in line.lower()]
+        return (wrong or said or ["it printed nothing"])[-1]
 
     def _beat(self) -> None:
         last_beat = time.monotonic()

@@ -74,7 +74,7 @@ def test_invalid_index_has_not_landed(connection):
     with pytest.raises(psycopg.errors.UniqueViolation):
         connection.execute(statements[0].text)
     (trace,) = read_evidence(connection, statements).traces
-    assert (trace.landed, trace.shown) == (False, 'index "public"."once" is not there')
+    assert (trace.landed, trace.shown) == (False, "index public.once is not there")
 
 
 def test_change_of_rows_leaves_no_trace(connection):
@@ -87,6 +87,20 @@ def test_unqualified_names_are_looked_up_in_the_schema_of_the_engine(connection)
     statements = split_statements("CREATE TABLE a (id int);")
     assert read_evidence(connection, statements, "app").landed == 1
     assert read_evidence(connection, statements).landed == 0
+
+
+@pytest.mark.parametrize(
+    ("seen", "landed", "fits"),
+    [
+        ([True, None, None], 2, True),
+        ([True, None, True], 2, False),
+        ([True, False, None], 2, False),
+        ([None, None], 0, True),
+        ([None, None], 2, True),
+    ],
+)
+def test_extent_known_otherwise_fits_unless_the_catalogue_contradicts_it(seen, landed, fits):
+    assert Evidence([Trace(1, "", each, "") for each in seen]).fits(landed) is fits
 
 
 @pytest.mark.parametrize(

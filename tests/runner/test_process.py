@@ -165,3 +165,14 @@ def test_wait_all_returns_those_that_still_run():
     assert wait_all([quick, slow], 1) == [slow]
     slow.kill()
     assert wait_all([slow], 5) == []
+
+
+def test_reason_of_a_tool_is_its_last_error_not_what_it_printed_after():
+    lines = "pg_restore: error: must be owner\\nCommand was: ALTER FUNCTION x;\\n\\n"
+    argv = ["sh", "-c", f"printf '{lines}' >&2; exit 1"]
+    with pytest.raises(AdapterError, match="exit status 1: pg_restore: error: must be owner"):
+        with Tool(
+            argv, on_line=lambda _line: None, is_stopping=lambda: False,
+            environment=allowed_environment(), heartbeat_seconds=1, grace_seconds=1,
+        ) as tool:  # fmt: skip
+            tool.finish()

@@ -80,6 +80,17 @@ def test_rest_is_finished_and_what_had_landed_is_not_run_again(half_done, operat
     assert str(run.title) == f"Finish the rest of {NAME} in staging"
 
 
+def test_run_that_failed_tells_what_the_catalogue_cannot(migrate, environment, folder, operator):
+    folder.add(
+        NAME, "BEGIN;\nCREATE TABLE extra (id int);\nCOMMIT;\nUPDATE users SET nothing = 1;\n"
+    )
+    migrate()
+    found = diagnosis(fresh(environment))
+    assert [trace["landed"] for trace in found.traces] == [None, True, None, None]
+    assert found.landed == 3
+    assert [way.mark for way in found.ways if way.is_likely] == ["finish"]
+
+
 def test_rest_that_fails_again_leaves_the_migration_failed(half_done, operator):
     run = take(half_done, operator, "finish")
     assert run.status == RunStatus.FAILED
@@ -107,8 +118,8 @@ def test_finish_refuses_when_more_has_landed_than_was_shown(half_done, operator,
     target.execute("CREATE TABLE nowhere (x int)")
     execute_run(run.pk, "test-worker")
     run.refresh_from_db()
-    assert "2 statements of" in run.summary
-    assert "had landed when this was shown, and now 3 have" in run.summary
+    assert "the first 2 statements of" in run.summary
+    assert "the catalogue shows something else now" in run.summary
 
 
 def test_atomic_script_that_failed_left_nothing_and_is_best_marked_rolled_back(
