@@ -5,7 +5,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # The newest fix of each client is wanted: versions are those of the signed repository.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates postgresql-common \
+    && apt-get install -y --no-install-recommends ca-certificates git openssh-client postgresql-common \
     && /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y \
     && apt-get install -y --no-install-recommends \
         postgresql-client-14 postgresql-client-15 postgresql-client-16 \

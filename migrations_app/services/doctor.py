@@ -59,18 +59,21 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class LockHolder:
-    """The session that holds the tool's lock. `since`: when it connected, as it was read."""
+    """The session that holds the tool's lock, as it was read. `since`: when it connected.
+
+    What the target's role may not see of it is None.
+    """
 
     pid: int
     user: str
     name: str
-    client: str
-    state: str
-    since: str
+    client: str | None
+    state: str | None
+    since: str | None
 
     @property
-    def connected_at(self) -> datetime:
-        return datetime.fromisoformat(self.since)
+    def connected_at(self) -> datetime | None:
+        return datetime.fromisoformat(self.since) if self.since else None
 
 
 def diagnose(environment: Environment, state: TargetState | None) -> list[Diagnosis]:

@@ -33,9 +33,10 @@ SELECT {identifier}, current_setting('server_version'),
        r.rolcreatedb OR r.rolsuper, pg_has_role(current_user, d.datdba, 'USAGE'),
        pg_encoding_to_char(d.encoding), d.datcollate,
        (SELECT json_build_object(
-               'pid', a.pid, 'user', a.usename, 'name', a.application_name,
-               'client', coalesce(host(a.client_addr), 'this machine'), 'state', a.state,
-               'since', a.backend_start)
+               'pid', a.pid, 'user', a.usename, 'name', coalesce(a.application_name, ''),
+               'client', CASE WHEN a.backend_start IS NOT NULL
+                              THEN coalesce(host(a.client_addr), 'this machine') END,
+               'state', a.state, 'since', a.backend_start)
           FROM pg_locks l JOIN pg_stat_activity a USING (pid)
          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = d.oid
            AND l.classid::bigint = %(high)s AND l.objid::bigint = %(low)s
@@ -50,7 +51,8 @@ class ServerFacts:
     """What preflight and the state page show of a server. Sizes in bytes.
 
     `lock_holder` is the session that holds the advisory lock asked about: `pid`, `user`, `name`,
-    `client`, `state` and `since` (when it connected, ISO 8601).
+    `client`, `state` and `since` (when it connected, ISO 8601). The last three are None for a
+    session that this role may not look at.
     """
 
     version: str

@@ -14,6 +14,7 @@ from opsconsole.choices import RunStatus
 from opsconsole.exceptions import Refused
 from opsconsole.models import AuditEvent, Environment, Run
 from opsconsole.runner.executor import execute_run
+from tests.conftest import superuser
 
 NAME = "20260101000000_change"
 HALF = """CREATE INDEX CONCURRENTLY users_name ON users (name);
@@ -221,6 +222,16 @@ class TestStaleLock:
             assert run.status == RunStatus.FAILED
             assert "another session holds the lock now" in run.summary
             assert other.execute("SELECT 1").fetchone() == (1,)
+
+    def test_holder_that_the_role_may_not_see_is_named_as_far_as_it_may(self, environment, as_role):
+        with superuser(environment.dsn.rpartition("@/")[2].partition("?")[0]) as other:
+            other.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
+            pid = other.info.backend_pid
+            fresh(environment)
+            page = as_role("operator").get("/shop/staging").content.decode()
+        assert f"process {pid} of postgres" in page
+        assert "may not look at this session" in page
+        assert "End this session" not in page
 
     def test_session_that_was_not_shown_is_refused(self, environment, operator, holder):
         with pytest.raises(Refused, match="no longer holds the lock"):
