@@ -175,12 +175,13 @@ class ScriptFailed(AdapterError):
 
 
 class ScriptUnknown(AdapterError):
-    """The session ended under a statement whose effect is not bound to the history row."""
+    """Whether a statement took effect is not known: its effect is not bound to the history row."""
 
-    def __init__(self, script: MigrationScript, statement: Statement, outcome: Outcome) -> None:
-        super().__init__(
-            f"{script.file} line {statement.line}: the connection was lost while it ran"
-        )
+    def __init__(
+        self, script: MigrationScript, statement: Statement, outcome: Outcome,
+        reason: str = "the connection was lost while it ran",
+    ) -> None:  # fmt: skip
+        super().__init__(f"{script.file} line {statement.line}: {reason}")
         self.script = script
         self.statement = statement
         self.outcome = outcome

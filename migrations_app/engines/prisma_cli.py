@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -20,15 +21,16 @@ import psycopg
 from migrations_app.engines.applying import BACKOFF_SECONDS
 from migrations_app.engines.evidence import read_evidence
 from migrations_app.engines.kinds import (
-    AppliedMigration,
     FolderReading,
     Limits,
     Log,
     MigrationScript,
     Outcome,
     ScriptFailed,
+    ScriptUnknown,
 )
-from migrations_app.engines.prisma import PrismaEngine
+from migrations_app.engines.prisma import SPLITTING_SINCE, PrismaEngine
+from migrations_app.engines.statements import transaction_control
 from opsconsole.exceptions import AdapterError, Cancelled
 from opsconsole.runner.process import Tool, allowed_environment
 from opsconsole.targets import server
@@ -68,10 +70,13 @@ class PrismaCliEngine(PrismaEngine):
     def read_folder(self) -> FolderReading:
         reading = super().read_folder()
         try:
-            Project.of(self.folder).check_location(self.folder)
+            project = Project.of(self.folder)
+            project.check_location(self.folder)
         except AdapterError as error:
-            reading.problems.append(str(error))
-        return reading
+            return replace(reading, problems=[*reading.problems, str(error)])
+        if not project.splits_scripts:
+            return reading
+        return replace(reading, scripts=[_as_split(script) for script in reading.scripts])
 
     def session_names(self, name: str) -> list[str]:
         return [name, f"{name}{CLI_SUFFIX}"]
@@ -104,7 +109,8 @@ class PrismaCliEngine(PrismaEngine):
                 last = next((r for r in reversed(rows) if r.name == script.name), None)
                 if last and last.is_applied:
                     return Outcome(list(script.statements))
-                failure = self._failure(connection, script, last, was_cancelled)
+                reason = "cancelled" if was_cancelled else _reason(last.logs if last else "")
+                failure = self._failure(connection, script, reason)
                 is_retried = LOCK_TIMEOUT.search(failure.reason) and not failure.outcome.landed
                 if was_cancelled or not is_retried or time.monotonic() > deadline:
                     raise failure
@@ -149,13 +155,14 @@ class PrismaCliEngine(PrismaEngine):
         return False
 
     def _failure(
-        self, connection: psycopg.Connection, script: MigrationScript,
-        row: AppliedMigration | None, was_cancelled: bool,
-    ) -> ScriptFailed:  # fmt: skip
+        self, connection: psycopg.Connection, script: MigrationScript, reason: str
+    ) -> ScriptFailed:
+        """What landed of it; raises ScriptUnknown when the catalogue does not show that."""
         evidence = read_evidence(connection, script.statements, self.schema)
-        landed = 0 if script.is_atomic else evidence.landed or 0
+        landed = 0 if script.is_atomic else evidence.landed
+        if landed is None:
+            raise ScriptUnknown(script, script.statements[0], Outcome(), reason)
         statement = script.statements[min(landed, len(script.statements) - 1)]
-        reason = "cancelled" if was_cancelled else _reason(row.logs or "" if row else "")
         return ScriptFailed(
             script, statement.line, statement, reason, Outcome(list(script.statements[:landed]))
         )
@@ -193,6 +200,12 @@ class Project:
         if version.split(".")[0] not in SUPPORTED_MAJORS:
             raise AdapterError(f"Prisma {version or 'of no version'} is not one of 6 and 7")
         return cls(root, version)
+
+    @property
+    def splits_scripts(self) -> bool:
+        """Whether this version sends a file statement by statement, so that part of it can land."""
+        numbers = re.match(r"(\d+)\.(\d+)", self.version)
+        return numbers is not None and tuple(map(int, numbers.groups())) >= SPLITTING_SINCE
 
     def check_location(self, folder: Path) -> None:
         """Raise AdapterError when the CLI would look for migrations elsewhere."""
@@ -315,6 +328,14 @@ def address_of(
     return f"postgresql://{who}@{host}:{info.port}/{quote(info.dbname, safe='')}?{query}"
 
 
+def _as_split(script: MigrationScript) -> MigrationScript:
+    """As a version takes it that splits scripts: atomic by its own BEGIN, or by being one statement."""
+    first = script.statements[:1]
+    is_wrapped = bool(first) and transaction_control(first[0]) == "begin"
+    is_one = len(script.statements) <= 1
+    return replace(script, is_atomic=script.is_atomic and (is_wrapped or is_one))
+
+
 def _cli_session(connection: psycopg.Connection) -> str:
     own = connection.info.get_parameters().get("application_name", "opsconsole:apply")
     return f"{own}{CLI_SUFFIX}"
@@ -332,8 +353,9 @@ def _pinned_version(root: Path) -> str:
     return ""
 
 
-def _reason(logs: str) -> str:
+def _reason(recorded: str | None) -> str:
     """The server's words in what Prisma recorded, with the SQLSTATE where it gives one."""
+    logs = recorded or ""
     code = re.search(r"[Ee]rror code: (\w{5})", logs)
     said = re.search(r"^(?:db error: )?ERROR: (.+)$", logs, re.MULTILINE)
     # Through a driver adapter: a heading, the words, and where in Prisma it was.

@@ -18,7 +18,7 @@ from typing import ClassVar
 import psycopg
 import pytest
 
-from migrations_app.engines import ENGINES, Engine, Limits, ScriptFailed
+from migrations_app.engines import ENGINES, Engine, Limits, ScriptFailed, ScriptUnknown
 from opsconsole.exceptions import AdapterError, Cancelled
 from tests.conftest import PASSWORD
 
@@ -326,6 +326,16 @@ class OwnToolContract(EngineContract):
         assert (failure.reason, failure.outcome.landed) == ("cancelled", [])
         assert connection.execute(began).fetchone() is None
         assert connection.execute("SELECT to_regclass('a')").fetchone() == (None,)
+
+    def test_extent_that_the_catalogue_does_not_show_is_unknown(self, engine, folder, connection):
+        connection.execute("CREATE SCHEMA kept; CREATE TABLE kept.t AS SELECT 1 AS n")
+        self.write(
+            folder, "20250101000000_a",
+            "BEGIN;\nUPDATE kept.t SET n = 2;\nCOMMIT;\nALTER TABLE no ADD x int;",
+            is_atomic=False,
+        )  # fmt: skip
+        with pytest.raises(ScriptUnknown, match=r"migration\.sql line 1: "):
+            self.apply(engine, connection, "20250101000000_a")
 
     def test_only_the_planned_script_is_applied_in_the_text_that_was_read(
         self, engine, folder, connection

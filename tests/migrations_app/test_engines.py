@@ -76,6 +76,30 @@ class TestPrismaCli(PrismaFiles, OwnToolContract):
         (project / "package-lock.json").write_text(json.dumps({"packages": packages}, indent=2))
 
 
+@pytest.mark.parametrize(
+    ("version", "sql", "is_atomic"),
+    [
+        ("6.19.3", "SELECT 1; SELECT 2;", True),
+        ("7.3.0", "SELECT 1; SELECT 2;", True),
+        ("7.4.0", "SELECT 1; SELECT 2;", False),
+        ("7.10.1", "SELECT 1; SELECT 2;", False),
+        ("7.4.0", "BEGIN; SELECT 1; SELECT 2; COMMIT;", True),
+        ("7.4.0", "SELECT 1;", True),
+        ("7.4.0", "CREATE INDEX CONCURRENTLY i ON t (n);", False),
+    ],
+)
+def test_version_that_splits_scripts_makes_no_atomic_ones(tmp_path, version, sql, is_atomic):
+    package = tmp_path / "node_modules" / "prisma" / "package.json"
+    package.parent.mkdir(parents=True)
+    package.write_text(json.dumps({"version": version}))
+    file = tmp_path / "prisma" / "migrations" / "1_a" / "migration.sql"
+    file.parent.mkdir(parents=True)
+    file.write_text(sql)
+    (tmp_path / "prisma" / "schema.prisma").write_text("")
+    reading = ENGINES["prisma-cli"](file.parents[1]).read_folder()
+    assert (reading.problems, reading.scripts[0].is_atomic) == ([], is_atomic)
+
+
 @pytest.mark.needs_dbmate
 class TestDbmate(NativeContract):
     name = "dbmate"
