@@ -21,6 +21,8 @@ from opsconsole.targets.schema import read_schema, schema_hash
 
 logger = logging.getLogger(__name__)
 READ_SECONDS = 30
+# Definitions are read under a lock that every reader takes: given up rather than waited for.
+LOCK_SECONDS = 1
 
 
 @dataclass(frozen=True)
@@ -85,27 +87,52 @@ def check_drift(target: Target) -> SchemaReading | None:
         logger.warning("schema of target %s not read: %s", target.pk, type(error).__name__)
         return None
     # One that began meanwhile may have been half-way.
-    return None if _is_changing(target) else keep_reading(target, objects)
+    if _is_changing(target):
+        return None
+    for run in _unsettled_runs(target):
+        _settle(run, objects)
+        Run.objects.filter(pk=run.pk).update(result=run.result)
+    return keep_reading(target, objects)
 
 
 def settle_after_run(run: Run) -> None:
     """What a run changed is expected; what had drifted before it still is drift.
 
-    The schema before the run is the one its snapshot read, else the newest reading.
+    The schema before the run is the one its snapshot read, else the newest reading. One that
+    cannot be read now is settled by the next `check_drift`.
     """
-    target = run.target
     try:
-        objects = _read(target)
+        objects = _read(run.target)
     except (AdapterError, psycopg.Error) as error:
         logger.warning("schema after run %s not read: %s", run.pk, type(error).__name__)
         return
+    _settle(run, objects)
+
+
+def _unsettled_runs(target: Target) -> list[Run]:
+    """Runs that may have changed the schema, and after which it could not be read."""
+    expected = target.expected_schemas.first()
+    if expected is None:
+        return []
+    return list(
+        Run.objects.filter(
+            target=target, result__has_key="schema_before", finished_at__gt=expected.since
+        )
+        .exclude(result__has_key="schema_after")
+        .order_by("pk")
+    )
+
+
+def _settle(run: Run, objects: dict[str, str]) -> None:
+    target = run.target
+    run.result["schema_after"] = schema_hash(objects)
     before = (
         SchemaText.objects.filter(pk=run.result.get("schema_before", "")).first()
         or (latest.schema if (latest := target.schema_readings.first()) else None)
     )  # fmt: skip
     keep_reading(target, objects)
     expected = target.expected_schemas.select_related("schema").first()
-    if before is None or expected is None or before.pk == schema_hash(objects):
+    if before is None or expected is None or before.pk == run.result["schema_after"]:
         return
     after = patched(expected.schema.definitions, before.definitions, objects)
     expect(target, _keep(after), ExpectedSchema.Because.RUN, run=run)
@@ -193,4 +220,5 @@ def _read(target: Target) -> dict[str, str]:
     with server.connect(
         resolve_dsn(target), application_name="opsconsole:drift", timeout_seconds=READ_SECONDS
     ) as connection:
+        connection.execute("SELECT set_config('lock_timeout', %s, false)", [f"{LOCK_SECONDS}s"])
         return read_schema(connection)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from migrations_app import drift
 from migrations_app.drift import check_drift, drift_of, patched
 from migrations_app.observation import observe_target
 from migrations_app.services import doctor
@@ -97,6 +100,34 @@ def test_drift_made_just_before_a_run_is_not_taken_for_its_work(
     assert changes(environment) == CHANGES
 
 
+def test_run_after_which_the_schema_was_locked_is_settled_by_the_next_reading(
+    migrate, environment, folder, monkeypatch
+):
+    check_drift(environment.target)
+    folder.add("20260101000000_email", "ALTER TABLE users ADD COLUMN email text;\n")
+
+    def locked(_target):
+        raise psycopg.errors.LockNotAvailable("canceling statement due to lock timeout")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(drift, "_read", locked)
+        run = migrate()
+    assert run.status == RunStatus.SUCCEEDED, run.summary
+    check_drift(environment.target)
+    assert changes(environment) == []
+    newest = environment.target.expected_schemas.first()
+    assert (newest.because, newest.run) == ("run", run)
+
+
+def test_locked_table_is_not_waited_for(drifted, target):
+    with psycopg.connect(drifted.dsn) as other:
+        other.execute("LOCK TABLE users")
+        began = time.monotonic()
+        assert check_drift(drifted.target) is None
+        assert time.monotonic() - began < 10
+    assert changes(drifted) == CHANGES
+
+
 def test_schema_is_not_judged_while_a_run_changes_it(environment, operator):
     Run.objects.create(
         kind="migrate", environment=environment, target=environment.target,
@@ -160,8 +191,6 @@ class TestAdopt:
         assert (state.names("applied")[-1], state.pending, state.data["refusals"]) == (name, [], [])
 
     def test_its_text_makes_the_same_in_another_environment(self, drifted, operator, database):
-        import psycopg
-
         from migrations_app.models import ScriptText
         from tests.conftest import SCHEMA
 
