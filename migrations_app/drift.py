@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.utils.translation import ngettext
 
 from migrations_app.models import ExpectedSchema, SchemaReading, SchemaText
-from opsconsole.choices import RunStatus
+from opsconsole.choices import RunKind, RunStatus
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Run, Target, User
 from opsconsole.services.secrets import resolve_dsn
@@ -98,7 +98,7 @@ def check_drift(target: Target) -> SchemaReading | None:
 def settle_after_run(run: Run) -> None:
     """What a run changed is expected; what had drifted before it still is drift.
 
-    The schema before the run is the one its snapshot read, else the newest reading. One that
+    A migrate run reads the schema before it begins; a restore replaces the newest one read. What
     cannot be read now is settled by the next `check_drift`.
     """
     try:
@@ -124,18 +124,22 @@ def _unsettled_runs(target: Target) -> list[Run]:
 
 
 def _settle(run: Run, objects: dict[str, str]) -> None:
-    target = run.target
     run.result["schema_after"] = schema_hash(objects)
-    before = (
-        SchemaText.objects.filter(pk=run.result.get("schema_before", "")).first()
-        or (latest.schema if (latest := target.schema_readings.first()) else None)
-    )  # fmt: skip
-    keep_reading(target, objects)
-    expected = target.expected_schemas.select_related("schema").first()
+    before = _schema_before(run)
+    keep_reading(run.target, objects)
+    expected = run.target.expected_schemas.select_related("schema").first()
     if before is None or expected is None or before.pk == run.result["schema_after"]:
         return
     after = patched(expected.schema.definitions, before.definitions, objects)
-    expect(target, _keep(after), ExpectedSchema.Because.RUN, run=run)
+    expect(run.target, _keep(after), ExpectedSchema.Because.RUN, run=run)
+
+
+def _schema_before(run: Run) -> SchemaText | None:
+    """What the run began with; None for one that changes no schema."""
+    if run.kind == RunKind.RESTORE:
+        latest = run.target.schema_readings.select_related("schema").first()
+        return latest.schema if latest else None
+    return SchemaText.objects.filter(pk=run.result.get("schema_before", "")).first()
 
 
 def patched(

@@ -195,8 +195,10 @@ def _running(_environment: Environment, migration: dict[str, Any], tool: str) ->
 
 
 def _edited(_environment: Environment, migration: dict[str, Any], _tool: str) -> Diagnosis:
-    texts = ScriptText.objects.in_bulk([migration["checksum"], migration["applied_checksum"]])
-    applied = texts.get(migration["applied_checksum"])
+    texts = ScriptText.objects.in_bulk(
+        [migration["checksum"], migration.get("applied_checksum", "")]
+    )
+    applied = texts.get(migration.get("applied_checksum", ""))
     what = [_("Its file was changed after it was applied here. Put the old text back, and write "
               "the change as a new migration.")]  # fmt: skip
     if applied is None:
@@ -210,7 +212,7 @@ def _edited(_environment: Environment, migration: dict[str, Any], _tool: str) ->
 
 
 def _missing(_environment: Environment, migration: dict[str, Any], _tool: str) -> Diagnosis:
-    known = ScriptText.objects.filter(pk=migration["applied_checksum"]).exists()
+    known = ScriptText.objects.filter(pk=migration.get("applied_checksum", "")).exists()
     what = [_("It was applied here, and its file is missing: this checkout is not the one that "
               "was deployed.")]  # fmt: skip
     if known:

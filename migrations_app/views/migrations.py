@@ -181,7 +181,7 @@ def applied_text(
     found = environment_or_404(request, application, environment)
     state = found.target.latest_state
     rows = state.data.get("migrations", []) if state else []
-    checksum = next((m["applied_checksum"] for m in rows if m["name"] == name), "")
+    checksum = next((m.get("applied_checksum", "") for m in rows if m["name"] == name), "")
     text = get_object_or_404(ScriptText, pk=checksum)
     return HttpResponse(
         text.sql,

@@ -7,7 +7,7 @@ import logging
 import psycopg
 from django.db import connection
 
-from opsconsole.choices import RunStatus
+from opsconsole.choices import RunKind, RunStatus
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Run
 from opsconsole.runner.registry import PERIODIC, PIPELINES, STATE_READERS
@@ -40,8 +40,9 @@ def _resolve(run: Run) -> None:
     except (AdapterError, psycopg.Error, OSError) as error:
         logger.warning("run %s stays lost for now: %s", run.pk, type(error).__name__)
         return
-    for read_state in STATE_READERS:
-        read_state(run)
+    if run.kind in RunKind.changing_target():
+        for read_state in STATE_READERS:
+            read_state(run)
     runs.finish_run(run, resolution.status, resolution.summary)
     for periodic in PERIODIC:
         runs.send_short(periodic.task, run.environment_id)

@@ -128,6 +128,20 @@ def test_locked_table_is_not_waited_for(drifted, target):
     assert changes(drifted) == CHANGES
 
 
+def test_run_that_changes_no_schema_hides_no_drift(
+    transactional_db, environment, operator, target, folder
+):
+    check_drift(environment.target)
+    target.execute(BY_HAND)
+    observe_target(environment.target)
+    run = doctor.request_resolution(
+        actor=operator, environment=environment, name="20250101000000_init", mark="applied",
+        reason="x", idempotency_key=uuid.uuid4().hex,
+    )  # fmt: skip
+    execute_run(run.pk, "test-worker")
+    assert changes(environment) == CHANGES
+
+
 def test_schema_is_not_judged_while_a_run_changes_it(environment, operator):
     Run.objects.create(
         kind="migrate", environment=environment, target=environment.target,

@@ -7,9 +7,10 @@ import uuid
 import psycopg
 import pytest
 
+from migrations_app.drift import check_drift, drift_of
 from migrations_app.engines.prisma import ADVISORY_LOCK
 from migrations_app.observation import observe_target
-from migrations_app.services import doctor
+from migrations_app.services import doctor, drift
 from opsconsole.choices import RunStatus
 from opsconsole.exceptions import Refused
 from opsconsole.models import AuditEvent, Environment, Run
@@ -70,6 +71,10 @@ def test_half_done_script_is_told_statement_by_statement(half_done):
 
 def test_rest_is_finished_and_what_had_landed_is_not_run_again(half_done, operator, target):
     target.execute("CREATE TABLE nowhere ()")
+    drift.acknowledge(
+        actor=operator, environment=half_done, reason="made for it",
+        schema=check_drift(half_done.target).schema_id,
+    )  # fmt: skip
     run = take(half_done, operator, "finish")
     assert run.status == RunStatus.SUCCEEDED, run.summary
     assert run.summary == f"{NAME} is complete and marked applied."
@@ -78,6 +83,8 @@ def test_rest_is_finished_and_what_had_landed_is_not_run_again(half_done, operat
         "extra", 0,
     )  # fmt: skip
     assert fresh(half_done).target.latest_state.names("applied")[-1] == NAME
+    assert drift_of(half_done.target) is None
+    assert half_done.target.expected_schemas.first().run == run
     assert str(run.title) == f"Finish the rest of {NAME} in staging"
 
 
