@@ -12,7 +12,7 @@ from django.conf import settings
 from psycopg.conninfo import make_conninfo
 
 from migrations_app.effects import Effect, LockMode, effect_of, functions_called
-from opsconsole.targets.relations import read_catalogue
+from opsconsole.targets.relations import Catalogue, Relation, read_catalogue
 from tests.conftest import superuser
 from tests.servers import postgres_15
 
@@ -301,3 +301,37 @@ def _wanted(
         with suppress(psycopg.errors.QueryCanceled):
             running.result()
     return before.strongest(held, Effect()).get(f"public.{table}")
+
+
+SHOP = Catalogue(
+    {
+        "app.t": Relation("app.t", "r", rows=5),
+        "app.t_n": Relation("app.t_n", "i", of="app.t"),
+        "app.v": Relation("app.v", "v"),
+        "public.u": Relation("public.u", "r", rows=7),
+    }
+)
+
+
+def test_dropped_schema_takes_its_tables_and_no_others():
+    effect = effect_of("DROP SCHEMA app CASCADE", SHOP)
+    assert effect.locks == {
+        "app.t": LockMode.ACCESS_EXCLUSIVE,
+        "app.v": LockMode.ACCESS_EXCLUSIVE,
+    }
+    assert effect.destroys == ["app.t (about 5 rows)"]
+    assert effect.breaks == ["whatever still uses the schema app"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "breaks"),
+    [
+        ("DROP FUNCTION f(int)", ["whatever still uses the function"]),
+        ("DROP TYPE public.mood", ["whatever still uses the type"]),
+        ("DROP COLLATION c", []),
+        ("DROP INDEX public.unknown", []),
+    ],
+)
+def test_dropped_object_that_is_no_table_locks_none(statement, breaks):
+    effect = effect_of(statement, SHOP)
+    assert (effect.locks, effect.breaks) == ({}, breaks)

@@ -100,6 +100,56 @@ def test_version_that_splits_scripts_makes_no_atomic_ones(tmp_path, version, sql
     assert (reading.problems, reading.scripts[0].is_atomic) == ([], is_atomic)
 
 
+@pytest.fixture
+def cli_project(tmp_path) -> Path:
+    """A project with Prisma 6.19.3 and one migration, as far as files say."""
+    package = tmp_path / "node_modules" / "prisma" / "package.json"
+    package.parent.mkdir(parents=True)
+    package.write_text('{"version": "6.19.3"}')
+    file = tmp_path / "prisma" / "migrations" / "1_a" / "migration.sql"
+    file.parent.mkdir(parents=True)
+    file.write_text("SELECT 1;")
+    (tmp_path / "prisma" / "schema.prisma").write_text("")
+    return tmp_path
+
+
+def problems_of(project: Path) -> list[str]:
+    return ENGINES["prisma-cli"](project / "prisma" / "migrations").read_folder().problems
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pnpm-lock.yaml", "packages:\n\n  prisma@6.1.0(typescript@5):\n"),
+        ("yarn.lock", 'prisma@^6.0.0:\n  version "6.1.0"\n'),
+        ("bun.lock", '  "prisma": ["prisma@6.1.0", "", {}]\n'),
+    ],
+)
+def test_version_is_pinned_by_any_lock_file(cli_project, name, text):
+    assert problems_of(cli_project) == []
+    (cli_project / name).write_text(text)
+    (problem,) = problems_of(cli_project)
+    assert "holds Prisma 6.19.3, and the project pins 6.1.0" in problem
+    (cli_project / name).write_text(text.replace("6.1.0", "6.19.3"))
+    assert problems_of(cli_project) == []
+
+
+def test_version_that_keeps_its_history_elsewhere_is_a_problem(cli_project):
+    (cli_project / "node_modules/prisma/package.json").write_text('{"version": "8.0.0"}')
+    assert problems_of(cli_project) == ["Prisma 8.0.0 is not one of 6 and 7"]
+
+
+def test_folder_that_the_cli_would_not_read_is_a_problem(cli_project):
+    config = cli_project / "prisma.config.ts"
+    config.write_text('export default { migrations: { path: "prisma/migrations" } };')
+    assert problems_of(cli_project) == []
+    config.write_text('export default { migrations: { path: "db/other" } };')
+    assert "keeps the migrations in db/other" in problems_of(cli_project)[0]
+    config.unlink()
+    (cli_project / "prisma" / "schema.prisma").unlink()
+    assert "there is no schema beside" in problems_of(cli_project)[0]
+
+
 @pytest.mark.needs_dbmate
 class TestDbmate(NativeContract):
     name = "dbmate"

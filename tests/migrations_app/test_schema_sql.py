@@ -68,6 +68,9 @@ CHANGES = {
     "schema with everything": "CREATE SCHEMA app; CREATE TYPE app.kind AS ENUM ('a');"
     " CREATE TABLE app.things (id int PRIMARY KEY, kind app.kind NOT NULL);"
     " CREATE INDEX things_kind ON app.things (kind); CREATE VIEW app.all AS SELECT * FROM app.things",
+    "changed sequence": "ALTER SEQUENCE users_id_seq INCREMENT BY 2",
+    "row level security switched on": "ALTER TABLE users ENABLE ROW LEVEL SECURITY",
+    "table made unlogged": 'ALTER TABLE "Odd.Table" SET UNLOGGED',
     "dropped table": 'DROP TABLE "Odd.Table"',
     "dropped enum": "ALTER TABLE users DROP COLUMN feels; DROP TYPE mood",
 }
@@ -147,6 +150,27 @@ def test_value_taken_out_of_an_enum_is_left_to_a_person():
     written = write_sql({"enum public.mood": "'a', 'b'"}, {"enum public.mood": "'a'"})
     assert written.statements == []
     assert written.left_out == ["enum public.mood was changed from 'a', 'b' to 'a'"]
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("index public.i on public.t", None, "CREATE INDEX i ON public.t (n) INVALID"),
+        ("aggregate public.a(integer)", None, ""),
+        ("table public.t", "", "PARTITION BY LIST (n)"),
+        ("domain public.d", "integer", "bigint"),
+    ],
+)
+def test_difference_without_a_safe_statement_is_left_to_a_person(name, before, after):
+    old = {} if before is None else {name: before}
+    written = write_sql(old, {name: after})
+    assert (written.statements, len(written.left_out)) == ([], 1)
+
+
+def test_extension_is_made():
+    assert write_sql({}, {"extension hstore": "1.8"}).statements == [
+        "CREATE EXTENSION IF NOT EXISTS hstore;"
+    ]
 
 
 def test_nothing_is_written_for_equal_schemas():

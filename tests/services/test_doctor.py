@@ -169,6 +169,30 @@ def test_edited_file_is_shown_beside_the_text_that_was_applied(environment, fold
     assert "+-- &lt;b&gt;later&lt;/b&gt;" in page
 
 
+def test_text_that_was_never_seen_is_said_to_be_unknown(environment, folder, target):
+    target.execute("UPDATE _prisma_migrations SET checksum = 'never'")
+    found = diagnosis(fresh(environment))
+    assert (found.state, found.diff, found.has_text) == ("edited", [], False)
+    assert "This console never saw the text that was applied" in found.what[1]
+
+
+def test_migration_under_the_tool_s_lock_is_running(environment, folder, target):
+    folder.add(NAME, "SELECT 1;\n")
+    target.execute(
+        "INSERT INTO _prisma_migrations (id, checksum, migration_name, started_at)"
+        " VALUES ('x', 'x', %s, now())",
+        [NAME],
+    )
+    target.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
+    found = diagnosis(fresh(environment))
+    assert (found.state, found.ways) == ("running", [])
+
+
+def test_nothing_is_diagnosed_where_nothing_was_read(environment):
+    assert doctor.diagnose(environment, None) == []
+    assert doctor.lock_holder(None) is None
+
+
 def test_text_of_a_missing_file_is_given_back(environment, folder, as_role):
     fresh(environment)
     file = folder.path / "20250101000000_init" / "migration.sql"
