@@ -193,11 +193,11 @@ def applied_text(
 @require_POST
 @require("migration.resolve")
 def end_session(request: HttpRequest, application: str, environment: str) -> HttpResponse:
-    pid = request.POST.get("pid", "")
+    pid = request.POST.get("pid", "")[:10]
     run = doctor.request_end_session(
         actor=request.user,  # type: ignore[arg-type]
         environment=environment_or_404(request, application, environment),
-        pid=int(pid) if pid.isdigit() else 0,
+        pid=int(pid) if pid.isdecimal() else 0,
         reason=request.POST.get("reason", "")[:500],
         idempotency_key=posted_key(request),
     )

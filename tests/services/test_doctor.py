@@ -278,9 +278,10 @@ class TestStaleLock:
         answer = client.post("/shop/staging/end-session", {"pid": "1", "reason": "x"})
         assert (answer.status_code, Run.objects.count()) == (403, 0)
 
-    def test_wrong_numbers_are_refused(self, environment, holder, as_role):
+    @pytest.mark.parametrize("pid", ["", "x", "-1", "²", "9" * 5000])
+    def test_wrong_number_is_refused(self, environment, holder, as_role, pid):
         fresh(environment)
-        answer = as_role("operator").post("/shop/staging/end-session", {"pid": "x", "reason": "x"})
+        answer = as_role("operator").post("/shop/staging/end-session", {"pid": pid, "reason": "x"})
         assert (answer.status_code, Run.objects.count()) == (409, 0)
 
 
