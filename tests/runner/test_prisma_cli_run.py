@@ -75,8 +75,8 @@ def test_cancelled_run_leaves_nothing_of_an_atomic_script(migrate, environment, 
 
     def cancel_once_it_sleeps() -> None:
         sleeping = (
-            "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%%pg_sleep(60)%%'"
-            " AND pid <> pg_backend_pid()"
+            "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%'"
+            " AND datname = current_database() AND pid <> pg_backend_pid()"
         )
         while not target.execute(sleeping).fetchone():
             time.sleep(0.05)
