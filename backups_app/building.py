@@ -12,11 +12,11 @@ from django.conf import settings
 from backups_app import copies
 from backups_app.dump import ToolSession
 from backups_app.models import Backup, BackupPolicy
-from backups_app.restore import Restoration, restore_archive
+from backups_app.restore import Restoration, entries_of, restore_archive
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runner.step import Estimate, RunContext
 from opsconsole.services import secrets
-from opsconsole.targets import content, server
+from opsconsole.targets import content, ddl_log, server
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.server import ServerFacts
 from opsconsole.targets.tools import ClientTools, choose_tools, find_tools
@@ -106,15 +106,25 @@ def build_database(
         server.create_database(
             connection, name, shape if place == context.dsn else replace(shape, owner=None)
         )
-        major = connection.info.server_version // 10000
-    tools = tools_for(place, major)
+        facts = server.read_facts(connection)
+    tools = tools_for(place, facts.major)
     require_restorer(tools, backup)
+    lost = backup.event_triggers_lost(facts)
+    if lost:
+        names = ", ".join(each.name for each in lost)
+        context.log(
+            f"restore: without these event triggers and their functions, as {facts.user} is no "
+            f"superuser: {names}",
+            "hm",
+        )
+    logs = [each for each in backup.event_triggers if each.name in ddl_log.TRIGGERS]
     how = Restoration(
         database=name,
         format=backup.form.format,
         jobs=BackupPolicy.objects.of(context.environment).jobs,
         keeps_owners=keeps_owners,
         scratch_folder=scratch_folder(),
+        without=entries_of([*lost, *logs]),
     )
     if how.needs_folder:
         copies.require_space(scratch_folder(), backup.raw_bytes, "the temporary folder")

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from backups_app.archive import tar_of
 from opsconsole.runner.process import Tool, allowed_environment, password_file
+from opsconsole.targets import ddl_log
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.tools import ClientTools
 
 # Not every pg_dump knows zstd: the archive is written plain, and compressed in the stream.
-COMMON = ("--compress=0", "--lock-wait-timeout=60s")
+COMMON = ("--compress=0", "--lock-wait-timeout=60s", f"--exclude-schema={ddl_log.SCHEMA}")
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class Listing:
     server_version: str
     client_version: str
     extensions: tuple[str, ...] = field(default=())
+    event_triggers: tuple[str, ...] = field(default=())
 
 
 def unpack_foreign(
@@ -205,4 +206,7 @@ def parse_listing(text: str) -> Listing:
         server_version=after("Dumped from database version"),
         client_version=after("Dumped by pg_dump version"),
         extensions=tuple(re.findall(r"^\d+; 3079 \d+ EXTENSION - (\S+)", text, re.MULTILINE)),
+        event_triggers=tuple(
+            re.findall(r"^\d+; 3466 \d+ EVENT TRIGGER - (.+) \S+$", text, re.MULTILINE)
+        ),
     )

@@ -102,6 +102,9 @@ def _manifest(context: RunContext, listing: Listing, key: str, written: Written)
         "server": {"version": listing.server_version, "database": listing.database},
         "extensions": dict.fromkeys(listing.extensions, ""),
         "owners": [],
+        "event_triggers": [
+            {"name": name, "schema": "", "function": ""} for name in listing.event_triggers
+        ],
         "client": listing.client_version,
         "size_bytes": written.size_bytes,
         "raw_bytes": written.raw_bytes,

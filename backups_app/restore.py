@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from psycopg import sql
 
 from backups_app.archive import unpack_tar
 from backups_app.dump import ToolSession, running_tool
 from backups_app.stores.kinds import Writer
 from opsconsole.exceptions import AdapterError
 from opsconsole.targets.dsn import Dsn
+from opsconsole.targets.event_triggers import EventTrigger
 from opsconsole.targets.tools import ClientTools
+
+# A line of `pg_restore --list`: dump id, catalogue, object id; kind, schema or "-", name; owner.
+LISTED = re.compile(r"^\d+; \d+ \d+ (?P<entry>.+) \S+$")
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,8 @@ class Restoration:
     """What pg_restore does: into which database, with how many jobs, keeping owners or not.
 
     More than one job, or a directory archive, takes a private temporary folder under
-    `scratch_folder` that holds the archive uncompressed.
+    `scratch_folder` that holds the archive uncompressed. `without` are the entries of the
+    archive's list that are not made, as `entries_of` gives them.
     """
 
     database: str
@@ -28,6 +37,7 @@ class Restoration:
     jobs: int
     keeps_owners: bool
     scratch_folder: Path
+    without: frozenset[str] = frozenset()
 
     @property
     def needs_folder(self) -> bool:
@@ -38,6 +48,32 @@ class Restoration:
             "--exit-on-error", "--no-publications", "--no-subscriptions",
             *([] if self.keeps_owners else ["--no-owner", "--no-privileges"]),
         ]  # fmt: skip
+
+    def leaves_out(self, line: str) -> bool:
+        """Whether a line of the archive's list is of something that is not made."""
+        found = LISTED.match(line)
+        return found is not None and found["entry"] in self.without
+
+
+def entries_of(triggers: Iterable[EventTrigger]) -> frozenset[str]:
+    """How `pg_restore --list` names event triggers, their functions and what hangs on them.
+
+    A comment or a right names its object as SQL does: in quotes where the name needs them.
+    """
+    entries = set()
+    for each in triggers:
+        entries |= {f"EVENT TRIGGER - {each.name}", f"FUNCTION {each.schema} {each.function}()"}
+        for function in (each.function, _quoted(each.function)):
+            entries |= {
+                f"{kind} {each.schema} FUNCTION {function}()" for kind in ("ACL", "COMMENT")
+            }
+        for name in (each.name, _quoted(each.name)):
+            entries.add(f"COMMENT - EVENT TRIGGER {name}")
+    return frozenset(entries)
+
+
+def _quoted(name: str) -> str:
+    return sql.Identifier(name).as_string(None)
 
 
 class _Counting:
@@ -64,18 +100,70 @@ def restore_archive(
     Raises AdapterError when `read_into` finds the archive corrupt, pg_restore stops at an error
     or is told to stop. `on_progress(raw bytes fed)`.
     """
-    if not how.needs_folder:
+    if not how.needs_folder and not how.without:
         _restore_stream(tools, dsn, how, read_into, session, on_progress)
         return
+    with _private_folder(how) as folder:
+        if not how.needs_folder:
+            chosen = _chosen(
+                tools, how, folder,
+                lambda argv: _feed(argv, dsn, session, read_into, needs_all=False),
+            )  # fmt: skip
+            _restore_stream(tools, dsn, how, read_into, session, on_progress, chosen)
+            return
+        archive = _unpacked(how, folder, lambda w: read_into(_Counting(w, on_progress)))
+        chosen = _chosen(tools, how, folder, lambda argv: _run([*argv, str(archive)], dsn, session))
+        argv = [tools.pg_restore, *how.arguments(), *chosen, f"--jobs={how.jobs}",
+                *dsn.tool_arguments(how.database), str(archive)]  # fmt: skip
+        _run(argv, dsn, session)
+
+
+@contextmanager
+def _private_folder(how: Restoration) -> Iterator[Path]:
     how.scratch_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="restore-", dir=how.scratch_folder) as name:
-        archive = _unpacked(how, Path(name), lambda w: read_into(_Counting(w, on_progress)))
-        argv = [tools.pg_restore, *how.arguments(), f"--jobs={how.jobs}",
-                *dsn.tool_arguments(how.database), str(archive)]  # fmt: skip
-        with running_tool(argv, dsn, session) as tool:
-            for _line in tool.chunks():
-                pass
+        yield Path(name)
+
+
+def _chosen(
+    tools: ClientTools, how: Restoration, folder: Path, run: Callable[[list[str]], None]
+) -> list[str]:
+    """Arguments that leave out what is not made: a list of the archive, which `run` has it write."""
+    if not how.without:
+        return []
+    contents = folder / "contents"
+    run([tools.pg_restore, "--list", f"--file={contents}"])
+    lines = contents.read_text(errors="surrogateescape").splitlines(keepends=True)
+    kept = "".join(line for line in lines if not how.leaves_out(line))
+    contents.write_text(kept, errors="surrogateescape")
+    return [f"--use-list={contents}"]
+
+
+def _run(argv: list[str], dsn: Dsn, session: ToolSession) -> None:
+    with running_tool(argv, dsn, session) as tool:
+        for _line in tool.chunks():
+            pass
+        tool.finish()
+
+
+def _feed(
+    argv: list[str],
+    dsn: Dsn,
+    session: ToolSession,
+    read_into: Callable[[Writer], None],
+    *,
+    needs_all: bool = True,
+    on_progress: Callable[[int], None] = lambda _count: None,
+) -> None:
+    """Run a tool on the archive. One that reads only its beginning may close its input early."""
+    with running_tool(argv, dsn, session, writes_to_it=True) as tool:
+        try:
+            read_into(_Counting(tool.stdin, on_progress))
+        except BrokenPipeError:
             tool.finish()
+            if needs_all:
+                raise AdapterError("pg_restore closed its input early") from None
+        tool.finish()
 
 
 def _unpacked(how: Restoration, folder: Path, read_into: Callable[[Writer], None]) -> Path:
@@ -98,15 +186,10 @@ def _restore_stream(
     read_into: Callable[[Writer], None],
     session: ToolSession,
     on_progress: Callable[[int], None],
+    chosen: Sequence[str] = (),
 ) -> None:
-    argv = [tools.pg_restore, *how.arguments(), *dsn.tool_arguments(how.database)]
-    with running_tool(argv, dsn, session, writes_to_it=True) as tool:
-        try:
-            read_into(_Counting(tool.stdin, on_progress))
-        except BrokenPipeError:
-            tool.finish()
-            raise AdapterError("pg_restore closed its input early") from None
-        tool.finish()
+    argv = [tools.pg_restore, *how.arguments(), *chosen, *dsn.tool_arguments(how.database)]
+    _feed(argv, dsn, session, read_into, on_progress=on_progress)
 
 
 def decode_archive(
@@ -118,22 +201,10 @@ def decode_archive(
     session: ToolSession,
 ) -> None:
     """Read the whole archive to nowhere (`pg_restore --file=/dev/null`): proof level 1."""
-    if how.format == "directory":
-        how.scratch_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="decode-", dir=how.scratch_folder) as name:
-            unpack_tar(read_into, Path(name))
-            _decode([tools.pg_restore, "--file=/dev/null", name], dsn, session)
-        return
     argv = [tools.pg_restore, "--file=/dev/null"]
-    with running_tool(argv, dsn, session, writes_to_it=True) as tool:
-        try:
-            read_into(tool.stdin)
-        except BrokenPipeError:
-            tool.finish()
-            raise AdapterError("pg_restore closed its input early") from None
-        tool.finish()
-
-
-def _decode(argv: list[str], dsn: Dsn, session: ToolSession) -> None:
-    with running_tool(argv, dsn, session) as tool:
-        tool.finish()
+    if how.format == "directory":
+        with _private_folder(how) as folder:
+            unpack_tar(read_into, folder)
+            _run([*argv, str(folder)], dsn, session)
+        return
+    _feed(argv, dsn, session, read_into)

@@ -68,6 +68,7 @@ def find(
         _rights(facts, exchanges=exchanges),
         _extensions(connection, backup),
         _owners(connection, backup, keeps_owners=keeps_owners),
+        *_event_triggers(facts, backup),
         _space(backup, facts),
     ]
     if exchanges:
@@ -139,6 +140,17 @@ def _owners(connection: psycopg.Connection, backup: Backup, *, keeps_owners: boo
             is_ok=False,
         )
     return Finding("roles", "every owner exists here")
+
+
+def _event_triggers(facts: ServerFacts, backup: Backup) -> list[Finding]:
+    if lost := backup.event_triggers_lost(facts):
+        return [Finding(
+            "event triggers",
+            f"{', '.join(each.name for each in lost)}, with their functions, will be missing "
+            f"afterwards: only a superuser makes them, and {facts.user} is none. Have one make "
+            "them again",
+        )]  # fmt: skip
+    return []
 
 
 def _space(backup: Backup, facts: ServerFacts) -> Finding:

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runner.step import Estimate, RunContext
 from opsconsole.services import secrets
 from opsconsole.targets import activity, content, server
+from opsconsole.targets.event_triggers import read_event_triggers
 from opsconsole.targets.server import ServerFacts
 from opsconsole.targets.tools import ClientTools
 
@@ -162,6 +164,7 @@ def _dump(
             "sequences_after": content.read_sequences(connection),
         }
         extensions, owners = _extensions(connection), _owners(connection)
+        event_triggers = [asdict(each) for each in read_event_triggers(connection)]
     state = context.run.target.latest_state
     manifest = {
         **form.as_dict(),
@@ -172,6 +175,7 @@ def _dump(
         "server": facts.as_dict(),
         "extensions": extensions,
         "owners": owners,
+        "event_triggers": event_triggers,
         "client": tools.version,
         "size_bytes": written.size_bytes,
         "raw_bytes": written.raw_bytes,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 NAME = r'(?:"(?:[^"]|"")*"|[^\s".]+)'
 QUALIFIED = rf"{NAME}\.{NAME}"
 KEY = re.compile(
-    rf"(?P<kind>materialized view|\w+) (?:(?P<part>{NAME}) on )?(?P<name>.+?)"
+    rf"(?P<kind>materialized view|event trigger|\w+) (?:(?P<part>{NAME}) on )?(?P<name>.+?)"
     rf"(?: on (?P<table>{QUALIFIED}))?$"
 )
 COLUMN_KEY = re.compile(rf"(?P<table>{QUALIFIED})\.(?P<column>{NAME})$")
@@ -29,7 +29,7 @@ OWNED = re.compile(r" OWNED BY (?P<column>.+)$")
 ORDER = (
     "schema", "extension", "enum", "domain", "type", "sequence", "table", "column", "function",
     "procedure", "constraint", "index", "view", "materialized view", "trigger", "policy",
-    "aggregate",
+    "aggregate", "event trigger",
 )  # fmt: skip
 FIRST_CONSTRAINTS = ("PRIMARY KEY", "UNIQUE", "EXCLUDE", "CHECK")
 

@@ -14,6 +14,9 @@ from backups_app.archive import StoredForm
 from backups_app.models.storage import Storage
 from opsconsole.choices import BackupReason, ProofLevel, Shown
 from opsconsole.models import Environment, Run, Target
+from opsconsole.targets import ddl_log
+from opsconsole.targets.event_triggers import EventTrigger
+from opsconsole.targets.server import ServerFacts
 
 
 class BackupQuerySet(models.QuerySet["Backup"]):
@@ -104,6 +107,17 @@ class Backup(models.Model):
     def keeps_owners_in(self, target_id: int) -> bool:
         """Whether a restore there gives everything to its owners rather than to one role."""
         return self.target_id == target_id and not self.is_imported
+
+    @property
+    def event_triggers(self) -> list[EventTrigger]:
+        """Those in the archive, with the ones of the log of schema changes."""
+        return [EventTrigger(**each) for each in self.manifest.get("event_triggers", [])]
+
+    def event_triggers_lost(self, facts: ServerFacts) -> list[EventTrigger]:
+        """Those that a restore by that role cannot make. The log's do not count."""
+        if facts.is_superuser:
+            return []
+        return [each for each in self.event_triggers if each.name not in ddl_log.TRIGGERS]
 
     @property
     def tables(self) -> dict[str, dict[str, Any]]:

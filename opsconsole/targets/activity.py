@@ -6,7 +6,7 @@ import psycopg
 
 WRITES = """
     SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint
-      FROM {view} WHERE relname <> '_prisma_migrations'
+      FROM {view} WHERE relname <> '_prisma_migrations' AND schemaname <> 'opsconsole_log'
 """
 
 
@@ -26,6 +26,7 @@ def rows_written_by_table(connection: psycopg.Connection) -> dict[str, int]:
         connection.execute(
             "SELECT schemaname || '.' || relname, n_tup_ins + n_tup_upd + n_tup_del"
             " FROM pg_stat_user_tables WHERE n_tup_ins + n_tup_upd + n_tup_del > 0"
+            "  AND schemaname <> 'opsconsole_log'"
         ).fetchall()
     )
 

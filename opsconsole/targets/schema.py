@@ -14,7 +14,8 @@ WITH members AS MATERIALIZED (
   SELECT classid, objid FROM pg_depend WHERE deptype = 'e'
 ), spaces AS (
   SELECT oid, nspname FROM pg_namespace
-   WHERE nspname NOT IN ('pg_catalog', 'information_schema') AND nspname NOT LIKE 'pg\\_%'
+   WHERE nspname NOT IN ('pg_catalog', 'information_schema', 'opsconsole_log')
+     AND nspname NOT LIKE 'pg\\_%'
 ), relations AS (
   SELECT c.*, format('%I.%I', n.nspname, c.relname) AS name
     FROM pg_class c JOIN spaces n ON n.oid = c.relnamespace
@@ -91,6 +92,15 @@ SELECT format('policy %I on %s', p.polname, c.name),
          'USING (' || pg_get_expr(p.polqual, p.polrelid) || ')',
          'WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')')
   FROM pg_policy p JOIN relations c ON c.oid = p.polrelid
+UNION ALL
+SELECT 'event trigger ' || quote_ident(e.evtname),
+       concat_ws(' ', 'ON', e.evtevent, CASE WHEN e.evttags IS NOT NULL THEN
+                 'WHEN TAG IN (' || array_to_string(e.evttags, ', ') || ')' END,
+                 'EXECUTE FUNCTION ' || e.evtfoid::regproc || '()',
+                 CASE e.evtenabled WHEN 'D' THEN 'DISABLED' END)
+  FROM pg_event_trigger e
+ WHERE e.evtname NOT LIKE 'opsconsole\\_log\\_%'
+   AND ('pg_event_trigger'::regclass, e.oid) NOT IN (SELECT classid, objid FROM members)
 UNION ALL
 SELECT 'enum ' || t.name, string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder)
   FROM types t JOIN pg_enum e ON e.enumtypid = t.oid GROUP BY t.name

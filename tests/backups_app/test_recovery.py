@@ -19,8 +19,10 @@ from backups_app.recovery import recovery_kit
 from opsconsole.choices import RunStatus
 from opsconsole.exceptions import Refused
 from opsconsole.models import AuditEvent
+from opsconsole.targets import ddl_log
 from opsconsole.targets.content import read_tables
 from opsconsole.targets.tools import find_tools
+from tests.conftest import superuser
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "recovery.md"
@@ -79,6 +81,8 @@ def test_document_brings_the_database_back_hash_equal(
     team = new_identity()
     set_policy(**policy | ({"recipients": public_key(team)} if policy.get("recipients") else {}))
     target.execute('CREATE TABLE "Óddé name" (a text); INSERT INTO "Óddé name" VALUES (\'é\')')
+    with superuser(target.info.dbname) as connection:
+        connection.execute(ddl_log.install_sql(target.info.user))
     run = run_backup()
     assert run.status == RunStatus.SUCCEEDED, run.summary
     backup = Backup.objects.get(run=run)
