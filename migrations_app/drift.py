@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from django.utils import timezone
@@ -16,13 +18,26 @@ from opsconsole.choices import RunKind, RunStatus
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Run, Target, User
 from opsconsole.services.secrets import resolve_dsn
-from opsconsole.targets import server
+from opsconsole.targets import ddl_log, server
 from opsconsole.targets.schema import read_schema, schema_hash
 
 logger = logging.getLogger(__name__)
 READ_SECONDS = 30
 # Definitions are read under a lock that every reader takes: given up rather than waited for.
 LOCK_SECONDS = 1
+# A reading takes a while: what was logged meanwhile must not fall between two of them.
+OVERLAP_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A schema that a target has now, and what its log of changes says since the last reading.
+
+    `log` is as `ddl_log.read_changes` returns it; None where the target keeps none.
+    """
+
+    objects: dict[str, str]
+    log: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,17 +66,48 @@ class Drift:
             count,
         ) % {"n": count}  # fmt: skip
 
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """Who did what, and when, to the objects that differ, the newest first."""
+        names = [change.name for change in self.changes]
+        return [
+            entry for entry in self.reading.log
+            if any(concerns(entry["object"], name) for name in names)
+        ]  # fmt: skip
 
-def keep_reading(target: Target, objects: dict[str, str]) -> SchemaReading:
-    """Store a schema that the target has now; the first one ever is also what is expected."""
-    schema = _keep(objects)
+
+def concerns(logged: str, name: str) -> bool:
+    """Whether what the log calls an object (`public.users`) is the changed one, or holds it.
+
+    `name` is a key of the canonical schema: `column public.users.phone`.
+    """
+    identity = re.escape(logged.partition("(")[0])
+    return re.search(rf'(?<![\w."]){identity}(?![\w"])', name) is not None
+
+
+def look_at(connection: psycopg.Connection, target: Target) -> Seen:
+    """Read the schema, and the log of its changes since the last reading."""
     latest = target.schema_readings.first()
-    if latest and latest.schema_id == schema.pk:
-        latest.last_read_at = timezone.now()
-        latest.save(update_fields=["last_read_at"])
-        return latest
-    reading = SchemaReading.objects.create(target=target, schema=schema)
-    if not target.expected_schemas.exists():
+    since = (timezone.now() - latest.last_read_at).total_seconds() if latest else 0
+    return Seen(read_schema(connection), ddl_log.read_changes(connection, since + OVERLAP_SECONDS))
+
+
+def keep_reading(target: Target, seen: Seen) -> SchemaReading:
+    """Store a schema that the target has now; the first one ever is also what is expected."""
+    schema = _keep(seen.objects)
+    latest, expected = target.schema_readings.first(), target.expected_schemas.first()
+    reading = (
+        latest if latest and latest.schema_id == schema.pk
+        else SchemaReading(target=target, schema=schema)
+    )  # fmt: skip
+    had_drifted = latest and expected and latest.schema_id != expected.schema_id
+    before = latest.log if latest and had_drifted else []
+    fresh = seen.log or []
+    reading.log = (fresh + [entry for entry in before if entry not in fresh])[: ddl_log.LATEST]
+    reading.has_log = seen.log is not None
+    reading.last_read_at = timezone.now()
+    reading.save()
+    if expected is None:
         expect(target, schema, ExpectedSchema.Because.FIRST)
     return reading
 
@@ -82,7 +128,7 @@ def check_drift(target: Target) -> SchemaReading | None:
     if _is_changing(target):
         return None
     try:
-        objects = _read(target)
+        seen = _read(target)
     except (AdapterError, psycopg.Error) as error:
         logger.warning("schema of target %s not read: %s", target.pk, type(error).__name__)
         return None
@@ -90,9 +136,9 @@ def check_drift(target: Target) -> SchemaReading | None:
     if _is_changing(target):
         return None
     for run in _unsettled_runs(target):
-        _settle(run, objects)
+        _settle(run, seen)
         Run.objects.filter(pk=run.pk).update(result=run.result)
-    return keep_reading(target, objects)
+    return keep_reading(target, seen)
 
 
 def settle_after_run(run: Run) -> None:
@@ -102,11 +148,11 @@ def settle_after_run(run: Run) -> None:
     cannot be read now is settled by the next `check_drift`.
     """
     try:
-        objects = _read(run.target)
+        seen = _read(run.target)
     except (AdapterError, psycopg.Error) as error:
         logger.warning("schema after run %s not read: %s", run.pk, type(error).__name__)
         return
-    _settle(run, objects)
+    _settle(run, seen)
 
 
 def _unsettled_runs(target: Target) -> list[Run]:
@@ -123,14 +169,14 @@ def _unsettled_runs(target: Target) -> list[Run]:
     )
 
 
-def _settle(run: Run, objects: dict[str, str]) -> None:
-    run.result["schema_after"] = schema_hash(objects)
+def _settle(run: Run, seen: Seen) -> None:
+    run.result["schema_after"] = schema_hash(seen.objects)
     before = _schema_before(run)
-    keep_reading(run.target, objects)
+    keep_reading(run.target, seen)
     expected = run.target.expected_schemas.select_related("schema").first()
     if before is None or expected is None or before.pk == run.result["schema_after"]:
         return
-    after = patched(expected.schema.definitions, before.definitions, objects)
+    after = patched(expected.schema.definitions, before.definitions, seen.objects)
     expect(run.target, _keep(after), ExpectedSchema.Because.RUN, run=run)
 
 
@@ -220,9 +266,9 @@ def _is_changing(target: Target) -> bool:
     return Run.objects.holding(target.pk).filter(status__in=RunStatus.active()).exists()
 
 
-def _read(target: Target) -> dict[str, str]:
+def _read(target: Target) -> Seen:
     with server.connect(
         resolve_dsn(target), application_name="opsconsole:drift", timeout_seconds=READ_SECONDS
     ) as connection:
         connection.execute("SELECT set_config('lock_timeout', %s, false)", [f"{LOCK_SECONDS}s"])
-        return read_schema(connection)
+        return look_at(connection, target)

@@ -107,6 +107,10 @@ class SchemaReading(models.Model):
     schema = models.ForeignKey(SchemaText, on_delete=models.PROTECT, related_name="+")
     first_read_at = models.DateTimeField(default=timezone.now)
     last_read_at = models.DateTimeField(default=timezone.now)
+    # Whether the target keeps a log of schema changes, and what it said of those since the schema
+    # last was the one expected, as `ddl_log.read_changes` returns them.
+    has_log = models.BooleanField(default=False)
+    log = models.JSONField(default=list)
 
     class Meta:
         ordering = ["-last_read_at"]

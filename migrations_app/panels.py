@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
@@ -21,6 +23,7 @@ from opsconsole.permissions import visible_environments
 from opsconsole.views.pages import new_key
 
 PENDING_STATES = {"pending", "out_of_order"}
+LOGGED = 10
 
 
 def register() -> None:
@@ -58,9 +61,12 @@ def migrations_card(request: HttpRequest, environment: Environment) -> SafeStrin
 
 def drift_card(request: HttpRequest, environment: Environment) -> SafeString:
     drift = drift_of(environment.target)
+    log = drift.log if drift else []
     context = {
         "environment": environment,
         "drift": drift,
+        "entries": [entry | {"at": datetime.fromisoformat(entry["at"])} for entry in log[:LOGGED]],
+        "more": len(log[LOGGED:]),
         "left_out": sql_of(drift).left_out if drift else [],
         "reading": environment.target.schema_readings.first(),
         "expected": environment.target.expected_schemas.select_related(

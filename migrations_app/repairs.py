@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
-from migrations_app.drift import expect, keep_reading
+from migrations_app.drift import expect, keep_reading, look_at
 from migrations_app.engines import Engine, MigrationScript, ScriptFailed
 from migrations_app.engines.applying import finish_rest
 from migrations_app.engines.evidence import read_evidence
@@ -54,7 +54,7 @@ class FinishRest(Step):
         with context.connect("resolve:lock") as lock, context.connect("migrate") as connection:
             engine.take_lock(lock, limits, context.sleep)
             self._require_unchanged(context, engine, connection, script)
-            before = keep_reading(context.run.target, schema.read_schema(connection))
+            before = keep_reading(context.run.target, look_at(connection, context.run.target))
             context.run.result["schema_before"] = before.schema_id
             rest = script.statements[asked["landed"] :]
             for statement in rest:

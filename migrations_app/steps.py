@@ -121,8 +121,9 @@ class Snapshot(Step):
 
     def run(self, context: RunContext) -> str:
         with context.connect("snapshot") as connection:
-            before = schema.read_schema(connection)
-            drift.keep_reading(context.run.target, before)
+            seen = drift.look_at(connection, context.run.target)
+            drift.keep_reading(context.run.target, seen)
+            before = seen.objects
             context.notes["schema"] = before
             context.notes["rows"] = _row_counts(connection)
             context.notes["written_before"] = activity.rows_written(connection)

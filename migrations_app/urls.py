@@ -19,6 +19,11 @@ urlpatterns = [
     ),
     path("<slug:application>/<slug:environment>/drift/adopt", drift.adopt, name="drift-adopt"),
     path("<slug:application>/<slug:environment>/drift.sql", drift.sql, name="drift-sql"),
+    path(
+        "<slug:application>/<slug:environment>/drift/log.sql",
+        drift.log_script,
+        name="drift-log-script",
+    ),
     path("<slug:application>/<slug:environment>/read", migrations.read_now, name="read-now"),
     path(
         "<slug:application>/<slug:environment>/end-session",

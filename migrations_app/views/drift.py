@@ -10,7 +10,9 @@ from django.views.decorators.http import require_GET, require_POST
 
 from migrations_app.drift import drift_of
 from migrations_app.services import drift as services
+from opsconsole.exceptions import Refused
 from opsconsole.permissions import require
+from opsconsole.targets import ddl_log
 from opsconsole.views.pages import environment_or_404, posted_key
 
 
@@ -59,8 +61,26 @@ def sql(request: HttpRequest, application: str, environment: str) -> HttpRespons
     drift = drift_of(found.target)
     if drift is None:
         raise Http404
+    return _file(services.sql_of(drift).sql, f"{found.slug}-drift.sql")
+
+
+@require_GET
+@require("console.view")
+def log_script(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+    """What a superuser runs to have the database keep a log of its schema changes."""
+    found = environment_or_404(request, application, environment)
+    state = found.target.latest_state
+    server = state.data.get("server") if state else None
+    if not server:
+        raise Refused(
+            _("The role of this environment is not known yet: its database was not read.")
+        )
+    return _file(ddl_log.install_sql(server["user"]), f"{found.slug}-log-of-schema-changes.sql")
+
+
+def _file(text: str, name: str) -> HttpResponse:
     return HttpResponse(
-        services.sql_of(drift).sql,
+        text,
         content_type="text/plain; charset=utf-8",
-        headers={"Content-Disposition": f'attachment; filename="{found.slug}-drift.sql"'},
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )

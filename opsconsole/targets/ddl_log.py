@@ -16,7 +16,7 @@ SCHEMA = "opsconsole_log"
 TRIGGERS = ("opsconsole_log_changed", "opsconsole_log_dropped")
 LATEST = 200
 READABLE = """
-    SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_event_trigger e
+    SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_event_trigger e
      WHERE n.nspname = 'opsconsole_log' AND c.relname = 'changes'
        AND e.evtname = %s AND e.evtenabled <> 'D'
        AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
@@ -67,7 +67,7 @@ BEGIN
     END IF;
     PERFORM opsconsole_log.note(command_tag, object_identity)
        FROM pg_event_trigger_ddl_commands()
-      WHERE NOT in_extension AND schema_name IS DISTINCT FROM 'pg_temp';
+      WHERE NOT in_extension AND coalesce(schema_name, '') NOT IN ('pg_temp', 'opsconsole_log');
 EXCEPTION WHEN OTHERS THEN
     RETURN;
 END

@@ -16,6 +16,8 @@ from migrations_app.observation import observe_target
 from opsconsole.choices import RunStatus
 from opsconsole.models import Application, Environment, HealthCheck, Membership, Run, Target, User
 from opsconsole.services import runs
+from opsconsole.targets import ddl_log
+from tests.conftest import superuser
 
 pytestmark = pytest.mark.usefixtures("transactional_db", "inline_worker")
 STAGING = "shop/staging"
@@ -117,12 +119,19 @@ def test_run_that_failed_exits_with_1_and_can_be_resolved(ops, shop, folder):
 
 
 def test_drift_is_listed_object_by_object(ops, shop, target):
-    assert ops("drift", STAGING) == []
+    assert ops("drift", STAGING) == {"changes": [], "log": []}
     assert ops("drift", STAGING, as_json=False) == "no drift\n"
+    with superuser(target.info.dbname) as connection:
+        connection.execute(ddl_log.install_sql(target.info.user))
     target.execute("ALTER TABLE users ADD COLUMN phone text")
-    assert ops("drift", STAGING) == [
+    found = ops("drift", STAGING)
+    assert found["changes"] == [
         {"sign": "+", "name": "column public.users.phone", "lines": ["text"]}
     ]
+    (entry,) = found["log"]
+    assert (entry["role"], entry["command"]) == (target.info.user, "ALTER TABLE")
+    text = ops("drift", STAGING, as_json=False)
+    assert f"  {target.info.user} (local) with " in text
     assert ops.status == 0
 
 

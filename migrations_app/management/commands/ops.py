@@ -232,7 +232,13 @@ class Command(DemoVerbs, BaseCommand):
         drift = drift_of(environment.target)
         changes = drift.changes if drift else []
         rows = [{"sign": c.sign, "name": c.name, "lines": c.lines} for c in changes]
-        self.print(rows, [f"{c.sign} {c.name}" for c in changes] or ["no drift"])
+        log = drift.log if drift else []
+        lines = [f"{c.sign} {c.name}" for c in changes] or ["no drift"]
+        lines += [
+            "{at}  {role} ({client}) with {application!r}: {command} {object}".format_map(entry)
+            for entry in log
+        ]
+        self.print({"changes": rows, "log": log}, lines)
         return DONE
 
     def _fresh_state(self, environment: Environment) -> Any:
