@@ -112,9 +112,17 @@ def lock_holder(state: TargetState | None) -> LockHolder | None:
 def _failed(environment: Environment, migration: dict[str, Any], tool: str) -> Diagnosis:
     run = _run_that_failed(environment, migration["name"])
     traces = migration.get("traces", [])
-    landed = migration.get("landed")
-    if landed is None:
-        landed = 0 if migration["is_atomic"] else _seen_by(run, migration)
+    landed, source = migration.get("landed"), _("follows from the other statements")
+    if landed is None and migration["is_atomic"]:
+        landed, source = 0, _("the file is applied as a whole or not at all")
+    elif landed is None:
+        landed, source = _seen_by(run, migration), _("by the log of the run that failed")
+    if landed is not None:
+        traces = [
+            trace if trace["landed"] is not None
+            else trace | {"landed": number < landed, "shown": source}
+            for number, trace in enumerate(traces)
+        ]  # fmt: skip
     what = [_begun(migration, tool)]
     if traces:
         what.append(_extent(landed, len(traces)))

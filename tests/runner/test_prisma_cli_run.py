@@ -8,6 +8,7 @@ import time
 
 import psycopg
 import pytest
+from django.db import connections
 
 from migrations_app.demo import SOURCE
 from opsconsole.choices import RunStatus
@@ -81,6 +82,7 @@ def test_cancelled_run_leaves_nothing_of_an_atomic_script(migrate, environment, 
         while not target.execute(sleeping).fetchone():
             time.sleep(0.05)
         Run.objects.filter(status=RunStatus.RUNNING).update(status=RunStatus.CANCELLING)
+        connections.close_all()
 
     canceller = threading.Thread(target=cancel_once_it_sleeps)
     canceller.start()
