@@ -19,8 +19,8 @@ from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.event_triggers import EventTrigger
 from opsconsole.targets.tools import ClientTools
 
-# A line of `pg_restore --list`: dump id, catalogue, object id; kind, schema or "-", name; owner.
-LISTED = re.compile(r"^\d+; \d+ \d+ (?P<entry>.+) \S+$")
+# What `pg_restore --list` prints before kind, schema or "-", name and owner.
+LISTED = re.compile(r"^\d+; \d+ \d+ ")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Restoration:
     jobs: int
     keeps_owners: bool
     scratch_folder: Path
-    without: frozenset[str] = frozenset()
+    without: tuple[str, ...] = ()
 
     @property
     def needs_folder(self) -> bool:
@@ -51,14 +51,14 @@ class Restoration:
 
     def leaves_out(self, line: str) -> bool:
         """Whether a line of the archive's list is of something that is not made."""
-        found = LISTED.match(line)
-        return found is not None and found["entry"] in self.without
+        return LISTED.sub("", line).startswith(self.without)
 
 
-def entries_of(triggers: Iterable[EventTrigger]) -> frozenset[str]:
+def entries_of(triggers: Iterable[EventTrigger]) -> tuple[str, ...]:
     """How `pg_restore --list` names event triggers, their functions and what hangs on them.
 
-    A comment or a right names its object as SQL does: in quotes where the name needs them.
+    Up to the owner. A comment or a right names its object as SQL does: in quotes where the name
+    needs them.
     """
     entries = set()
     for each in triggers:
@@ -69,7 +69,7 @@ def entries_of(triggers: Iterable[EventTrigger]) -> frozenset[str]:
             }
         for name in (each.name, _quoted(each.name)):
             entries.add(f"COMMENT - EVENT TRIGGER {name}")
-    return frozenset(entries)
+    return tuple(f"{entry} " for entry in sorted(entries))
 
 
 def _quoted(name: str) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from backups_app import services
 from backups_app.models import Backup
+from backups_app.restore import Restoration, entries_of
 from backups_app.restore_check import find
 from opsconsole.choices import ProofLevel, RunStatus
 from opsconsole.targets import ddl_log
+from opsconsole.targets.event_triggers import EventTrigger
 from tests.backups_app.conftest import execute, restore
 from tests.backups_app.test_imports import dumped
 from tests.conftest import log_of, superuser
@@ -58,6 +61,26 @@ def test_backup_with_event_triggers_is_proven_and_restored_without_them(
         assert connection.execute(TRIGGERS).fetchall() == []
         assert connection.execute("SELECT to_regproc('\"keep off\"')").fetchone() == (None,)
         assert connection.execute("SELECT to_regclass('noted')").fetchone() == ("noted",)
+
+
+@pytest.mark.parametrize(
+    ("line", "is_left_out"),
+    [
+        ("2438; 3466 19645 EVENT TRIGGER - no drops the dba", True),
+        ('2617; 0 0 COMMENT - EVENT TRIGGER "no drops" postgres', True),
+        ("227; 1255 19644 FUNCTION public keep off() the dba", True),
+        ('2612; 0 0 ACL public FUNCTION "keep off"() postgres', True),
+        ("2439; 3466 19663 EVENT TRIGGER - no drops2 postgres", False),
+        ("228; 1255 19650 FUNCTION public keep off(integer) postgres", False),
+        ("229; 1255 19651 FUNCTION other keep off() postgres", False),
+        ("226; 1259 19665 TABLE public EVENT TRIGGER - no drops postgres", False),
+        ("; EVENT TRIGGER - no drops postgres", False),
+    ],
+)
+def test_exactly_the_entries_of_an_event_trigger_are_left_out(line, is_left_out):
+    without = entries_of([EventTrigger("no drops", "public", "keep off")])
+    how = Restoration("db", "custom", 1, True, Path("/nowhere"), without)
+    assert how.leaves_out(line) is is_left_out
 
 
 def test_superuser_restores_event_triggers_but_not_the_log(guarded, run_backup, operator):
