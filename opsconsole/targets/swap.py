@@ -3,8 +3,8 @@
 Run as a program (`python -m opsconsole.targets.swap`): it reads an `Order` as JSON from
 standard input and prints one JSON line per sub-step. It is not tied to the life of the worker
 that started it: once begun it completes, or reopens the live database, within `window_seconds`.
-The order of the steps, and why each is there: close to new sessions (committed on its own),
-end the sessions one by one, exchange both names in one transaction, open.
+The order of the steps, and why each is there: let autovacuum leave, close to new sessions
+(committed on its own), end the sessions one by one, exchange both names in one transaction, open.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import psycopg
 from psycopg import sql
 
 STATEMENT_WAIT_MS = 800
+AUTOVACUUM_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Order:
     built: str
     replaced: str
     window_seconds: float = 3.0
+    autovacuum_patience_seconds: float = 5.0
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
@@ -49,6 +51,7 @@ class Swap:
 
     def run(self) -> None:
         """Exchange the names; on any failure reopen the live database and raise."""
+        self._let_autovacuum_leave()
         self.deadline = time.monotonic() + self.order.window_seconds
         try:
             self.say("closing")
@@ -62,6 +65,23 @@ class Swap:
             raise
         # The new one was open all along; the replaced one stays closed.
         self.say("renamed")
+
+    def _let_autovacuum_leave(self) -> None:
+        """Wait a while, nobody is cut off yet. PostgreSQL ends one that is there when a database
+        is renamed, but looks again only after 100 ms (CountOtherDBBackends), behind closed doors.
+        """
+        deadline = time.monotonic() + self.order.autovacuum_patience_seconds
+        while self._autovacuum_is_there() and time.monotonic() < deadline:
+            time.sleep(AUTOVACUUM_POLL_SECONDS)
+
+    def _autovacuum_is_there(self) -> bool:
+        # Who may not look at it sees no kind of session, but neither a user, which others have.
+        found = self.connection.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = ANY(%s)"
+            " AND (backend_type = 'autovacuum worker' OR usesysid IS NULL)",
+            [[self.order.live, self.order.built]],
+        )
+        return found.fetchone() is not None
 
     def _end_sessions(self) -> None:
         while pids := self._sessions():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
 from unittest.mock import Mock
 
@@ -13,6 +15,7 @@ from backups_app.models import Backup, ReplacedDatabase
 from opsconsole.choices import BackupReason, ProofLevel, RunStatus
 from opsconsole.exceptions import Refused, StepFailed
 from opsconsole.models import Run
+from opsconsole.targets import swap
 from opsconsole.targets.content import read_tables
 from tests.backups_app.conftest import execute, restore
 from tests.conftest import autovacuum_at_work
@@ -61,10 +64,30 @@ def test_restore_is_not_begun_when_the_backup_before_it_fails(
     assert not ReplacedDatabase.objects.exists()
 
 
-def test_restore_does_not_wait_for_autovacuum(backup, environment, operator):
+def test_restore_waits_only_a_while_for_autovacuum(backup, environment, operator):
     with autovacuum_at_work(environment.dsn):
         run = restore(operator, backup, environment)
     assert run.status == RunStatus.SUCCEEDED, run.summary
+
+
+def test_nobody_is_cut_off_before_autovacuum_has_left(environment, target):
+    live = target.info.dbname
+    built = f"{live}_built"
+    target.execute(f"CREATE DATABASE {built}")
+    order = swap.Order(
+        conninfo=psycopg.conninfo.make_conninfo(environment.dsn, dbname="postgres"),
+        live=live, built=built, replaced=f"{live}_old", autovacuum_patience_seconds=60,
+    )  # fmt: skip
+    steps = []
+    with autovacuum_at_work(environment.dsn):
+        swapping = threading.Thread(target=lambda: swap.Swap(order, steps.append).run())
+        swapping.start()
+        time.sleep(0.5)
+        assert steps == []
+        # Whoever needs a table that it works on makes it leave.
+        target.execute("DROP TABLE vacuumed")
+        swapping.join(timeout=60)
+    assert steps == ["closing", "closed", "emptied", "renamed"]
 
 
 @pytest.mark.parametrize("name", ["postgres", "template1", "x" * 64, "a\0b"])
