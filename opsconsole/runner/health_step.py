@@ -40,7 +40,7 @@ class HealthStep(Step):
     def run(self, context: RunContext) -> str:
         if not context.environment.health_checks.filter(is_enabled=True).exists():
             return "no health check is configured"
-        pause = context.environment.settle_seconds * settings.TIME_SCALE / ROUNDS
+        pause = context.environment.settle_seconds * settings.TIME_SCALE / (ROUNDS - 1)
         for number in range(ROUNDS):
             if number:
                 context.sleep(pause)

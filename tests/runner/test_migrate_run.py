@@ -54,6 +54,18 @@ def test_migrate_applies_proves_verifies_and_records(migrate, folder, target):
     assert target.execute("SELECT count(*) FROM pg_database WHERE datname LIKE current_database() || '\\_\\_%'").fetchone() == (0,)  # fmt: skip  # noqa: E501
 
 
+def test_health_must_stay_good_for_the_whole_settle_time(migrate, folder, environment, settings):
+    environment.settle_seconds = 40
+    environment.save()
+    folder.add("20250201000000_add_team", ADD)
+
+    run = migrate()
+
+    asked = [r.observed_at for r in run.health_results.filter(phase="after")]
+    assert (max(asked) - min(asked)).total_seconds() >= 40 * settings.TIME_SCALE
+    assert run.steps.get(name="health").summary == "good 3 times over 40 s"
+
+
 def test_broken_file_leaves_nothing_and_earlier_migrations_stay(migrate, folder, target):
     folder.add("20250201000000_add_team", ADD)
     folder.add("20250202000000_broken", BROKEN)
