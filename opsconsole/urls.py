@@ -32,6 +32,7 @@ urlpatterns = [
     path("runs/<int:run_id>/cancel", runs.cancel, name="run-cancel"),
     path("runs/<int:run_id>/decide", runs.decide, name="run-decide"),
     path("audit", audit.audit_list, name="audit"),
+    path("audit/<int:event_id>", audit.audit_event, name="audit-event"),
     path("audit.csv", audit.audit_csv, name="audit-csv"),
     path("settings", settings.settings_page, name="settings"),
     path("settings/applications/add", settings.edit_application, name="application-add"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import models
@@ -82,3 +82,16 @@ class AuditEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} by {self.actor_label}"
+
+    def changes(self) -> list[tuple[str, Any, Any]]:
+        """Each setting that this act changed, with its value before and after (None: not set)."""
+        before, after = self.details.get("before") or {}, self.details.get("after") or {}
+        return [
+            (name, before.get(name), after.get(name))
+            for name in sorted({**before, **after})
+            if before.get(name) != after.get(name)
+        ]
+
+    def facts(self) -> dict[str, Any]:
+        """What else was recorded with it, by name."""
+        return {k: v for k, v in sorted(self.details.items()) if k not in {"before", "after"}}

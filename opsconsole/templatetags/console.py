@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -110,6 +111,16 @@ def migration_title(name: str) -> str:
 def state_word(state: str) -> str:
     """`missing_locally` -> `missing locally`."""
     return state.replace("_", " ")
+
+
+@register.filter
+def as_text(value: Any) -> str:
+    """A recorded value for people: text as it is, `yes` or `no`, the rest as indented JSON."""
+    if isinstance(value, bool):
+        return _("yes") if value else _("no")
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False, indent=1)
 
 
 @register.filter

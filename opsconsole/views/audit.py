@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
-from django.shortcuts import render
+from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
@@ -33,6 +34,13 @@ def audit_list(request: HttpRequest) -> HttpResponse:
 
 @require_GET
 @require("audit.view")
+def audit_event(request: HttpRequest, event_id: int) -> HttpResponse:
+    event = get_object_or_404(_visible(request).select_related("environment"), pk=event_id)
+    return render(request, "opsconsole/audit_event.html", {"event": event})
+
+
+@require_GET
+@require("audit.view")
 def audit_csv(request: HttpRequest) -> StreamingHttpResponse:
     """The filtered trail for people's spreadsheets; no cell starts a formula."""
     events = _events(request, _form(request))
@@ -46,18 +54,22 @@ def _form(request: HttpRequest) -> AuditFilterForm:
 
 
 def _events(request: HttpRequest, form: AuditFilterForm) -> AuditQuerySet:
-    environments = visible_environments(request.user)  # type: ignore[arg-type]
-    events = AuditEvent.objects.all()
     if not form.is_valid():
-        return events.none()
+        return AuditEvent.objects.none()
     given = form.cleaned_data
-    events = events.matching(
+    return _visible(request).matching(
         who=given["who"],
         what=given["what"],
         since=_start_of(given["since"]),
         until=_start_of(given["until"], days=1),
         environment=given["environment"],
     )
+
+
+def _visible(request: HttpRequest) -> AuditQuerySet:
+    """Everything for whoever has a role everywhere, else what belongs to their environments."""
+    environments = visible_environments(request.user)  # type: ignore[arg-type]
+    events = AuditEvent.objects.all()
     if request.user.memberships.filter(application=None, environment=None).exists():  # type: ignore[union-attr]
         return events
     return events.filter(environment__in=environments) if roles_of(request.user) else events.none()
@@ -77,13 +89,14 @@ class _Echo:
 def _csv_lines(events: AuditQuerySet) -> Iterator[str]:
     writer = csv.writer(_Echo())
     yield writer.writerow(["id", "at (UTC)", "who", "from", "what", "outcome", "environment",
-                           "object", "reason"])  # fmt: skip
+                           "object", "reason", "with", "details"])  # fmt: skip
     for event in events.iterator():
         yield writer.writerow(
             [
                 event.pk, event.occurred_at.isoformat(), _cell(event.actor_label), event.ip or "",
                 event.action, event.outcome, _cell(str(event.environment or "")),
-                _cell(event.object_label), _cell(event.reason),
+                _cell(event.object_label), _cell(event.reason), _cell(event.user_agent),
+                json.dumps(event.details, ensure_ascii=False),
             ]
         )  # fmt: skip
 

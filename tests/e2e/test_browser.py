@@ -79,7 +79,7 @@ def test_new_operator_migrates_staging_and_finds_every_trace(console, browser): 
 
 PATHS = (
     "/", "/sales-commission/staging", "/sales-commission/production/migrate", "/runs", "/runs/1",
-    "/backups", "/backups/1", "/backups/1/restore", "/audit", "/settings", "/preferences",
+    "/backups", "/backups/1", "/backups/1/restore", "/audit", "/audit/1", "/settings", "/preferences",
     "/settings/applications/add", "/settings/applications/1/environments/1",
     "/settings/environments/1/checks/add", "/settings/connections/1", "/settings/people/add",
     "/sales-commission/staging/backup-policy", "/settings/storages/add", "/settings/storages/1",

@@ -256,6 +256,8 @@ def test_cancel_and_decide_from_the_page(as_role, environment, operator):
     ("path", "status"),
     [
         ("/runs/999999", 404),
+        ("/audit/999999", 404),
+        ("/audit/99999999999999999999", 404),
         ("/backups/999999", 404),
         ("/nothing/here", 404),
         ("/runs?environment=x&kind=y&status=z&page=nonsense", 200),
@@ -293,6 +295,41 @@ def test_audit_csv_starts_no_formula(as_role, environment, operator):
         as_role("viewer").get("/audit.csv?what=run.requested").streaming_content
     ).decode()
     assert ",'=1+1" in text
+
+
+def test_audit_event_shows_what_changed_and_from_where(as_role, environment):
+    check = HealthCheck.objects.get()
+    edit = reverse("health-check-edit", args=[environment.pk, check.pk])
+    fields = {"name": "amounts", "kind": "sql", "address": "SELECT 1 AS one", "timeout_seconds": 9}
+    assert as_role("admin").post(edit, fields).status_code == 302
+    event = AuditEvent.objects.get(action="health_check.changed")
+
+    assert event.changes() == [
+        ("address", "SELECT count(amount) FROM targets", "SELECT 1 AS one"),
+        ("is_enabled", "True", "False"),
+        ("timeout_seconds", "5", "9"),
+    ]
+    client = as_role("viewer")
+    page = client.get(reverse("audit-event", args=[event.pk])).content.decode()
+    for text in ("SELECT count(amount) FROM targets", "SELECT 1 AS one", "127.0.0.1"):
+        assert text in page
+    assert reverse("audit-event", args=[event.pk]) in client.get("/audit").content.decode()
+    exported = b"".join(client.get("/audit.csv").streaming_content).decode()
+    assert '""address"": ""SELECT 1 AS one""' in exported
+
+
+@pytest.mark.django_db
+def test_audit_event_of_another_environment_is_not_shown(make_environment, client, as_role):
+    one, other = make_environment("staging"), make_environment("production", position=2)
+    for environment in (one, other):
+        answer = as_role("admin").post(url(environment, "health-check-now"))
+        assert answer.status_code == 302
+    user = User.objects.create_user("limited")
+    Membership.objects.create(user=user, role=Role.VIEWER, environment=one)
+    client.force_login(user)
+    seen, hidden = (AuditEvent.objects.get(environment=e) for e in (one, other))
+    assert client.get(reverse("audit-event", args=[seen.pk])).status_code == 200
+    assert client.get(reverse("audit-event", args=[hidden.pk])).status_code == 404
 
 
 def test_find_leads_to_runs_environments_and_migrations(as_role, seen, operator):
