@@ -158,7 +158,7 @@ def _own(impact: StatementImpact) -> list[Finding]:
             Finding(
                 "blocks-while-working",
                 line,
-                f"{impact.waits_bytes / 1e6:,.0f} MB are worked through while other sessions wait.",
+                f"{impact.waits_bytes / 1e6:,.1f} MB are worked through while other sessions wait.",
                 ADVICE[impact.work],
             )
         )
@@ -167,7 +167,7 @@ def _own(impact: StatementImpact) -> list[Finding]:
             Finding(
                 "changes-many-rows",
                 line,
-                f"Works through {impact.work_bytes / 1e6:,.0f} MB in one transaction: who writes to "
+                f"Works through {impact.work_bytes / 1e6:,.1f} MB in one transaction: who writes to "
                 "a row that it changed waits until the end.",
                 "Change the rows in batches, each committed by itself.",
             )

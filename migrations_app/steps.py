@@ -175,7 +175,9 @@ class Migrate(Step):
         self, context: RunContext, engine: Engine, script: MigrationScript, place: tuple[int, int]
     ) -> None:
         kind = "atomic" if script.is_atomic else "not atomic"
-        context.log(f"migrate: {script.name} ({kind}, {len(script.statements)} statements)")
+        count = len(script.statements)
+        statements = "1 statement" if count == 1 else f"{count} statements"
+        context.log(f"migrate: {script.name} ({kind}, {statements})")
         began = time.monotonic()
         connection = context.connect("migrate")
         limits = limits_of(context.environment)
