@@ -26,6 +26,7 @@ from migrations_app.sources import engine_for
 from migrations_app.watch import Watch
 from opsconsole.exceptions import Cancelled, NeedsAttention, StepFailed
 from opsconsole.models import Environment
+from opsconsole.models.keys import key_from
 from opsconsole.runner.health_step import check_once, failing
 from opsconsole.runner.step import RunContext, Step
 from opsconsole.targets import activity, content, schema, server
@@ -91,7 +92,7 @@ class Preflight(Step):
         own = context.session_name().rsplit(":", 1)[0]
         for session in server.sessions(connection, context.dsn.database, "opsconsole:"):
             part = session["application_name"].split(":")
-            if part[1].isdigit() and not session["application_name"].startswith(own + ":"):
+            if key_from(part[1]) and not session["application_name"].startswith(own + ":"):
                 server.terminate(connection, session["pid"])
                 context.log(f"preflight: ended a leftover session of run {part[1]}", "hm")
 

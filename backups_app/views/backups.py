@@ -11,6 +11,7 @@ from backups_app.forms import HoldForm
 from backups_app.models import Backup, ReplacedDatabase
 from opsconsole.choices import ProofLevel
 from opsconsole.exceptions import Refused
+from opsconsole.models.keys import key_from
 from opsconsole.permissions import require, visible_environments
 from opsconsole.views.pages import environment_or_404, new_key, page_of, posted_key
 
@@ -21,8 +22,8 @@ def backup_list(request: HttpRequest) -> HttpResponse:
     environments = visible_environments(request.user)  # type: ignore[arg-type]
     rows = Backup.objects.listed().defer("manifest").filter(environment__in=environments)
     chosen = request.GET.get("environment", "")
-    if chosen.isdigit():
-        rows = rows.filter(environment_id=int(chosen))
+    if environment_id := key_from(chosen):
+        rows = rows.filter(environment_id=environment_id)
     replaced = ReplacedDatabase.objects.kept().filter(
         target__environment__in=environments
     ).select_related("run", "target__environment__application")  # fmt: skip

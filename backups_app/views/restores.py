@@ -13,6 +13,7 @@ from backups_app.forms import DropForm, RestoreForm, UndoForm
 from backups_app.models import ReplacedDatabase, RestoreCheck
 from backups_app.views.backups import backup_or_404
 from opsconsole.exceptions import Refused
+from opsconsole.models.keys import key_from
 from opsconsole.permissions import require, visible_environments
 from opsconsole.views.pages import new_key, posted_key, run_or_404
 
@@ -62,10 +63,9 @@ def restore(request: HttpRequest, pk: int) -> HttpResponse:
 @require("restore.start")
 def check(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask a worker what a restore into the chosen environment would meet."""
-    chosen = request.POST.get("environment", "")
     environment = get_object_or_404(
         visible_environments(request.user),  # type: ignore[arg-type]
-        pk=int(chosen) if chosen.isdigit() else 0,
+        pk=key_from(request.POST.get("environment", "")),
     )
     made = services.request_check(
         actor=request.user,  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from migrations_app.services import doctor, findings
 from migrations_app.services import migrations as services
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, TargetState
+from opsconsole.models.keys import key_from
 from opsconsole.permissions import authorize, require, visible_environments
 from opsconsole.views.pages import environment_or_404, new_key, posted_key
 
@@ -193,11 +194,10 @@ def applied_text(
 @require_POST
 @require("migration.resolve")
 def end_session(request: HttpRequest, application: str, environment: str) -> HttpResponse:
-    pid = request.POST.get("pid", "")[:10]
     run = doctor.request_end_session(
         actor=request.user,  # type: ignore[arg-type]
         environment=environment_or_404(request, application, environment),
-        pid=int(pid) if pid.isdecimal() else 0,
+        pid=key_from(request.POST.get("pid", "")),
         reason=request.POST.get("reason", "")[:500],
         idempotency_key=posted_key(request),
     )

@@ -7,10 +7,12 @@ from django.contrib.auth.decorators import login_not_required
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
+from django.views.decorators.http import require_safe
 
 from opsconsole.models import Worker
 
 
+@require_safe
 @login_not_required
 def console_health(_request: HttpRequest) -> JsonResponse:
     """200 when database and broker answer and a worker lives, 503 with what is wrong otherwise."""

@@ -12,6 +12,7 @@ from django.views.decorators.http import require_GET
 
 from opsconsole.choices import RunStatus
 from opsconsole.models import Environment, Run, TargetState, Worker
+from opsconsole.models.keys import key_from
 from opsconsole.panels import ENVIRONMENT_FACTS, FINDERS, Fact, Found
 from opsconsole.permissions import require, visible_environments
 from opsconsole.services.health import HealthDay, health_days
@@ -91,13 +92,14 @@ def _needs_somebody(stage: Stage) -> bool:
 @require("console.view")
 def find(request: HttpRequest) -> HttpResponse:
     text = request.GET.get("q", "").strip()
-    if text.isdigit() and Run.objects.filter(pk=text).exists():
-        return redirect("run", text)
+    environments = visible_environments(request.user)  # type: ignore[arg-type]
+    if Run.objects.filter(pk=key_from(text), environment__in=environments).exists():
+        return redirect("run", key_from(text))
     found: list[Found] = []
     if text:
         found = [
             Found(_("Environment"), str(e), e.get_absolute_url(), "layout-dashboard")
-            for e in visible_environments(request.user)  # type: ignore[arg-type]
+            for e in environments
             if text.lower() in str(e).lower()
         ]
         for finder in FINDERS:

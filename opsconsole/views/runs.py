@@ -13,6 +13,7 @@ from django.views.decorators.http import require_GET, require_POST
 from opsconsole.choices import RunKind, RunStatus
 from opsconsole.exceptions import Refused
 from opsconsole.models import AuditEvent, LogChunk, Run
+from opsconsole.models.keys import key_from
 from opsconsole.panels import RUN_PANELS
 from opsconsole.permissions import require, visible_environments
 from opsconsole.services import runs
@@ -27,8 +28,8 @@ def run_list(request: HttpRequest) -> HttpResponse:
     environments = visible_environments(request.user)  # type: ignore[arg-type]
     rows = Run.objects.for_list().filter(environment__in=environments)
     chosen = {name: request.GET.get(name, "") for name in ("environment", "kind", "status")}
-    if chosen["environment"].isdigit():
-        rows = rows.filter(environment_id=int(chosen["environment"]))
+    if environment_id := key_from(chosen["environment"]):
+        rows = rows.filter(environment_id=environment_id)
     if chosen["kind"] in RunKind.values:
         rows = rows.filter(kind=chosen["kind"])
     if chosen["status"] in RunStatus.values:
@@ -83,11 +84,11 @@ def status_context(request: HttpRequest, run: Run) -> dict:
 def run_log_tail(request: HttpRequest, run_id: int) -> HttpResponse:
     """New lines and a new sentinel; 204 when nothing is new; no sentinel when it is over."""
     run = run_or_404(request, run_id)
-    after = request.GET.get("after", "0")
-    lines = log_lines(run, after=int(after) if after.isdigit() else 0, limit=LINES_AT_ONCE)
+    after = key_from(request.GET.get("after", ""))
+    lines = log_lines(run, after=after, limit=LINES_AT_ONCE)
     if not lines and run.state.is_moving:
         return HttpResponse(status=204)
-    last = lines[-1]["number"] if lines else int(after)
+    last = lines[-1]["number"] if lines else after
     context = {"run": run, "lines": lines, "after": last, "has_more": run.log_seq > last}
     return render(request, "opsconsole/_run_log_lines.html", context)
 
