@@ -8,12 +8,14 @@ class ConsoleError(Exception):
 class Refused(ConsoleError):
     """The user may not do this, or must do something else first. Nothing was changed.
 
-    `status` is the HTTP status a view answers with (403 for a missing right, 409 otherwise).
+    `status` is the HTTP status a view answers with (403 for a missing right, 409 otherwise);
+    `field` names the input that it is about (`reason`, `typed_name`, ...), if it is about one.
     """
 
-    def __init__(self, message: str, *, status: int = 409) -> None:
+    def __init__(self, message: str, *, status: int = 409, field: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.field = field
 
 
 class StepFailed(ConsoleError):

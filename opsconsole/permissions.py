@@ -13,8 +13,9 @@ from django.utils.translation import gettext as _
 
 from opsconsole.choices import Role
 from opsconsole.exceptions import Refused
-from opsconsole.models import Environment, User
+from opsconsole.models import AuditEvent, Environment, User
 from opsconsole.models.application import EnvironmentQuerySet
+from opsconsole.models.audit import AuditQuerySet
 
 EVERYBODY = frozenset(Role)
 ACTIONS: dict[str, frozenset[Role]] = {
@@ -76,6 +77,18 @@ def visible_environments(user: User) -> EnvironmentQuerySet:
     return Environment.objects.shown().filter(
         Q(application__in=memberships.values("application"))
         | Q(pk__in=memberships.values("environment"))
+    )
+
+
+def visible_events(user: User) -> AuditQuerySet:
+    """The whole trail for whoever has a role everywhere, else what belongs to their environments."""
+    events = AuditEvent.objects.all()
+    if user.memberships.filter(application=None, environment=None).exists():
+        return events
+    return (
+        events.filter(environment__in=visible_environments(user))
+        if roles_of(user)
+        else events.none()
     )
 
 

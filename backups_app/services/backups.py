@@ -66,7 +66,7 @@ def hold_backup(*, actor: User, backup: Backup, reason: str, until: datetime | N
     """
     authorize(actor, "backup.hold", backup.environment)
     if not reason.strip():
-        raise Refused(_("Say why: the reason is kept with the hold."), status=422)
+        raise Refused(_("Say why: the reason is kept with the hold."), status=422, field="reason")
     if until is not None and until <= timezone.now():
         raise Refused(_("The hold would already be over."), status=422)
     with transaction.atomic():

@@ -12,6 +12,7 @@ from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, User
 from opsconsole.permissions import authorize
 from opsconsole.services import audit, runs
+from opsconsole.services.environments import require_typed_name
 from opsconsole.targets.server import NAME_BYTES
 
 RESERVED = {"postgres", "template0", "template1"}
@@ -47,13 +48,8 @@ def request_restore(
         _require_masking_or_consent(actor, backup, environment, consents_unmasked)
     if new_database:
         _require_database_name(new_database)
-    elif (
-        environment.is_protected or way_back_of is None
-    ) and typed_name.strip() != environment.slug:
-        raise Refused(
-            _("Type the environment's name, %(name)s, to confirm.") % {"name": environment.slug},
-            status=422,
-        )
+    elif environment.is_protected or way_back_of is None:
+        require_typed_name(environment, typed_name)
     return runs.request_run(
         actor=actor,
         kind=RunKind.RESTORE,
@@ -122,11 +118,7 @@ def request_undo(
     authorize(actor, "restore.start", environment)
     if replaced.dropped_at or replaced.undone_at or replaced.swapped_at is None:
         raise Refused(_("%(name)s is no longer kept.") % {"name": replaced.replaced_name})
-    if typed_name.strip() != environment.slug:
-        raise Refused(
-            _("Type the environment's name, %(name)s, to confirm.") % {"name": environment.slug},
-            status=422,
-        )
+    require_typed_name(environment, typed_name)
     return runs.request_run(
         actor=actor,
         kind=RunKind.RESTORE,

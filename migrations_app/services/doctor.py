@@ -17,6 +17,7 @@ from migrations_app.models import ScriptText
 from opsconsole.choices import RunKind
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, TargetState, User
+from opsconsole.models.keys import key_from
 from opsconsole.permissions import authorize
 from opsconsole.services import runs
 
@@ -99,10 +100,8 @@ def lock_holder(state: TargetState | None) -> LockHolder | None:
     found = state.data.get("server", {}).get("lock_holder") if state else None
     if not found:
         return None
-    parts = found["name"].split(":")
-    run_id = (
-        int(parts[1]) if parts[0] == "opsconsole" and parts[1:2] and parts[1].isdigit() else None
-    )
+    program, _colon, rest = found["name"].partition(":")
+    run_id = key_from(rest.partition(":")[0]) if program == "opsconsole" else 0
     run = Run.objects.filter(pk=run_id).first() if run_id else None
     if run and not run.state.is_terminal:
         return None
@@ -252,7 +251,7 @@ def request_resolution(
     if mark not in MARKS:
         raise Refused(_("Choose to mark it rolled back or applied, or to finish it."), status=422)
     if not reason.strip():
-        raise Refused(_("Say why: the reason is kept with the run."), status=422)
+        raise Refused(_("Say why: the reason is kept with the run."), status=422, field="reason")
     parameters: dict[str, Any] = {"resolve": name, "mark": mark}
     if mark == "finish":
         parameters |= _what_to_finish(environment, name)
@@ -289,7 +288,7 @@ def request_end_session(
     """
     authorize(actor, "migration.resolve", environment)
     if not reason.strip():
-        raise Refused(_("Say why: the reason is kept with the run."), status=422)
+        raise Refused(_("Say why: the reason is kept with the run."), status=422, field="reason")
     holder = lock_holder(environment.target.latest_state)
     if holder is None or holder.pid != pid:
         raise Refused(_("That session no longer holds the lock. Open the page again."))

@@ -90,7 +90,9 @@ def waive_finding(
     """
     authorize(actor, "finding.waive", environment)
     if not reason.strip():
-        raise Refused(_("Say why it may be done anyway: the reason is kept."), status=422)
+        raise Refused(
+            _("Say why it may be done anyway: the reason is kept."), status=422, field="reason"
+        )
     state = environment.target.latest_state
     found = next(
         (

@@ -15,6 +15,7 @@ from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Plan, Run, TargetState, User
 from opsconsole.permissions import authorize
 from opsconsole.services import runs
+from opsconsole.services.environments import require_typed_name
 from opsconsole.services.health import health_days
 
 CHECKLIST = (
@@ -168,13 +169,10 @@ def _require_confirmation(
 ) -> None:
     if not environment.is_protected:
         return
-    if typed_name.strip() != environment.slug:
-        raise Refused(
-            _("Type the environment's name, %(name)s, to confirm.") % {"name": environment.slug},
-            status=422,
-        )
+    require_typed_name(environment, typed_name)
     missing = [str(text) for key, text in CHECKLIST if not checklist.get(key, {}).get("ok")]
     if missing:
         raise Refused(
-            _("Not confirmed yet: %(items)s.") % {"items": "; ".join(missing)}, status=422
-        )
+            _("Not confirmed yet: %(items)s.") % {"items": "; ".join(missing)},
+            status=422, field="checklist",
+        )  # fmt: skip

@@ -102,6 +102,15 @@ def _set_address(environment: Environment, address: str) -> None:
     )
 
 
+def require_typed_name(environment: Environment, typed_name: str) -> None:
+    """Raise Refused (422) unless the environment's short name was typed."""
+    if typed_name.strip() != environment.slug:
+        raise Refused(
+            _("Type the environment's name, %(name)s, to confirm.") % {"name": environment.slug},
+            status=422, field="typed_name",
+        )  # fmt: skip
+
+
 def _require_idle(environment: Environment) -> None:
     holder = Run.objects.holding(environment.target.pk).first()
     if holder:

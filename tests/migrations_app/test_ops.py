@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from celery import current_app
 from django.core.management import call_command
+from django.core.management.base import CommandError
 
 from backups_app.models import Backup
 from migrations_app import demo
@@ -171,6 +172,12 @@ def test_backup_restore_and_health(ops, shop):
         (("pending", "no/where"), "there is no environment no/where; there are: shop/staging"),
         (("run", "x"), "is not the number of a run"),
         (("run", "999"), "there is no run 999"),
+        (("run", "²"), "is not the number of a run"),
+        (("run", "9" * 18), "there is no run 9"),
+        (("run", "9" * 5000), "is not the number of a run"),
+        (("restore", "²", "--to", STAGING), "there is no backup ²"),
+        (("runs", "--as", "gh\udcffst"), "is not UTF-8 text"),
+        (("migrate", STAGING, "--reason", "\udcff"), "'\\udcff' is not UTF-8 text"),
         (("restore", "999", "--to", STAGING), "there is no backup 999"),
         (("environments", "--as", "ghost"), "there is no user ghost"),
         (("demo", "traffic", "nowhere"), "the demo has no environment nowhere"),
@@ -179,6 +186,53 @@ def test_backup_restore_and_health(ops, shop):
 def test_wrong_arguments_exit_with_2_and_the_reason(ops, shop, arguments, words):
     ops(*arguments)
     assert (ops.status, words in ops.said) == (2, True), ops.said
+
+
+@pytest.mark.parametrize("limit", ["-1", "0", "x", "1.5", "10001", "9" * 20])
+def test_limit_that_is_no_row_count_is_refused(ops, limit):
+    for verb in ("runs", "audit"):
+        with pytest.raises(CommandError, match=f"{limit} is not a number from 1 to 10000"):
+            call_command("ops", verb, "--limit", limit)
+
+
+def test_audit_shows_a_member_of_one_environment_only_that_one(ops, shop, make_environment):
+    other = make_environment("production", position=2)
+    for environment in (shop, other):
+        ops("health", environment.path)
+    user = User.objects.create_user("limited")
+    Membership.objects.create(user=user, role="viewer", environment=shop)
+
+    (event,) = ops("audit", "--as", "limited")
+
+    assert (event["environment"], event["what"], event["run"], event["details"]) == (
+        STAGING, "health.check_requested", None, {},
+    )  # fmt: skip
+
+
+def test_health_without_a_check_is_refused(ops, shop):
+    HealthCheck.objects.update(is_enabled=False)
+    ops("health", STAGING)
+    assert (ops.status, "has no health check" in ops.said) == (2, True)
+
+
+def test_silence_of_the_workers_is_said(ops, shop, monkeypatch):
+    monkeypatch.setattr(current_app, "send_task", lambda *_args, **_options: None)
+    monkeypatch.setattr("migrations_app.management.commands.ops.ANSWER_SECONDS", 0.3)
+    for verb in ("pending", "migrate", "drift"):
+        ops(verb, STAGING)
+        assert (ops.status, "(0.3 s were waited)" in ops.said) == (2, True), verb
+
+
+def test_ctrl_c_while_waiting_leaves_the_run_to_go_on(ops, shop, monkeypatch):
+    monkeypatch.setattr(current_app, "send_task", lambda *_args, **_options: None)
+
+    def interrupt(_seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("migrations_app.management.commands.ops.time.sleep", interrupt)
+    ops("backup", STAGING, "--wait")
+    assert (ops.status, "what was started goes on" in ops.said) == (130, True)
+    assert Run.objects.get().status == RunStatus.QUEUED
 
 
 def test_named_user_s_rights_count(ops, shop, person):
@@ -195,9 +249,13 @@ def test_nothing_pending_is_refused(ops, environment):
 def test_protected_environment_needs_confirm_and_checked(ops, shop):
     Environment.objects.update(is_protected=True)
     ops("migrate", STAGING, "--checked")
-    assert (ops.status, "Type the environment" in ops.said) == (2, True)
+    assert (ops.status, ops.said) == (
+        2, "Type the environment's name, staging, to confirm. (--confirm NAME)",
+    )  # fmt: skip
     ops("migrate", STAGING, "--confirm", "staging")
-    assert (ops.status, "Not confirmed yet" in ops.said) == (2, True)
+    assert ops.status == 2
+    assert ops.said.startswith("Not confirmed yet")
+    assert ops.said.endswith("(--checked, once all of it is done)")
     assert (
         ops("migrate", STAGING, "--confirm", "staging", "--checked", "--wait")["status"]
         == "succeeded"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import OperationalError
@@ -43,13 +43,23 @@ from migrations_app.services.migrations import (
 )
 from opsconsole.choices import ProofLevel, Role, RunStatus
 from opsconsole.exceptions import ConsoleError, Refused
-from opsconsole.models import AuditEvent, Environment, HealthResult, LogChunk, Run, User
-from opsconsole.permissions import authorize, visible_environments
+from opsconsole.models import Environment, HealthResult, LogChunk, Run, User
+from opsconsole.models.keys import key_from
+from opsconsole.permissions import authorize, visible_environments, visible_events
 from opsconsole.services import health, runs
 from opsconsole.services.secrets import allow_opening
 from opsconsole.tasks import sample_health
 
-FAILED, REFUSED = 1, 2
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+ANSWER_SECONDS = 30
+MOST_ROWS = 10_000
+# The option that gives what a refusal asks for.
+OPTIONS = {
+    "typed_name": "--confirm NAME",
+    "checklist": "--checked, once all of it is done",
+    "reason": "--reason TEXT",
+}
+Answer = TypeVar("Answer")
 
 
 class Command(DemoVerbs, BaseCommand):
@@ -118,7 +128,7 @@ class Command(DemoVerbs, BaseCommand):
         kit.add_argument("--with-key", action="store_true", help="print the secret keys too")
         verb("health", "ask the health checks now", parents=[common], takes="environment")
         listing = verb("runs", "list runs, newest first", parents=[common])
-        listing.add_argument("--limit", type=int, default=20)
+        listing.add_argument("--limit", type=_row_count, default=20)
         one = verb("run", "show one run", parents=[common], takes="run")
         one.add_argument("--log", action="store_true", help="print its log")
         verb("cancel", "cancel a run", parents=[common], takes="run")
@@ -130,7 +140,7 @@ class Command(DemoVerbs, BaseCommand):
         decide.add_argument("status", choices=["succeeded", "failed", "rolled_back"])
         decide.add_argument("--reason", required=True)
         trail = verb("audit", "list the audit trail, newest first", parents=[common])
-        trail.add_argument("--limit", type=int, default=50)
+        trail.add_argument("--limit", type=_row_count, default=50)
         self.add_demo(verbs, common)
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -138,9 +148,16 @@ class Command(DemoVerbs, BaseCommand):
         name = options["thing"] if options["verb"] == "demo" else options["verb"]
         action: Callable[[], int] = getattr(self, "do_" + name.replace("-", "_"))
         try:
+            _require_text(options)
             status = action()
+        except Refused as refusal:
+            option = OPTIONS.get(refusal.field)
+            self._refuse(f"{refusal} ({option})" if option else str(refusal))
         except ConsoleError as error:
             self._refuse(str(error))
+        except KeyboardInterrupt:
+            self.stderr.write("stopped watching; what was started goes on (`ops runs`)")
+            sys.exit(INTERRUPTED)
         except OperationalError:
             self._refuse("the console's database does not answer: is `manage.py up` running on "
                          "this OPSCONSOLE_HOME?")  # fmt: skip
@@ -174,9 +191,10 @@ class Command(DemoVerbs, BaseCommand):
             raise Refused(f"there is no environment {path}; there are: {known or 'none'}") from None
 
     def run_of(self) -> Run:
-        if not str(self.options.run).isdigit():
+        number = key_from(str(self.options.run))
+        if not number:
             raise Refused(f"{self.options.run} is not the number of a run")
-        run = Run.objects.for_list().filter(pk=self.options.run).first()
+        run = Run.objects.for_list().filter(pk=number).first()
         if run is None:
             raise Refused(f"there is no run {self.options.run}")
         authorize(self.actor(), "console.view", run.environment)
@@ -222,13 +240,10 @@ class Command(DemoVerbs, BaseCommand):
         environment = self.environment()
         asked = now()
         request_check(environment)
-        for _attempt in range(300):
-            reading = environment.target.schema_readings.first()
-            if reading and reading.last_read_at > asked:
-                break
-            time.sleep(0.1)
-        else:
-            raise Refused("the schema was not read within 30 s: is a run changing it?")
+        _wait_for(
+            lambda: environment.target.schema_readings.filter(last_read_at__gt=asked).first(),
+            otherwise="the schema was not read: is a run changing it?",
+        )
         drift = drift_of(environment.target)
         changes = drift.changes if drift else []
         rows = [{"sign": c.sign, "name": c.name, "lines": c.lines} for c in changes]
@@ -245,12 +260,12 @@ class Command(DemoVerbs, BaseCommand):
         """Ask a worker to read the target, and wait for what it saw."""
         asked = now()
         request_observation(environment)
-        for _attempt in range(300):
+
+        def seen() -> Any:
             state = environment.target.latest_state
-            if state and state.observed_at > asked:
-                return state
-            time.sleep(0.1)
-        raise Refused("no worker answered within 30 s: is the console running?")
+            return state if state and state.observed_at > asked else None
+
+        return _wait_for(seen)
 
     def do_migrate(self) -> int:
         environment, actor = self.environment(), self.actor()
@@ -368,9 +383,7 @@ class Command(DemoVerbs, BaseCommand):
         return DONE
 
     def backup(self) -> Backup:
-        backup = None
-        if str(self.options.backup).isdigit():
-            backup = Backup.objects.listed().filter(pk=self.options.backup).first()
+        backup = Backup.objects.listed().filter(pk=key_from(str(self.options.backup))).first()
         if (
             backup is None
             or not visible_environments(self.actor()).filter(pk=backup.environment_id).exists()
@@ -380,22 +393,22 @@ class Command(DemoVerbs, BaseCommand):
 
     def do_health(self) -> int:
         environment = self.environment()
+        if not environment.health_checks.filter(is_enabled=True).exists():
+            raise Refused(f"{environment.path} has no health check; an admin adds one in Settings")
         asked = now()
         health.request_check(actor=self.actor(), environment=environment)
         sample_health.apply_async([environment.pk], retry=False)
         wanted = environment.health_checks.filter(is_enabled=True).count()
-        results: list[HealthResult] = []
-        for _attempt in range(300):
+
+        def answers() -> list[HealthResult] | None:
             found = environment.health_results.filter(observed_at__gt=asked, run=None)
-            results = list(found[:wanted])
-            if len(results) >= wanted:
-                break
-            time.sleep(0.1)
-        rows = [_health(r) for r in results]
+            return list(found[:wanted]) if len(found) >= wanted else None
+
+        rows = [_health(r) for r in _wait_for(answers)]
         self.print(
             rows, [f"{r['check']:20} {r['summary']} in {r['latency_ms']:.0f} ms" for r in rows]
         )
-        return DONE if rows and all(r["healthy"] for r in rows) else FAILED
+        return DONE if all(r["healthy"] for r in rows) else FAILED
 
     def do_runs(self) -> int:
         seen = Run.objects.for_list().filter(environment__in=visible_environments(self.actor()))
@@ -445,10 +458,12 @@ class Command(DemoVerbs, BaseCommand):
         authorize(self.actor(), "audit.view")
         rows = [
             {
-                "id": e.pk, "at": e.occurred_at, "who": e.actor_label, "what": e.action,
-                "outcome": e.outcome, "object": e.object_label, "reason": e.reason,
+                "id": e.pk, "at": e.occurred_at, "who": e.actor_label, "from": e.ip,
+                "what": e.action, "outcome": e.outcome, "object": e.object_label,
+                "environment": e.environment.path if e.environment else None, "run": e.run_id,
+                "reason": e.reason, "details": e.details,
             }
-            for e in AuditEvent.objects.all()[: self.options.limit]
+            for e in visible_events(self.actor()).matching()[: self.options.limit]
         ]  # fmt: skip
         self.print(rows, [f"{r['at']:%Y-%m-%d %H:%M:%S} {r['who']:12} {r['what']:24} {r['outcome']:8}"
                           f" {r['object']}" for r in rows])  # fmt: skip
@@ -487,6 +502,33 @@ class Command(DemoVerbs, BaseCommand):
             "ways": run.result.get("ways", []),
             "health": [_health(r) for r in run.health_results.order_by("observed_at")],
         }
+
+
+def _row_count(text: str) -> int:
+    """How many rows to list; argparse shows what is wrong with another text."""
+    if not 1 <= key_from(text) <= MOST_ROWS:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {MOST_ROWS}")
+    return key_from(text)
+
+
+def _require_text(options: dict[str, Any]) -> None:
+    """Refuse bytes of the command line that are no UTF-8: the database could not keep them."""
+    for value in options.values():
+        if isinstance(value, str) and any(0xDC80 <= ord(letter) <= 0xDCFF for letter in value):
+            raise Refused(f"{value!a} is not UTF-8 text")
+
+
+def _wait_for(
+    read: Callable[[], Answer | None],
+    otherwise: str = "no worker answered: is the console running?",
+) -> Answer:
+    """What a worker answers. Raises Refused with `otherwise` when none has in ANSWER_SECONDS."""
+    end = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < end:
+        if answer := read():
+            return answer
+        time.sleep(0.1)
+    raise Refused(f"{otherwise} ({ANSWER_SECONDS} s were waited)")
 
 
 def _pending_text(row: dict[str, Any]) -> str:
