@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 from migrations_app.engines.kinds import Revision
 from opsconsole.exceptions import AdapterError
 from opsconsole.runner.process import Tool, allowed_environment
+from opsconsole.url import split_url
 
 REF = re.compile(r"(?!.*(?:\.\.|//|@\{))[A-Za-z0-9][\w./+-]{0,254}")
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -63,7 +64,7 @@ def check_url(url: str) -> None:
     """Raise AdapterError unless git can fetch from it and no password is written in it."""
     if SCP_LIKE.fullmatch(url):
         return
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.scheme not in {"https", "http", "ssh", "file"} or re.search(r"\s", url):
         raise AdapterError("give an https://, ssh:// or file:// address, or user@host:path")
     if parts.password:

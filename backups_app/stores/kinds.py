@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from opsconsole.exceptions import AdapterError
+from opsconsole.url import split_url
 
 
 class Writer(Protocol):
@@ -63,7 +64,7 @@ class Address:
     @classmethod
     def parse(cls, url: str) -> Address:
         """Raises AdapterError that says what is wrong with the URL."""
-        parts = urlsplit(url)
+        parts = split_url(url)
         options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         if parts.username or parts.password:
             raise AdapterError("the URL must not hold a key or a password: give them apart")
@@ -79,7 +80,7 @@ class Address:
         else:
             raise AdapterError("a storage starts with file://, s3:// or azure://")
         endpoint = options.get("endpoint", "")
-        if endpoint and urlsplit(endpoint).scheme not in {"http", "https"}:
+        if endpoint and split_url(endpoint).scheme not in {"http", "https"}:
             raise AdapterError("the endpoint starts with https:// (or http://)")
         path = parts.path if parts.scheme == "file" else parts.path.strip("/")
         return cls(parts.scheme, parts.netloc, path, endpoint, options.get("region", ""))

@@ -127,7 +127,7 @@ def _open(address: Address, credentials: Credentials) -> Any:
 def _translated(what: str) -> Iterator[None]:
     try:
         yield
-    except (BaseError, OSError) as error:
+    except (BaseError, OSError, ValueError) as error:
         raise AdapterError(f"{what}: {reason_of(error)}") from error
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zoneinfo
 from typing import Any
-from urllib.parse import urlsplit
 
 from django import forms
 from django.conf import settings
@@ -17,6 +16,7 @@ from opsconsole.exceptions import AdapterError
 from opsconsole.models import Application, Environment, HealthCheck, Membership, User
 from opsconsole.services.secrets import is_reference
 from opsconsole.targets.dsn import Dsn
+from opsconsole.url import split_url
 
 # First parts of the console's own addresses; an application's pages lie under its short name.
 TAKEN_SLUGS = {"audit", "backups", "find", "health", "preferences", "replaced", "runs", "settings",
@@ -156,9 +156,13 @@ class HealthCheckForm(forms.ModelForm):
         given = super().clean() or {}
         address = given.get("address", "")
         if given.get("kind") == HealthCheck.Kind.HTTP:
-            parts = urlsplit(address)
-            if parts.scheme not in {"http", "https"} or not parts.hostname:
-                self.add_error("address", _("Give an http:// or https:// address."))
+            try:
+                parts = split_url(address)
+            except AdapterError as error:
+                self.add_error("address", str(error))
+            else:
+                if parts.scheme not in {"http", "https"} or not parts.hostname:
+                    self.add_error("address", _("Give an http:// or https:// address."))
         twins = HealthCheck.objects.filter(
             environment=self.instance.environment, name=given.get("name", "")
         ).exclude(pk=self.instance.pk)

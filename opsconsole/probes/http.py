@@ -50,7 +50,7 @@ def _parse(body: bytes) -> dict[str, Any]:
 
     try:
         value = json.loads(body[:MAX_BYTES])
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

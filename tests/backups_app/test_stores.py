@@ -211,6 +211,11 @@ class TestAzureStore(StoreContract):
         ("s3://bucket?endpoint=ftp://x", "the endpoint starts with"),
         ("s3://bucket?color=red", "unknown option 'color'"),
         ("gs://bucket", "starts with file://"),
+        ("http://[::1", "this is not an address"),
+        ("s3://bucket?endpoint=http://[::1", "this is not an address"),
+        ("s3://bucket/../..", "Could not parse path"),
+        ("s3://bucket/a//b", "Could not parse path"),
+        ("azure://bucket/./a", "Could not parse path"),
     ],
 )
 def test_bad_url_is_refused_with_what_is_wrong(url, said):

@@ -227,6 +227,8 @@ def test_two_workers_at_once_read_the_same(repository):
     ("url", "problem"),
     [
         ("ftp://host/x", "give an https://"),
+        ("https://[::1", "this is not an address: Invalid IPv6 URL"),
+        ("https://host:99999/x", "this is not an address: Port out of range"),
         ("https://user:word@host/x.git", "leave the password out"),
         ("http://host/x.git", "http:// is not encrypted"),
         ("ext::sh -c touch% /tmp/x", "give an https://"),

@@ -33,7 +33,9 @@ class Handler(BaseHTTPRequestHandler):
         status, body = ANSWERS.get(self.path, (200, {"status": "ok", "junk": "x" * 100_000}))
         self.send_response(status)
         self.end_headers()
-        if body is not None:
+        if self.path == "/deep":
+            self.wfile.write(b"[" * 60_000)
+        elif body is not None:
             self.wfile.write(json.dumps(body).encode())
 
     def log_message(self, *_arguments: object) -> None:
@@ -54,6 +56,7 @@ def address() -> Iterator[str]:
         ("/good", True, "200 healthy, 2,000 users"),
         ("/plain", True, "204"),
         ("/list", True, "200"),
+        ("/deep", True, "200"),
         ("/bad", False, "500 unhealthy, no database"),
         ("/lies", False, "200 unhealthy"),
         ("/slow", False, "no answer: timed out"),

@@ -375,6 +375,9 @@ def test_admin_adds_application_environment_and_check(as_role, folder, database)
     check = reverse("health-check-add", args=[environment.pk])
     bad = {"name": "h", "kind": "http", "address": "file:///etc/passwd", "timeout_seconds": 5}
     assert client.post(check, bad).status_code == 422
+    for wrong in ("http://[::1", "http://localhost:99999/health"):
+        answer = client.post(check, bad | {"address": wrong})
+        assert (answer.status_code, "is not an address" in answer.content.decode()) == (422, True)
     good = bad | {"address": "http://localhost:1/health", "is_enabled": "on"}
     assert client.post(check, good).status_code == 302
     assert client.post(check, good).status_code == 422
