@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from django.db import transaction
@@ -16,10 +17,15 @@ from opsconsole.permissions import authorize
 from opsconsole.services import audit
 from opsconsole.services.secrets import is_reference, seal
 
+PASSWORD_IN_URL = re.compile(r"(://[^/?#:\s]*):[^/?#\s]*@")
+
 
 def fields_of(thing: Model, names: list[str]) -> dict[str, Any]:
-    """The named fields as text, for before and after in the audit trail."""
-    return {name: str(getattr(thing, name)) for name in names}
+    """The named fields as text, for before and after in the audit trail.
+
+    The password of an address (a health check may need one) is left out: the trail is for all.
+    """
+    return {name: PASSWORD_IN_URL.sub(r"\1:…@", str(getattr(thing, name))) for name in names}
 
 
 def save_application(

@@ -318,6 +318,24 @@ def test_audit_event_shows_what_changed_and_from_where(as_role, environment):
     assert '""address"": ""SELECT 1 AS one""' in exported
 
 
+def test_audit_event_leaves_the_password_of_an_address_out(as_role, environment):
+    check = HealthCheck.objects.get()
+    edit = reverse("health-check-edit", args=[environment.pk, check.pk])
+    address = "https://probe:se:cr@et@localhost/health?deep=1"
+    fields = {"name": "h", "kind": "http", "address": address, "timeout_seconds": 9}
+    client = as_role("admin")
+    assert client.post(edit, fields).status_code == 302
+
+    event = AuditEvent.objects.get(action="health_check.changed")
+
+    assert event.details["after"]["address"] == "https://probe:…@localhost/health?deep=1"
+    check.refresh_from_db()
+    assert check.address == address
+    assert client.post(edit, fields).status_code == 302
+    again = AuditEvent.objects.filter(action="health_check.changed").first()
+    assert again.details["before"]["address"] == "https://probe:…@localhost/health?deep=1"
+
+
 @pytest.mark.django_db
 def test_audit_event_of_another_environment_is_not_shown(make_environment, client, as_role):
     one, other = make_environment("staging"), make_environment("production", position=2)
