@@ -138,7 +138,7 @@ def assess(
         assessed[script.name] = Assessment(
             impacts,
             sorted(dict.fromkeys(found), key=lambda finding: (finding.line, finding.rule)),
-            risk_of(impacts, is_protected=is_protected),
+            "high" if script.refusal else risk_of(impacts, is_protected=is_protected),
         )
     return assessed
 

@@ -56,7 +56,7 @@ class Observation:
                 lines.append(f"{state.name} is being applied by another session")
             elif state.state == "edited":
                 lines.append(f"{state.name} was edited after it was applied: restore its text")
-        lines += [f"{s.name}: {s.refusal}" for s in self.pending if s.refusal]
+        lines += [f"{s.file}: {s.refusal}" for s in self.pending if s.refusal]
         return lines
 
     @property

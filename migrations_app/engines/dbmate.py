@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from migrations_app.engines.applying import Applying
+from migrations_app.engines.dbmate_file import Sections, read_sections
 from migrations_app.engines.folder import read_script
 from migrations_app.engines.kinds import (
     AppliedMigration,
@@ -31,9 +32,7 @@ from migrations_app.engines.statements import split_statements
 from opsconsole.exceptions import AdapterError
 
 TABLE = "schema_migrations"
-FILE = re.compile(r"^(\d+).*\.sql$")
-UP = re.compile(r"^--\s*migrate:up(?P<options>[^\n]*)$", re.MULTILINE)
-DOWN = re.compile(r"^--\s*migrate:down[^\n]*$", re.MULTILINE)
+FILE = re.compile(r"^([0-9]+).*\.sql\Z")
 
 
 class DbmateEngine(Engine):
@@ -57,7 +56,7 @@ class DbmateEngine(Engine):
                 scripts.append(_script(name, text))
             except AdapterError as error:
                 problems.append(f"{name}.sql {error}")
-        return FolderReading(scripts, problems)
+        return FolderReading(scripts, problems + _shared_versions(self._names()))
 
     @classmethod
     def script_of(cls, name: str, text: str) -> MigrationScript:
@@ -137,6 +136,8 @@ class DbmateEngine(Engine):
         log: Log,
         sleep: Callable[[float], None],
     ) -> Outcome:
+        if script.refusal:
+            raise AdapterError(f"{script.file} {script.refusal}")
         if self.schema != "public":
             connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema)))
         return Applying(
@@ -169,13 +170,30 @@ def version_of(name: str) -> str:
     return found[1] if found else name
 
 
+def _shared_versions(names: list[str]) -> list[str]:
+    """Files that dbmate would never run: it takes the row of another one for theirs."""
+    first: dict[str, str] = {}
+    return [
+        f"{name}.sql has the version of {first[version_of(name)]}.sql, and dbmate applies only one "
+        "of the two: give it a version of its own"
+        for name in names
+        if first.setdefault(version_of(name), name) != name
+    ]
+
+
 @lru_cache(maxsize=4096)
 def _script(name: str, text: str) -> MigrationScript:
-    executed, options = _up_block(text)
-    statements = split_statements(executed)
-    in_transaction = "transaction:false" not in options
-    outside = [s for s in statements if not s.is_transactional]
+    """dbmate parses a file when it applies it: one it would reject is refused, unless applied."""
+    sections: Sections | None = None
     refusal = ""
+    try:
+        sections = read_sections(text)
+    except AdapterError as error:
+        refusal = str(error)
+    executed = _executed(text, sections) if sections else ""
+    statements = split_statements(executed)
+    in_transaction = sections is None or sections.in_transaction
+    outside = [s for s in statements if not s.is_transactional]
     if in_transaction and outside:
         refusal = (
             f"line {outside[0].line} cannot run inside a transaction: write "
@@ -193,14 +211,6 @@ def _script(name: str, text: str) -> MigrationScript:
     )
 
 
-def _up_block(text: str) -> tuple[str, str]:
-    """What `dbmate up` runs, at its own lines, and its options. Raises AdapterError without it."""
-    up, down = UP.search(text), DOWN.search(text)
-    if up is None:
-        raise AdapterError("has no `-- migrate:up` block")
-    if down is None:
-        raise AdapterError("has no `-- migrate:down` block, which dbmate asks for")
-    if down.start() < up.start():
-        raise AdapterError("has its `-- migrate:down` block before `-- migrate:up`")
-    before = "\n" * text.count("\n", 0, up.end())
-    return before + text[up.end() : down.start()], up["options"].strip()
+def _executed(text: str, sections: Sections) -> str:
+    """What is run, at the lines of the file."""
+    return "\n" * text.count("\n", 0, sections.start) + sections.up_sql

@@ -126,7 +126,8 @@ class MigrationState:
             "file": script.file if script else "",
             "is_atomic": script.is_atomic if script else None,
             "statements": len(script.statements) if script else None,
-            "refusal": script.refusal if script else "",
+            # An applied file is not run again, and the tool no longer looks into it.
+            "refusal": script.refusal if script and not row else "",
             "by_hand": self.resolved_by_hand,
             "was_rolled_back": self.was_rolled_back,
             "started_at": row.started_at.isoformat() if row and row.started_at else None,

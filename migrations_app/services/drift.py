@@ -76,6 +76,11 @@ def request_adoption(
     name = f"{timezone.now():%Y%m%d%H%M%S}_{title}"
     engine = ENGINES[environment.application.engine]
     script = engine.script_of(name, engine.draft_text(written.sql))
+    if script.refusal:
+        raise Refused(
+            _("%(tool)s could not read this as a migration: %(why)s.")
+            % {"tool": engine.tool, "why": script.refusal}
+        )
     store_scripts([script])
     return runs.request_run(
         actor=actor,

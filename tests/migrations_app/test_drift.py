@@ -217,6 +217,16 @@ class TestAdopt:
                 "users_phone",
             )
 
+    def test_text_that_the_tool_would_cut_in_two_is_refused(self, drifted, operator, target):
+        drifted.application.engine = "dbmate"
+        target.execute(
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$\n-- migrate:down\nSELECT 1 $$"
+        )
+        check_drift(drifted.target)
+        with pytest.raises(Refused, match="is a second `-- migrate:down`"):
+            adopt(drifted, operator)
+        assert not Run.objects.exists()
+
     def test_schema_changed_since_it_was_shown_is_refused(self, drifted, operator, target):
         run = services.request_adoption(
             actor=operator, environment=drifted, schema=shown(drifted), title="add_phone",

@@ -185,19 +185,28 @@ class TestDbmate(NativeContract):
     def pending_in(self, printed: str) -> int:
         return int(printed.rpartition("Pending: ")[2])
 
-    @pytest.mark.parametrize(
-        ("text", "problem"),
-        [
-            ("CREATE TABLE a (id int);", "has no `-- migrate:up` block"),
-            ("-- migrate:up\nSELECT 1;", "has no `-- migrate:down` block"),
-            ("-- migrate:down\n\n-- migrate:up\nSELECT 1;", "block before `-- migrate:up`"),
-        ],
-    )
-    def test_file_that_dbmate_would_reject_is_a_problem(self, engine, folder, text, problem):
-        (folder / "20250101000000_a.sql").write_text(text)
-        reading = engine.read_folder()
-        assert reading.scripts == []
-        assert problem in reading.problems[0]
+    def test_applied_file_that_dbmate_would_reject_stops_nothing(
+        self, engine, folder, dsn, connection
+    ):
+        file = self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        self.apply(engine, connection, "20250101000000_a")
+        file.write_text("-- migrate:up\nCREATE TABLE a (id int);\n")
+        self.write(folder, "20250202000000_b", "CREATE TABLE b (id int);")
+        assert engine.read_folder().problems == []
+        self.apply(engine, connection, "20250202000000_b")
+        assert self.is_up_to_date(self.status(folder, dsn))
+        assert set(self.states(engine, connection).values()) == {"applied"}
+
+    def test_two_files_of_one_version_are_a_problem(self, engine, folder, dsn):
+        """dbmate takes the second for applied, once the first is."""
+        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        self.deploy(folder, dsn)
+        self.write(folder, "20250101000000_b", "CREATE TABLE b (id int);")
+        assert self.is_up_to_date(self.status(folder, dsn))
+        assert engine.read_folder().problems == [
+            "20250101000000_b.sql has the version of 20250101000000_a.sql, and dbmate applies only "
+            "one of the two: give it a version of its own"
+        ]
 
     def test_down_block_is_neither_run_nor_linted(self, engine, folder):
         self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")

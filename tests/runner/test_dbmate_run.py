@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from migrations_app.board import read_board
+from migrations_app.observation import observe_target
+from migrations_app.services.migrations import current_plan
 from opsconsole.choices import RunStatus
+from opsconsole.exceptions import Refused
 from opsconsole.models import Application, Environment
 
 INIT, NAME = "20250101000000_init", "20260101000000_email"
@@ -45,3 +48,33 @@ def test_failed_script_is_pending_again(migrate, folder, target):
     assert 'relation "nowhere" does not exist' in run.summary
     assert target.execute("SELECT to_regclass('made')").fetchone() == (None,)
     assert run.target.latest_state.pending == [NAME]
+
+
+TWICE = "CREATE TABLE made (id int);\n-- migrate:down\n\n-- migrate:up\nCREATE TABLE lost (id int);"
+REFUSAL = (
+    f"{NAME}.sql: line 5 begins a second `-- migrate:up` section: dbmate applies the first, records "
+    "the file as applied and fails; move the second to a file of its own"
+)
+
+
+def test_file_of_two_sections_is_refused_in_plan_page_and_preflight(
+    migrate, environment, folder, target, as_role
+):
+    add(folder, NAME, "SELECT 1;")
+
+    def replace() -> None:
+        add(folder, NAME, TWICE)
+
+    run = migrate(between=replace)
+    assert (run.status, run.steps.get(name="preflight").status) == (RunStatus.FAILED, "failed")
+    assert REFUSAL in run.summary
+    state = observe_target(run.target)
+    assert state.data["refusals"] == [REFUSAL]
+    (pending,) = [m for m in state.data["migrations"] if m["state"] == "pending"]
+    assert pending["risk"] == "high"
+    fresh = Environment.objects.select_related("target", "application").get(pk=environment.pk)
+    with pytest.raises(Refused, match="begins a second `-- migrate:up` section"):
+        current_plan(fresh)
+    page = as_role("viewer").get(f"{environment.get_absolute_url()}/migrations/{NAME}")
+    assert "line 5 begins a second `-- migrate:up` section" in page.content.decode()
+    assert target.execute("SELECT to_regclass('made')").fetchone() == (None,)
