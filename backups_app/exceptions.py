@@ -5,3 +5,7 @@ from opsconsole.exceptions import AdapterError
 
 class ArchiveCorrupt(AdapterError):
     """The stored bytes are not those that were written."""
+
+
+class ObjectMissing(AdapterError):
+    """A store was reached and answered that it has no such object."""

@@ -23,13 +23,18 @@ class StoredObject:
 
 
 class Store(Protocol):
-    """Where archives lie. Keys are relative paths with `/`; every method raises AdapterError."""
+    """Where archives lie. Keys are relative paths with `/`; every method raises AdapterError.
+
+    ObjectMissing is raised only when the store itself was reached and does not have the object.
+    A folder whose disk is not mounted or a bucket that does not exist cannot be reached: nothing
+    is then known of what lies there.
+    """
 
     def writer(self, key: str) -> AbstractContextManager[Writer]:
         """Write an object that appears whole when the block ends, or never when it raises."""
 
     def read(self, key: str) -> Iterator[bytes]:
-        """Yield the object's bytes in chunks of at most 1 MiB."""
+        """Yield the object's bytes in chunks of at most 1 MiB. Raises ObjectMissing."""
 
     def delete(self, key: str) -> None:
         """Remove an object, and what was half written of it; one that is not there is no error."""

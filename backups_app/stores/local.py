@@ -9,11 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from backups_app.exceptions import ObjectMissing
 from backups_app.stores.kinds import StoredObject
 from opsconsole.exceptions import AdapterError
 
 CHUNK_BYTES = 1024 * 1024
 PARTIAL = ".partial"
+NO_SUCH_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class LocalStore:
@@ -56,21 +58,41 @@ class LocalStore:
                 while chunk := file.read(CHUNK_BYTES):
                     yield chunk
         except OSError as error:
-            raise AdapterError(f"cannot read the archive: {error.strerror}") from error
+            raise self._failure("cannot read the archive", error) from error
 
     def delete(self, key: str) -> None:
         path = self.path(key)
+        what, missing = f"cannot delete {key}", []
+        for one in (path, path.with_name(path.name + PARTIAL)):
+            try:
+                one.unlink()
+            except NO_SUCH_FILE as error:
+                missing.append(error)
+            except OSError as error:
+                raise AdapterError(f"{what}: {error.strerror}") from error
+        if len(missing) == 2:
+            with suppress(ObjectMissing):
+                raise self._failure(what, missing[0])
+
+    def _failure(self, what: str, error: OSError) -> AdapterError:
+        if not isinstance(error, NO_SUCH_FILE):
+            return AdapterError(f"{what}: {error.strerror}")
+        # A mount point without its disk is a folder that is empty.
+        if not self._holds_anything():
+            return AdapterError(f"{what}: {self.root} is not there or empty; is its disk mounted?")
+        return ObjectMissing(f"{what}: {error.strerror}")
+
+    def _holds_anything(self) -> bool:
         try:
-            path.unlink(missing_ok=True)
-            path.with_name(path.name + PARTIAL).unlink(missing_ok=True)
-        except OSError as error:
-            raise AdapterError(f"cannot delete {key}: {error.strerror}") from error
+            return any(self.root.iterdir())
+        except OSError:
+            return False
 
     def list(self, prefix: str) -> list[StoredObject]:
         folder = self.path(prefix)
-        if not folder.exists():
-            return []
         try:
+            if not folder.exists():
+                return []
             return sorted(
                 (
                     StoredObject(

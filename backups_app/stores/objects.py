@@ -12,6 +12,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, S3Store
 
+from backups_app.exceptions import ObjectMissing
 from backups_app.stores.kinds import Address, Credentials, StoredObject, Writer
 from opsconsole.exceptions import AdapterError
 
@@ -27,6 +28,10 @@ RETRIES = {
         "base": 2,
     },
 }
+# S3 and Azure. Other 404s are those of a bucket, of an account, or of a proxy on the way.
+NO_SUCH_OBJECT = {"NoSuchKey", "BlobNotFound"}
+# The library deletes there in bulk, and an answer in bulk has this text and no code.
+AZURE_BULK_NOT_FOUND = "The specified blob does not exist."
 # What the library's own report of a failed request shows, in words.
 CAUSES = {
     "ConnectionRefused": "connection refused",
@@ -70,12 +75,8 @@ class ObjectStore:
                 yield bytes(chunk)
 
     def delete(self, key: str) -> None:
-        try:
-            with _translated(f"cannot delete {key}"):
-                obstore.delete(self._store, key)
-        except AdapterError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
-                raise
+        with suppress(ObjectMissing), _translated(f"cannot delete {key}"):
+            obstore.delete(self._store, key)
 
     def list(self, prefix: str) -> list[StoredObject]:
         with _translated(f"cannot list {prefix}"):
@@ -128,19 +129,26 @@ def _translated(what: str) -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError, ValueError) as error:
-        raise AdapterError(f"{what}: {reason_of(error)}") from error
+        kind = ObjectMissing if _code_of(error) in NO_SUCH_OBJECT else AdapterError
+        raise kind(f"{what}: {reason_of(error)}") from error
+
+
+def _code_of(error: Exception) -> str:
+    """The storage's own word for what is wrong; "" when it was somebody else who answered."""
+    text = str(error)
+    if AZURE_BULK_NOT_FOUND in text:
+        return "BlobNotFound"
+    found = re.search(r"<Code>(.*?)</Code>", text)
+    return found[1] if found else ""
 
 
 def reason_of(error: Exception) -> str:
     """One line of what the server said, without the address of the request."""
     text = str(error).split("\n\nDebug source")[0]
     status = re.search(r"status code: (\d{3} [A-Za-z ]+)", text)
-    code, message = (
-        re.search(r"<Code>(.*?)</Code>", text),
-        re.search(r"<Message>(.*?)</Message>", text),
-    )
+    message = re.search(r"<Message>(.*?)</Message>", text)
     if status:
-        said = ": ".join(found[1] for found in (code, message) if found)
+        said = ": ".join(filter(None, (_code_of(error), message[1] if message else "")))
         return f"the storage answered {status[1].strip()}{f' ({said})' if said else ''}"
     if "error sending request" in text or "operation timed out" in text:
         cause = next((words for sign, words in CAUSES.items() if sign in str(error)), "")

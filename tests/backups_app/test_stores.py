@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import email.utils
+import errno
 import hashlib
 import hmac
 import os
@@ -12,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -33,12 +35,36 @@ class TestLocalStore(StoreContract):
     def store(self, tmp_path):
         return open_store(f"file://{tmp_path}/backups", Credentials())
 
+    @pytest.fixture(params=["not mounted", "no folder", "no right", "no folder any more"])
+    def unreachable(self, request, tmp_path, monkeypatch):
+        def refuse(*_arguments, **_named):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        def take_away(store):
+            if request.param == "no right":
+                monkeypatch.setattr(Path, "open", refuse)
+                monkeypatch.setattr(Path, "unlink", refuse)
+                return store
+            store.root.rename(tmp_path / "elsewhere")
+            if request.param == "not mounted":
+                store.root.mkdir()
+            if request.param == "no folder any more":
+                store.root.touch()
+            return store
+
+        return take_away
+
     def test_half_written_file_is_listed_and_deleted(self, store):
         put(store, "app/a.dump", b"1")
         store.path("app/a.dump").rename(store.path("app/a.dump.partial"))
         assert [stored.key for stored in store.list("app")] == ["app/a.dump"]
         store.delete("app/a.dump")
         assert store.list("app") == []
+
+    def test_only_object_of_a_folder_is_deleted(self, store):
+        put(store, "a.dump", b"1")
+        store.delete("a.dump")
+        assert store.list("a") == []
 
     def test_only_the_owner_may_read(self, store):
         put(store, "app/a.dump", b"1")
@@ -83,6 +109,22 @@ class TestS3Store(StoreContract):
     @pytest.fixture
     def store(self, s3):
         return open_store(s3.url, KEY)
+
+    @pytest.fixture(
+        params=["refused", "NoSuchBucket", "proxy", "AccessDenied", "SlowDown", "dropped"]
+    )
+    def unreachable(self, request, s3):
+        faults = {"AccessDenied": 403, "SlowDown": 503, "dropped": "drop"}
+
+        def take_away(store):
+            if request.param == "refused":
+                return open_store(s3.url.replace(str(s3.port), "1"), KEY)
+            # A proxy that has lost its server answers 404 too, in words of its own.
+            s3.code[404] = "" if request.param == "proxy" else "NoSuchBucket"
+            s3.script = lambda *_: faults.get(request.param, 404)
+            return store
+
+        return take_away
 
     def test_failed_write_aborts_its_upload(self, store, s3):
         with pytest.raises(ZeroDivisionError), store.writer("a.dump") as file:
@@ -193,6 +235,10 @@ class TestAzureStore(StoreContract):
         name = f"box{uuid.uuid4().hex[:8]}"
         make_container(azurite_url, name)
         return open_store(f"azure://{name}/console?endpoint={azurite_url}", AZURE)
+
+    @pytest.fixture
+    def unreachable(self, azurite_url):
+        return lambda _store: open_store(f"azure://nobox/console?endpoint={azurite_url}", AZURE)
 
     def test_container_that_is_not_there_is_named(self, azurite_url):
         store = open_store(f"azure://nobox?endpoint={azurite_url}", AZURE)

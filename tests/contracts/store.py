@@ -1,4 +1,8 @@
-"""What every store does. A test module subclasses it and gives the fixture `store`."""
+"""What every store does.
+
+A test module subclasses it and gives the fixtures `store` and `unreachable`: a function from a
+store to the same one as it is when what it lies on is away. With parameters, one for each way.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import os
 
 import pytest
 
+from backups_app.exceptions import ObjectMissing
 from opsconsole.exceptions import AdapterError
 
 BIG = os.urandom(20 * 1024 * 1024)
@@ -52,8 +57,24 @@ class StoreContract:
         assert store.list("nothing/here") == []
 
     def test_delete_twice_is_no_error(self, store):
-        put(store, "a.dump", b"1")
-        store.delete("a.dump")
-        store.delete("a.dump")
+        put(store, "app/a.dump", b"1")
+        store.delete("app/a.dump")
+        store.delete("app/a.dump")
         with pytest.raises(AdapterError, match="cannot read"):
-            get(store, "a.dump")
+            get(store, "app/a.dump")
+
+    def test_object_that_is_not_there_is_told_as_missing(self, store):
+        put(store, "app/a.dump", b"1")
+        for key in ("app/b.dump", "other/a.dump", "app", "app/a.dump/b"):
+            with pytest.raises(ObjectMissing, match="cannot read the archive: "):
+                get(store, key)
+
+    def test_store_that_cannot_be_reached_does_not_say_that_an_object_is_missing(
+        self, store, unreachable
+    ):
+        put(store, "app/a.dump", b"1")
+        away = unreachable(store)
+        for act in (lambda: get(away, "app/a.dump"), lambda: away.delete("app/a.dump")):
+            with pytest.raises(AdapterError) as error:
+                act()
+            assert not isinstance(error.value, ObjectMissing)
