@@ -18,7 +18,7 @@ from opsconsole.models import Environment
 # A backup this much smaller or larger than its predecessors' median is worth a look.
 SIZE_FACTOR = 2.0
 SIZES_COMPARED = 7
-UNHEALTHY = (CopyState.CORRUPT, CopyState.MISSING, CopyState.FAILED)
+UNHEALTHY = (CopyState.CORRUPT, CopyState.MISSING, CopyState.FAILED, CopyState.UNREACHABLE)
 
 
 def alarms_of(environments: Iterable[Environment]) -> dict[int, list[str]]:
@@ -119,8 +119,14 @@ def _bad_copies(ids: list[int]) -> list[tuple[int, str]]:
     return [
         (
             copy.backup.environment_id,
-            _("The copy of backup %(id)s in %(storage)s is %(state)s.")
+            _copy_sentence(copy)
             % {"id": copy.backup_id, "storage": copy.storage, "state": copy.look.label},
         )
         for copy in copies
     ]
+
+
+def _copy_sentence(copy: BackupCopy) -> str:
+    if copy.is_unknown:
+        return _("The copy of backup %(id)s in %(storage)s could not be checked.")
+    return _("The copy of backup %(id)s in %(storage)s is %(state)s.")

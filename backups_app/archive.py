@@ -131,12 +131,13 @@ def read_archive(
 ) -> None:
     """Decrypt and decompress `stored` into `taker`, reading it to its end.
 
+    Raises what `stored` raises: bytes that could not be read say nothing about the archive.
     Raises ArchiveCorrupt when the stored bytes are not those of `sha256`,
     do not decrypt or do not decompress. What `taker` raises comes first only if the bytes are
     whole: a tool that chokes on a corrupt archive is not the news.
     """
-    digest = hashlib.sha256()
-    hashed = _hashed(stored, digest)
+    source = _Hashing(stored)
+    hashed = iter(source)
     problem: Exception | None = None
     try:
         _decode(hashed, form, taker, identities)
@@ -144,7 +145,9 @@ def read_archive(
         problem = error
         for _rest in hashed:
             pass
-    if digest.hexdigest() != sha256:
+    if source.error:
+        raise source.error
+    if source.sha256 != sha256:
         detail = f" ({problem})" if isinstance(problem, AdapterError) else ""
         raise ArchiveCorrupt(
             f"the archive is corrupt: its checksum is not the recorded one{detail}"
@@ -153,10 +156,26 @@ def read_archive(
         raise problem
 
 
-def _hashed(stored: Iterator[bytes], digest: Any) -> Iterator[bytes]:
-    for chunk in stored:
-        digest.update(chunk)
-        yield chunk
+class _Hashing:
+    """Hands on stored bytes and hashes them; `error` is why they could not be read to their end."""
+
+    def __init__(self, stored: Iterator[bytes]) -> None:
+        self._stored = stored
+        self._digest = hashlib.sha256()
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for chunk in self._stored:
+                self._digest.update(chunk)
+                yield chunk
+        except Exception as error:
+            self.error = error
+            raise
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
 
 
 def _decode(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from django.db.models.functions import Now
 
 from backups_app.archive import HashingWriter, read_archive
-from backups_app.exceptions import ArchiveCorrupt
+from backups_app.exceptions import ArchiveCorrupt, ObjectMissing
 from backups_app.models import Backup, BackupCopy, BackupPolicy, Storage
 from backups_app.models.backup import CopyState
 from backups_app.stores.kinds import Credentials, Store, Writer, open_store
@@ -58,14 +58,16 @@ def delete_objects(store: Store, key: str) -> None:
 def reader(context: RunContext, backup: Backup) -> Callable[[Writer], None]:
     """A function that writes the archive, as pg_dump made it, to what it is given.
 
-    It reads from the first copy whose bytes are whole, and marks those found otherwise.
+    It reads from the first copy whose bytes are whole, and marks those found otherwise. Raises
+    ArchiveCorrupt or ObjectMissing when it is known that no copy is whole; any other error says
+    nothing about the archive.
     """
 
     def read_into(taker: Writer) -> None:
         copy = _whole_copy(context, backup)
         try:
             read_archive(
-                store_of(copy.storage).read(backup.key),
+                _bytes_of(copy),
                 backup.form,
                 taker,
                 sha256=backup.sha256,
@@ -74,41 +76,77 @@ def reader(context: RunContext, backup: Backup) -> Callable[[Writer], None]:
         except ArchiveCorrupt as error:
             _mark(copy, CopyState.CORRUPT, str(error))
             raise
+        _mark(copy, CopyState.STORED)
 
     return read_into
 
 
 def _whole_copy(context: RunContext, backup: Backup) -> BackupCopy:
     """The first copy that hashes to the recorded checksum. One alone is hashed while it is read."""
-    stored = list(backup.copies.filter(state=CopyState.STORED).select_related("storage"))
-    if len(stored) == 1:
-        return stored[0]
-    for copy in stored:
+    candidates = _candidates(backup)
+    return candidates[0] if len(candidates) == 1 else _first_whole(context, backup, candidates)
+
+
+def _candidates(backup: Backup) -> list[BackupCopy]:
+    """The copies that may be whole, those that could not be checked the last time at the end."""
+    found = backup.copies.filter(state__in=CopyState.readable())
+    return sorted(
+        found.select_related("storage", "backup"),
+        key=lambda copy: copy.state == CopyState.UNREACHABLE,
+    )
+
+
+def _first_whole(
+    context: RunContext, backup: Backup, candidates: Iterable[BackupCopy]
+) -> BackupCopy:
+    for copy in candidates:
         if not (problem := check_copy(copy)):
             return copy
-        context.log(f"  the copy in {copy.storage} is not whole: {problem}", "hm")
-    raise StepFailed("no copy of the backup is whole")
+        what = "could not be checked" if copy.is_unknown else "is not whole"
+        context.log(f"  the copy in {copy.storage} {what}: {problem}", "hm")
+    unknown = backup.copies.filter(state=CopyState.UNREACHABLE).select_related("storage").first()
+    if unknown:
+        raise StepFailed(
+            f"no copy of the backup could be read: {unknown.storage}: {unknown.problem}"
+        )
+    raise ArchiveCorrupt("no copy of the backup is whole")
 
 
 def check_copy(copy: BackupCopy) -> str:
     """Hash one copy and record what it is; returns what is wrong, or ""."""
-    backup, digest = copy.backup, hashlib.sha256()
-    state, problem = CopyState.STORED, ""
+    digest = hashlib.sha256()
     try:
-        for chunk in store_of(copy.storage).read(backup.key):
+        for chunk in _bytes_of(copy):
             digest.update(chunk)
-        if digest.hexdigest() != backup.sha256:
-            state = CopyState.CORRUPT
-            problem = "the archive is corrupt: its checksum is not the recorded one"
     except AdapterError as error:
-        state, problem = CopyState.MISSING, str(error)
-    _mark(copy, state, problem)
-    return problem
+        return str(error)
+    if digest.hexdigest() == copy.backup.sha256:
+        _mark(copy, CopyState.STORED)
+    else:
+        _mark(
+            copy, CopyState.CORRUPT, "the archive is corrupt: its checksum is not the recorded one"
+        )
+    return copy.problem
 
 
-def _mark(copy: BackupCopy, state: CopyState, problem: str) -> None:
-    BackupCopy.objects.filter(pk=copy.pk).update(
-        state=state, problem=problem[:500], checked_at=Now()
+def _bytes_of(copy: BackupCopy) -> Iterator[bytes]:
+    """What is stored of a copy; that it is not there, or could not be read, is marked on it."""
+    try:
+        yield from store_of(copy.storage).read(copy.backup.key)
+    except ObjectMissing as error:
+        _mark(copy, CopyState.MISSING, str(error))
+        raise
+    except AdapterError as error:
+        _mark(copy, CopyState.UNREACHABLE, str(error))
+        raise
+
+
+def _mark(copy: BackupCopy, state: CopyState, problem: str = "") -> None:
+    """Record what was found, in the database and in `copy`. A deleted copy stays deleted."""
+    copy.state, copy.problem = state, problem[:500]
+    looked = {} if state == CopyState.UNREACHABLE else {"checked_at": Now()}
+    BackupCopy.objects.filter(pk=copy.pk).exclude(state=CopyState.DELETED).update(
+        state=state, problem=copy.problem, **looked
     )
 
 
@@ -119,7 +157,9 @@ def copy_to(context: RunContext, backup: Backup, storage: Storage) -> None:
     """
     copy, _made = BackupCopy.objects.get_or_create(backup=backup, storage=storage)
     BackupCopy.objects.filter(pk=copy.pk).update(state=CopyState.COPYING, problem="")
-    source, destination = _whole_copy_elsewhere(context, backup, copy), store_of(storage)
+    others = [one for one in _candidates(backup) if one.pk != copy.pk]
+    source = store_of(_first_whole(context, backup, others).storage)
+    destination = store_of(storage)
     try:
         with destination.writer(backup.key) as file:
             hashing = HashingWriter(file)
@@ -142,13 +182,6 @@ def copy_to(context: RunContext, backup: Backup, storage: Storage) -> None:
     if problem := check_copy(copy):
         raise AdapterError(problem)
     context.log(f"backup: copied to {storage}, read back, checksum equal", "ok")
-
-
-def _whole_copy_elsewhere(context: RunContext, backup: Backup, not_this: BackupCopy) -> Store:
-    for copy in backup.copies.filter(state=CopyState.STORED).exclude(pk=not_this.pk):
-        if not check_copy(copy):
-            return store_of(copy.storage)
-    raise StepFailed("no copy of the backup is whole")
 
 
 def _copy_small(source: Store, destination: Store, key: str) -> None:

@@ -8,6 +8,7 @@ import psycopg
 
 from backups_app import building, copies, importing, pruning, steps, swapping
 from backups_app.models import Backup, ReplacedDatabase
+from backups_app.models.backup import CopyState
 from opsconsole.choices import BackupReason, ProofLevel, RunKind, RunStatus
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Run
@@ -74,7 +75,12 @@ def describe_backup(context: RunContext) -> str:
     backup: Backup | None = context.notes.get("backup")
     if backup is None:
         return "No backup was taken. The database was only read."
-    return f"Backup {backup.pk}, {backup.size_bytes / 1e6:,.1f} MB, {backup.proof_level.label}."
+    said = f"Backup {backup.pk}, {backup.size_bytes / 1e6:,.1f} MB, {backup.proof_level.label}."
+    unknown = backup.copies.filter(state=CopyState.UNREACHABLE).select_related("storage")
+    return said + "".join(
+        f" The copy in {copy.storage} could not be checked; the proof stays as it was."
+        for copy in unknown
+    )
 
 
 def describe_import(context: RunContext) -> str:

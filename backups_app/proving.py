@@ -8,8 +8,8 @@ import psycopg
 from django.utils import timezone
 
 from backups_app import building, copies
-from backups_app.exceptions import ArchiveCorrupt
-from backups_app.models import Backup, BackupPolicy
+from backups_app.exceptions import ArchiveCorrupt, ObjectMissing
+from backups_app.models import Backup, BackupCopy, BackupPolicy
 from backups_app.models.backup import CopyState
 from backups_app.restore import Restoration, decode_archive
 from opsconsole.choices import ProofLevel
@@ -25,8 +25,9 @@ def prove_backup(
 ) -> None:
     """Show that the backup holds at `level`; the row and its manifests say how far it is proven.
 
-    Raises StepFailed or ArchiveCorrupt when it does not: the backup then counts as not proven,
-    with the problem on it. Any other error means that the proof could not be made.
+    Raises StepFailed, ArchiveCorrupt or ObjectMissing when it does not: the backup then counts as
+    not proven, with the problem on it. Any other error means that the proof could not be made, and
+    leaves what was proven before.
     """
     if not backup.is_counted:
         # There is nothing yet that its content could be compared with.
@@ -36,7 +37,7 @@ def prove_backup(
     except _NotProven as problem:
         _record_failure(backup, str(problem))
         raise StepFailed(str(problem)) from problem
-    except ArchiveCorrupt as error:
+    except (ArchiveCorrupt, ObjectMissing) as error:
         _record_failure(backup, str(error))
         raise
     _record(backup, level)
@@ -65,17 +66,25 @@ def _record_failure(backup: Backup, problem: str) -> None:
 
 def _prove_checksum(context: RunContext, backup: Backup) -> None:
     """Level 0: the stored bytes of every copy are those that were written."""
-    problems = []
     kept = backup.copies.exclude(state__in=[CopyState.DELETED, CopyState.FAILED])
-    for copy in kept.select_related("storage", "backup"):
+    checked = list(kept.select_related("storage", "backup"))
+    for copy in checked:
         problem = copies.check_copy(copy)
         context.log(f"  {copy.storage}: {problem or 'checksum equal'}", "no" if problem else "ok")
-        if problem:
-            problems.append(f"{copy.storage}: {problem}")
-    if not backup.copies.filter(state=CopyState.STORED).exists():
-        raise _NotProven(problems[0] if problems else "there is no copy of it")
-    if problems:
-        raise StepFailed(f"one copy is not whole, another is: {problems[0]}")
+    bad = [_said(copy) for copy in checked if copy.problem and not copy.is_unknown]
+    unknown = [_said(copy) for copy in checked if copy.is_unknown]
+    has_whole = len(bad) + len(unknown) < len(checked)
+    if not has_whole and not unknown:
+        raise _NotProven(bad[0] if bad else "there is no copy of it")
+    if unknown:
+        rest = "another copy is whole" if has_whole else "no copy is known to be whole"
+        raise StepFailed(f"one copy could not be checked, {rest}: {unknown[0]}")
+    if bad:
+        raise StepFailed(f"one copy is not whole, another is: {bad[0]}")
+
+
+def _said(copy: BackupCopy) -> str:
+    return f"{copy.storage}: {copy.problem}"
 
 
 def _prove_decoded(context: RunContext, backup: Backup) -> None:

@@ -54,7 +54,7 @@ def _about(backup: Backup) -> str:
         *(
             f"  copy        {copy.storage.address} {shlex.quote(backup.key)}"
             for copy in backup.copies.all()
-            if copy.state == CopyState.STORED
+            if copy.state in CopyState.readable()
         ),
         *(f"  opens with  the secret key of {one}" for one in backup.form.recipients),
     ]

@@ -137,6 +137,7 @@ class CopyState(Shown):
     FAILED = "failed", _("not copied")
     CORRUPT = "corrupt", _("corrupt")
     MISSING = "missing", _("missing")
+    UNREACHABLE = "unreachable", _("could not be checked")
     DELETED = "deleted", _("deleted")
 
     @classmethod
@@ -147,8 +148,14 @@ class CopyState(Shown):
             cls.FAILED: ("bad", "circle-x"),
             cls.CORRUPT: ("bad", "circle-x"),
             cls.MISSING: ("bad", "circle-x"),
+            cls.UNREACHABLE: ("warn", "circle-help"),
             cls.DELETED: ("idle", "trash-2"),
         }
+
+    @classmethod
+    def readable(cls) -> list[CopyState]:
+        """States in which nothing says that its bytes are not there and whole."""
+        return [cls.STORED, cls.UNREACHABLE]
 
 
 class BackupCopy(models.Model):
@@ -173,6 +180,11 @@ class BackupCopy(models.Model):
     @property
     def look(self) -> CopyState:
         return CopyState(self.state)
+
+    @property
+    def is_unknown(self) -> bool:
+        """Its storage could not be reached: it may be whole."""
+        return self.state == CopyState.UNREACHABLE
 
 
 class RestoreCheck(models.Model):

@@ -89,7 +89,7 @@ def open_for_download(*, actor: User, backup: Backup) -> Path:
     with where it lies. Raises Refused.
     """
     authorize(actor, "backup.download", backup.environment)
-    stored = backup.copies.filter(state=CopyState.STORED).select_related("storage")
+    stored = backup.copies.filter(state__in=CopyState.readable()).select_related("storage")
     folders = [copy for copy in stored if copy.storage.address.startswith("file://")]
     for copy in folders:
         path = LocalStore(copy.storage.address.removeprefix("file://")).path(backup.key)
