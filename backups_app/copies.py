@@ -142,10 +142,10 @@ def _bytes_of(copy: BackupCopy) -> Iterator[bytes]:
 
 
 def _mark(copy: BackupCopy, state: CopyState, problem: str = "") -> None:
-    """Record what was found, in the database and in `copy`. A deleted copy stays deleted."""
+    """Record what was found, in the database and in `copy`. One being deleted stays that."""
     copy.state, copy.problem = state, problem[:500]
     looked = {} if state == CopyState.UNREACHABLE else {"checked_at": Now()}
-    BackupCopy.objects.filter(pk=copy.pk).exclude(state=CopyState.DELETED).update(
+    BackupCopy.objects.filter(pk=copy.pk).exclude(state__in=CopyState.going()).update(
         state=state, problem=copy.problem, **looked
     )
 

@@ -107,6 +107,7 @@ def describe_prune(context: RunContext) -> str:
 
 
 def resolve_prune(run: Run) -> Resolution:
+    pruning.forget_deletions(run)
     return Resolution(
         RunStatus.FAILED,
         "The worker was lost while backups were being deleted. What was marked is marked, and "

@@ -66,7 +66,7 @@ def _record_failure(backup: Backup, problem: str) -> None:
 
 def _prove_checksum(context: RunContext, backup: Backup) -> None:
     """Level 0: the stored bytes of every copy are those that were written."""
-    kept = backup.copies.exclude(state__in=[CopyState.DELETED, CopyState.FAILED])
+    kept = backup.copies.exclude(state__in=[*CopyState.going(), CopyState.FAILED])
     checked = list(kept.select_related("storage", "backup"))
     for copy in checked:
         problem = copies.check_copy(copy)

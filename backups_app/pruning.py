@@ -13,6 +13,7 @@ from backups_app.models import Backup, BackupCopy, BackupPolicy
 from backups_app.models.backup import CopyState
 from backups_app.services.policies import decide_for
 from opsconsole.exceptions import AdapterError, StepFailed
+from opsconsole.models import Run
 from opsconsole.runner.step import RunContext, Step
 from opsconsole.services import audit
 
@@ -70,14 +71,61 @@ class DeleteExpired(Step):
 def delete_backup(context: RunContext, backup: Backup) -> bool:
     """Delete every copy, then mark the row deleted; False when a hold came first.
 
-    The row is locked meanwhile, so that a hold is either seen here or refused there. Raises
-    AdapterError; what is left is tried again by the next pruning.
+    No transaction is open while a storage is asked, and what became of each copy is recorded as
+    soon as it is known. Raises AdapterError; what is left is tried again by the next pruning.
     """
-    with transaction.atomic():
-        locked = Backup.objects.select_for_update(of=("self",)).get(pk=backup.pk)
-        if locked.is_held or locked.expires_at is None:
+    for copy in backup.copies.exclude(state=CopyState.DELETED).select_related("storage"):
+        if not _begin_deletion(backup, copy):
             return False
-        _delete_copies(locked)
+        try:
+            copies.delete_objects(copies.store_of(copy.storage), backup.key)
+        except AdapterError as error:
+            _record_failure(copy, str(error))
+            raise
+        _record_deletion(context, backup, copy)
+    return _mark_deleted(context, backup)
+
+
+def forget_deletions(run: Run) -> None:
+    """After a lost worker: of copies that were being deleted nobody knows whether they are there."""
+    BackupCopy.objects.filter(backup__environment=run.environment, state=CopyState.DELETING).update(
+        state=CopyState.UNREACHABLE, problem="the worker was lost while it was deleted"
+    )
+
+
+def _is_due(backup: Backup) -> bool:
+    """Lock the row, so that a hold is either seen here or finds what this transaction writes."""
+    locked = Backup.objects.select_for_update(of=("self",)).get(pk=backup.pk)
+    return not locked.is_held and locked.expires_at is not None
+
+
+def _begin_deletion(backup: Backup, copy: BackupCopy) -> bool:
+    with transaction.atomic():
+        if not _is_due(backup):
+            return False
+        BackupCopy.objects.filter(pk=copy.pk).update(state=CopyState.DELETING, problem="")
+    return True
+
+
+def _record_failure(copy: BackupCopy, problem: str) -> None:
+    """It may be gone or not: the archive is deleted before what lies beside it."""
+    BackupCopy.objects.filter(pk=copy.pk).update(state=CopyState.UNREACHABLE, problem=problem[:500])
+
+
+def _record_deletion(context: RunContext, backup: Backup, copy: BackupCopy) -> None:
+    with transaction.atomic():
+        BackupCopy.objects.filter(pk=copy.pk).update(state=CopyState.DELETED)
+        audit.record(
+            "backup.copy_deleted", actor=None, run=context.run, about=backup,
+            reason=backup.expiry_reason,
+            details={"key": backup.key, "storage": copy.storage.address},
+        )  # fmt: skip
+
+
+def _mark_deleted(context: RunContext, backup: Backup) -> bool:
+    with transaction.atomic():
+        if not _is_due(backup):
+            return False
         Backup.objects.filter(pk=backup.pk).update(deleted_at=Now())
         audit.record(
             "backup.deleted", actor=None, run=context.run, about=backup,
@@ -86,9 +134,3 @@ def delete_backup(context: RunContext, backup: Backup) -> bool:
         )  # fmt: skip
     context.log(f"backup {backup.pk} is deleted: {backup.expiry_reason}")
     return True
-
-
-def _delete_copies(backup: Backup) -> None:
-    for copy in backup.copies.exclude(state=CopyState.DELETED).select_related("storage"):
-        copies.delete_objects(copies.store_of(copy.storage), backup.key)
-        BackupCopy.objects.filter(pk=copy.pk).update(state=CopyState.DELETED)

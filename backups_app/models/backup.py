@@ -138,6 +138,7 @@ class CopyState(Shown):
     CORRUPT = "corrupt", _("corrupt")
     MISSING = "missing", _("missing")
     UNREACHABLE = "unreachable", _("could not be checked")
+    DELETING = "deleting", _("being deleted")
     DELETED = "deleted", _("deleted")
 
     @classmethod
@@ -149,6 +150,7 @@ class CopyState(Shown):
             cls.CORRUPT: ("bad", "circle-x"),
             cls.MISSING: ("bad", "circle-x"),
             cls.UNREACHABLE: ("warn", "circle-help"),
+            cls.DELETING: ("info", "loader"),
             cls.DELETED: ("idle", "trash-2"),
         }
 
@@ -156,6 +158,10 @@ class CopyState(Shown):
     def readable(cls) -> list[CopyState]:
         """States in which nothing says that its bytes are not there and whole."""
         return [cls.STORED, cls.UNREACHABLE]
+
+    @classmethod
+    def going(cls) -> list[CopyState]:
+        return [cls.DELETING, cls.DELETED]
 
 
 class BackupCopy(models.Model):

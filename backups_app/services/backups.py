@@ -62,7 +62,8 @@ def hold_backup(*, actor: User, backup: Backup, reason: str, until: datetime | N
     """Keep a backup whatever the policy says, until a moment or (None) until it is released.
 
     Takes back a deletion that is still in its grace. Raises Refused (422) without a reason or
-    with a moment that has passed, (409) for a deleted backup.
+    with a moment that has passed, (409) for a backup of which no copy is left or every one is
+    being deleted.
     """
     authorize(actor, "backup.hold", backup.environment)
     if not reason.strip():
@@ -70,12 +71,16 @@ def hold_backup(*, actor: User, backup: Backup, reason: str, until: datetime | N
     if until is not None and until <= timezone.now():
         raise Refused(_("The hold would already be over."), status=422)
     with transaction.atomic():
-        changed = Backup.objects.filter(pk=backup.pk, deleted_at=None).update(
+        # Locked first, and the copies read after that: pruning takes the same lock for each copy.
+        row = Backup.objects.select_for_update(of=("self",)).get(pk=backup.pk)
+        if row.deleted_at:
+            raise Refused(_("This backup is deleted."))
+        if not row.copies.exclude(state__in=CopyState.going()).exists():
+            raise Refused(_("This backup is being deleted."))
+        Backup.objects.filter(pk=backup.pk).update(
             held_at=Now(), held_by=actor, held_until=until, hold_reason=reason,
             expires_at=None, expiry_reason="",
         )  # fmt: skip
-        if not changed:
-            raise Refused(_("This backup is deleted."))
         audit.record(
             "backup.held", actor=actor, environment=backup.environment, about=backup,
             reason=reason, details={"until": until.isoformat() if until else "released"},

@@ -7,15 +7,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from django.db import connection, transaction
 from django.utils import timezone
 
 from backups_app import services
 from backups_app.models import Backup, BackupPolicy, Storage
+from backups_app.models.backup import CopyState
 from backups_app.services import policies
 from opsconsole.choices import RunStatus
 from opsconsole.exceptions import Refused
 from opsconsole.models import AuditEvent, Run
-from tests.backups_app.conftest import execute
+from tests.backups_app.conftest import execute, lose
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
 
@@ -114,6 +116,90 @@ def test_object_that_cannot_be_deleted_keeps_its_row_and_is_tried_again(
     assert prune(environment).status == RunStatus.SUCCEEDED
     old_backups[3].refresh_from_db()
     assert old_backups[3].deleted_at is not None
+
+
+@pytest.fixture
+def due(old_backups, set_policy, bucket) -> Backup:
+    """A backup whose grace is over, with a copy in the backups folder and one in a bucket."""
+    due = old_backups[3]
+    due.copies.create(storage=bucket.storage)
+    set_policy(keep_days=35, grace_days=0)
+    return due
+
+
+def states(backup: Backup) -> list[str]:
+    return list(backup.copies.order_by("pk").values_list("state", flat=True))
+
+
+def test_copy_that_is_gone_stays_recorded_as_gone_when_the_next_one_fails(due, bucket, environment):
+    bucket.script = lambda *_: 403
+    run = prune(environment)
+    assert run.status == RunStatus.FAILED
+    due.refresh_from_db()
+    assert (due.deleted_at, states(due)) == (None, [CopyState.DELETED, CopyState.UNREACHABLE])
+    assert "cannot delete" in due.copies.get(storage=bucket.storage).problem
+    gone = AuditEvent.objects.filter(action="backup.copy_deleted")
+    assert [event.details["storage"] for event in gone] == [Storage.objects.builtin().address]
+
+
+def test_row_is_not_locked_while_a_storage_is_asked(due, bucket, environment):
+    locked = []
+
+    def lock(_method, _key):
+        with transaction.atomic():
+            locked.append(Backup.objects.select_for_update(nowait=True).get(pk=due.pk))
+        connection.close()
+
+    bucket.script = lock
+    assert prune(environment).status == RunStatus.SUCCEEDED
+    assert locked
+
+
+def test_hold_while_the_first_copy_is_deleted_keeps_the_others(due, bucket, environment, operator):
+    builtin = Storage.objects.builtin()
+    due.copies.filter(storage=builtin).delete()
+    due.copies.create(storage=builtin)
+    held = []
+
+    def hold_once(_method, _key):
+        if not held:
+            held.append(services.hold_backup(actor=operator, backup=due, reason="x", until=None))
+            connection.close()
+
+    bucket.script = hold_once
+    prune(environment)
+    due.refresh_from_db()
+    assert (due.deleted_at, due.is_held) == (None, True)
+    assert states(due) == [CopyState.DELETED, CopyState.STORED]
+
+
+def test_hold_while_the_last_copy_is_deleted_is_refused(due, bucket, environment, operator):
+    refusals = []
+
+    def hold(_method, _key):
+        with pytest.raises(Refused) as refusal:
+            services.hold_backup(actor=operator, backup=due, reason="x", until=None)
+        refusals.append(str(refusal.value))
+        connection.close()
+
+    bucket.script = hold
+    assert prune(environment).status == RunStatus.SUCCEEDED
+    assert set(refusals) == {"This backup is being deleted."}
+    due.refresh_from_db()
+    assert due.deleted_at is not None
+
+
+def test_copy_whose_deletion_was_cut_off_is_tried_again(due, environment):
+    run = policies.request_prune(
+        actor=None, environment=environment, idempotency_key=uuid.uuid4().hex
+    )
+    due.copies.update(state=CopyState.DELETING)
+    lose(run)
+    assert states(due) == [CopyState.UNREACHABLE, CopyState.UNREACHABLE]
+    prune(environment)
+    due.refresh_from_db()
+    assert due.deleted_at is not None
+    assert states(due) == [CopyState.DELETED, CopyState.DELETED]
 
 
 def test_environment_without_a_policy_deletes_nothing(old_backups, environment, settings):
