@@ -187,7 +187,7 @@ def _exists(run: Run, database: str) -> bool:
 def resolve_backup(run: Run) -> Resolution:
     settle_server(run)
     backup = run.backups.first()
-    if backup and backup.proof_level.tone == "good":
+    if backup and backup.proof >= ProofLevel.RESTORED:
         return Resolution(
             RunStatus.SUCCEEDED, f"The worker was lost after backup {backup.pk} was proven."
         )

@@ -16,7 +16,7 @@ from backups_app.stores.local import LocalStore
 from opsconsole.choices import ProofLevel, RunStatus
 from opsconsole.exceptions import AdapterError, Refused
 from opsconsole.models import Run
-from tests.backups_app.conftest import execute, restore
+from tests.backups_app.conftest import execute, lose, restore
 from tests.conftest import log_of
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
@@ -73,6 +73,15 @@ def test_assertion_cannot_write_and_a_broken_one_is_named(run_backup, set_policy
     assert "cannot execute DELETE in a read-only transaction" in run_backup().summary
     set_policy(assertions="SELECT nonsense")
     assert "42703" in run_backup().summary
+
+
+@pytest.mark.parametrize("level", list(ProofLevel))
+def test_lost_backup_run_ends_by_how_far_its_backup_is_proven(run_backup, monkeypatch, level):
+    monkeypatch.setattr(ProofLevel, "tone", "good")
+    run = run_backup()
+    Backup.objects.update(proof=level)
+    ended = RunStatus.SUCCEEDED if level >= ProofLevel.RESTORED else RunStatus.FAILED
+    assert lose(run).status == ended
 
 
 # -- what says nothing about the archive
