@@ -7,4 +7,4 @@ class OpsConsoleConfig(AppConfig):
     verbose_name = "Ops Console"
 
     def ready(self) -> None:
-        from opsconsole import signals  # noqa: F401  (connects the worker's reports)
+        from opsconsole import checks, signals  # noqa: F401  (they connect themselves)

@@ -13,9 +13,10 @@ from django.utils.translation import gettext as _
 
 from opsconsole.choices import Role
 from opsconsole.exceptions import Refused
-from opsconsole.models import AuditEvent, Environment, User
+from opsconsole.models import AuditEvent, Environment, User, WorkItem
 from opsconsole.models.application import EnvironmentQuerySet
 from opsconsole.models.audit import AuditQuerySet
+from opsconsole.models.work import WorkItemQuerySet
 
 EVERYBODY = frozenset(Role)
 ACTIONS: dict[str, frozenset[Role]] = {
@@ -34,6 +35,7 @@ ACTIONS: dict[str, frozenset[Role]] = {
     "migration.resolve": frozenset({Role.OPERATOR, Role.ADMIN}),
     "drift.acknowledge": frozenset({Role.OPERATOR, Role.REVIEWER, Role.ADMIN}),
     "finding.waive": frozenset({Role.REVIEWER, Role.ADMIN}),
+    "work.retry": frozenset({Role.OPERATOR, Role.ADMIN}),
     "health.check": frozenset({Role.OPERATOR, Role.REVIEWER, Role.ADMIN}),
     "settings.edit": frozenset({Role.ADMIN}),
 }
@@ -89,6 +91,25 @@ def visible_events(user: User) -> AuditQuerySet:
         events.filter(environment__in=visible_environments(user))
         if roles_of(user)
         else events.none()
+    )
+
+
+def work_of(user: User, action: str) -> WorkItemQuerySet:
+    """Items of the environments where the user may do the action; all, for an admin of everything.
+
+    All means also those of the console itself, and of environments that are archived.
+    """
+    items = WorkItem.objects.all()
+    memberships = user.memberships.filter(role__in=ACTIONS[action])
+    everywhere = memberships.filter(application=None, environment=None)
+    if everywhere.filter(role=Role.ADMIN).exists():
+        return items
+    if everywhere.exists():
+        return items.filter(environment__in=Environment.objects.shown())
+    return items.filter(
+        Q(environment__application__in=memberships.values("application"))
+        | Q(environment__in=memberships.values("environment")),
+        environment__in=Environment.objects.shown(),
     )
 
 

@@ -5,6 +5,7 @@ from celery import shared_task
 from opsconsole.models import Environment
 from opsconsole.runner.executor import execute_run as execute
 from opsconsole.runner.resolver import resolve_lost_run
+from opsconsole.runner.work import do_work as do
 from opsconsole.services.health import check_environment
 from opsconsole.signals import this_worker
 
@@ -17,6 +18,11 @@ def execute_run(run_id: int) -> None:
 @shared_task(name="opsconsole.resolve_lost_run")
 def resolve_lost(run_id: int) -> None:
     resolve_lost_run(run_id)
+
+
+@shared_task(name="opsconsole.do_work")
+def do_work(item_id: int) -> None:
+    do(item_id)
 
 
 @shared_task(name="opsconsole.sample_health")

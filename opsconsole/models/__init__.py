@@ -5,6 +5,7 @@ from opsconsole.models.application import Application, Environment, Target, Targ
 from opsconsole.models.audit import AuditEvent
 from opsconsole.models.health import HealthCheck, HealthResult
 from opsconsole.models.run import LogChunk, Plan, Run, Step
+from opsconsole.models.work import WorkItem
 from opsconsole.models.worker import Worker
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "Target",
     "TargetState",
     "User",
+    "WorkItem",
     "Worker",
 ]

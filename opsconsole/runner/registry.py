@@ -1,10 +1,12 @@
-"""How features tell the platform what a run of each kind does, without being imported by it."""
+"""How features tell the platform what runs and work of each kind do, without being imported."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from django.utils.functional import Promise
 
 from opsconsole.choices import RunKind, RunStatus
 
@@ -46,6 +48,21 @@ class Periodic:
     setting: str
 
 
+@dataclass(frozen=True)
+class Work:
+    """Work of one kind that is put on the work list.
+
+    `handle(arguments)` does it on a worker, outside of any transaction: it may take the network,
+    and may come again for work that it has already done. It returns what writes the outcome into
+    the console's own database; that is called in the transaction that marks the item done. When
+    either raises, the item is tried again later. `title` is what people read.
+    """
+
+    key: str
+    title: str | Promise
+    handle: Callable[[dict[str, Any]], Callable[[], object]]
+
+
 # Read the target of a run anew and keep what was seen, before the run that changed it is said to
 # be over. They never raise: what cannot be read is kept as that.
 STATE_READERS: list[Callable[[Run], object]] = []
@@ -55,3 +72,18 @@ PERIODIC: list[Periodic] = [Periodic("opsconsole.sample_health", "HEALTH_SAMPLE_
 
 def register_pipeline(pipeline: Pipeline) -> None:
     PIPELINES[pipeline.kind] = pipeline
+
+
+WORK: dict[str, Work] = {}
+# Keys that services put on the work list; a system check finds those that nobody does.
+WORK_KEYS: set[str] = set()
+
+
+def work_key(key: str) -> str:
+    """Declare the key of work that this module puts on the list; returns it."""
+    WORK_KEYS.add(key)
+    return key
+
+
+def register_work(work: Work) -> None:
+    WORK[work.key] = work

@@ -14,7 +14,7 @@ from django.db import DatabaseError, connection, connections
 
 from opsconsole.models import Environment
 from opsconsole.runner.registry import PERIODIC
-from opsconsole.services import health, runs
+from opsconsole.services import health, runs, work
 
 logger = logging.getLogger("opsconsole.scheduler")
 LEADER_LOCK = 0x0B5C0
@@ -53,12 +53,14 @@ class Command(BaseCommand):
         for run_id in runs.lost_runs():
             self._send_every("opsconsole.resolve_lost_run", run_id, 5 * settings.TIME_SCALE)
         runs.sweep_queued()
+        work.sweep()
         for environment_id in Environment.objects.shown().values_list("pk", flat=True):
             for periodic in PERIODIC:
                 self._send_every(periodic.task, environment_id, getattr(settings, periodic.setting))
         if time.monotonic() > self._housekeeping_at:
             self._housekeeping_at = time.monotonic() + 3600
             health.forget_old_samples()
+            work.forget_done()
 
     def _send_every(self, task: str, object_id: int, seconds: float) -> None:
         now = time.monotonic()
