@@ -10,6 +10,7 @@ from opsconsole.views import (
     runs,
     settings,
     sign_in,
+    work,
 )
 
 handler400 = "opsconsole.views.errors.bad_request"
@@ -31,6 +32,7 @@ urlpatterns = [
     path("runs/<int:run_id>/log.txt", runs.run_log_download, name="run-log-download"),
     path("runs/<int:run_id>/cancel", runs.cancel, name="run-cancel"),
     path("runs/<int:run_id>/decide", runs.decide, name="run-decide"),
+    path("work/<int:pk>/retry", work.retry, name="work-retry"),
     path("audit", audit.audit_list, name="audit"),
     path("audit/<int:event_id>", audit.audit_event, name="audit-event"),
     path("audit.csv", audit.audit_csv, name="audit-csv"),

@@ -20,7 +20,7 @@ from opsconsole.url import split_url
 
 # First parts of the console's own addresses; an application's pages lie under its short name.
 TAKEN_SLUGS = {"audit", "backups", "find", "health", "preferences", "replaced", "runs", "settings",
-               "sign-in", "sign-out", "static"}  # fmt: skip
+               "sign-in", "sign-out", "static", "work"}  # fmt: skip
 
 
 class ApplicationForm(forms.ModelForm):

@@ -7,15 +7,21 @@ from itertools import groupby
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET
 
 from opsconsole.choices import RunStatus
-from opsconsole.models import Environment, Run, TargetState, Worker
+from opsconsole.models import Environment, Run, TargetState, User, Worker, WorkItem
 from opsconsole.models.keys import key_from
 from opsconsole.panels import ENVIRONMENT_FACTS, FINDERS, Fact, Found
-from opsconsole.permissions import require, visible_environments
+from opsconsole.permissions import require, visible_environments, work_of
+from opsconsole.runner.registry import WORK
 from opsconsole.services.health import HealthDay, health_days
+from opsconsole.services.work import late_work
+
+MOST_LATE = 20
 
 
 @dataclass
@@ -30,6 +36,18 @@ class Stage:
     facts: list[Fact]
 
 
+@dataclass
+class Late:
+    """One item of the work list that somebody should know of."""
+
+    item: WorkItem
+    title: str | Promise
+    is_known: bool
+    is_being_tried: bool
+    waits_for_its_next_try: bool
+    may_retry: bool
+
+
 @require_GET
 @require("console.view")
 def home(request: HttpRequest) -> HttpResponse:
@@ -42,6 +60,7 @@ def home(request: HttpRequest) -> HttpResponse:
     context = {
         "applications": applications,
         "todo": [stage for stage in stages if _needs_somebody(stage)],
+        "late": late_rows(request.user),  # type: ignore[arg-type]
         "workers": Worker.objects.alive().count(),
     }
     template = "opsconsole/_home.html" if request.htmx else "opsconsole/home.html"  # type: ignore[attr-defined]
@@ -81,6 +100,24 @@ def stages_of(environments: list[Environment]) -> list[Stage]:
             facts=[found[e.pk] for found in facts if e.pk in found],
         )
         for e in environments
+    ]
+
+
+def late_rows(user: User) -> list[Late]:
+    """The oldest of what is late, as far as the user may see it."""
+    now = timezone.now()
+    items = list(late_work(user)[:MOST_LATE])
+    retryable = set(work_of(user, "work.retry").filter(pk__in=[i.pk for i in items]))
+    return [
+        Late(
+            item=item,
+            title=WORK[item.work].title if item.work in WORK else item.work,
+            is_known=item.work in WORK,
+            is_being_tried=bool(item.lease_expires_at and item.lease_expires_at > now),
+            waits_for_its_next_try=item.due_at > now,
+            may_retry=item in retryable and item.work in WORK,
+        )
+        for item in items
     ]
 
 
