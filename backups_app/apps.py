@@ -6,7 +6,7 @@ class BackupsConfig(AppConfig):
     verbose_name = "Backups"
 
     def ready(self) -> None:
-        from backups_app import panels, pipelines
+        from backups_app import operations, panels
 
-        pipelines.register()
+        operations.register_all()
         panels.register()

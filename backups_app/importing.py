@@ -13,35 +13,29 @@ from backups_app import building, copies
 from backups_app.archive import Written, write_archive
 from backups_app.foreign import ForeignArchive, Listing, read_listing, unpack_foreign
 from backups_app.models import Backup, BackupPolicy, Storage
+from backups_app.parameters import ImportParameters
 from backups_app.stores.kinds import Store
 from backups_app.taking import form_of, keep_archive
 from opsconsole.choices import BackupReason
 from opsconsole.exceptions import StepFailed
-from opsconsole.models import Run
 from opsconsole.runner.step import Estimate, RunContext
 from opsconsole.services import secrets
 from opsconsole.targets import server
 
 
-def source_of(run: Run) -> tuple[Storage, str]:
-    """Where the archive to import lies: a storage, and the key in it."""
-    return Storage.objects.get(pk=run.parameters["storage"]), str(run.parameters["key"])
-
-
-def discard_upload(run: Run) -> None:
+def discard_upload(asked: ImportParameters) -> None:
     """Delete an uploaded archive. One that an admin put into a storage is theirs to delete."""
-    if run.parameters.get("is_upload"):
-        storage, key = source_of(run)
-        copies.store_of(storage).delete(key)
+    if asked.is_upload:
+        copies.store_of(Storage.objects.get(pk=asked.storage)).delete(asked.key)
 
 
-def import_archive(context: RunContext) -> Backup:
+def import_archive(context: RunContext[ImportParameters]) -> Backup:
     """Bring the run's archive into the policy's storage, as a backup that is not proven yet.
 
     Raises AdapterError when it is no archive of pg_dump, StepFailed when this server could not
     restore it; nothing is stored then.
     """
-    storage, key = source_of(context.run)
+    storage, key = Storage.objects.get(pk=context.parameters.storage), context.parameters.key
     scratch = building.scratch_folder()
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     context.log(f"import: reading {key} from {storage}")
@@ -89,14 +83,16 @@ def _size(archive: ForeignArchive) -> int:
     return archive.path.stat().st_size
 
 
-def _manifest(context: RunContext, listing: Listing, key: str, written: Written) -> dict[str, Any]:
+def _manifest(
+    context: RunContext[ImportParameters], listing: Listing, key: str, written: Written
+) -> dict[str, Any]:
     return {
         "archive": key,
         "environment": context.environment.path,
         "taken_at": timezone.now().isoformat(),
         "imported": {
             "by": context.run.asked_by,
-            "from": context.run.parameters.get("name") or source_of(context.run)[1],
+            "from": context.parameters.name or context.parameters.key,
             "dumped_at": listing.dumped_at,
         },
         "server": {"version": listing.server_version, "database": listing.database},

@@ -11,11 +11,13 @@ from django.utils.translation import gettext as _
 
 from backups_app.alarms import alarms_of
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
+from backups_app.parameters import OfBackup
 from opsconsole import panels
 from opsconsole.choices import RunKind
 from opsconsole.models import Environment, Run, User
 from opsconsole.panels import Fact, Found
 from opsconsole.permissions import can, visible_environments
+from opsconsole.runner.registry import parameters_of
 from opsconsole.views.pages import new_key
 
 
@@ -90,13 +92,13 @@ def backups_card(request: HttpRequest, environment: Environment) -> SafeString:
 
 def run_backups(request: HttpRequest, run: Run) -> SafeString:
     replaced = run.replaced.exclude(swapped_at=None).first()
-    backups = Backup.objects.in_bulk(
-        [pk for pk in (run.result.get("backup"), run.parameters.get("backup")) if pk]
-    )
-    source = backups.get(run.parameters.get("backup"))
+    asked, taken = parameters_of(run), run.result.get("backup")
+    of = asked.backup if isinstance(asked, OfBackup) else None
+    backups = Backup.objects.in_bulk([pk for pk in (taken, of) if pk])
+    source = backups.get(of) if of else None
     context = {
         "run": run,
-        "backup": backups.get(run.result.get("backup")) or source,
+        "backup": backups.get(taken) or source,
         "restored": source if run.kind == RunKind.RESTORE else None,
         "replaced": replaced,
         "may_undo": replaced is not None

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from backups_app import building, importing, proving, restore_check, swapping, taking
 from backups_app.models import Backup, ReplacedDatabase
+from backups_app.parameters import (
+    ImportParameters,
+    OfBackup,
+    ProveParameters,
+    RestoreAsParameters,
+    UndoParameters,
+)
 from opsconsole.choices import BackupReason, ProofLevel
 from opsconsole.exceptions import StepFailed
 from opsconsole.runner.step import RunContext, Step
@@ -58,10 +65,10 @@ class ImportPreflight(Step):
         return f"PostgreSQL {facts.version}"
 
 
-class ImportArchive(Step):
+class ImportArchive(Step[ImportParameters]):
     name = "import"
 
-    def run(self, context: RunContext) -> str:
+    def run(self, context: RunContext[ImportParameters]) -> str:
         backup = importing.import_archive(context)
         return f"{backup.size_bytes / 1e6:,.1f} MB, in quarantine"
 
@@ -105,33 +112,37 @@ class TakeProvenBackup(Step):
         return f"proven: content equal, {backup.size_bytes / 1e6:,.1f} MB"
 
 
-class ProveAgain(Step):
+class ProveAgain(Step[ProveParameters]):
     name = "prove"
 
-    def run(self, context: RunContext) -> str:
-        backup = Backup.objects.get(pk=context.run.parameters["backup"])
+    def run(self, context: RunContext[ProveParameters]) -> str:
+        backup = Backup.objects.get(pk=context.parameters.backup)
         context.notes["backup"] = backup
         context.run.result["backup"] = backup.pk
-        level = ProofLevel(context.run.parameters.get("level", ProofLevel.CONTENT))
+        level = context.parameters.level
         proving.prove_backup(context, backup, level)
         if level >= ProofLevel.RESTORED:
             return f"{level.label}, restored in {backup.restore_seconds:,.1f} s"
         return str(level.label)
 
 
-class RestorePreflight(Step):
+class RestorePreflight(Step[OfBackup]):
+    """`exchanges`: whether the restored database is to take the live one's place."""
+
     name = "preflight"
 
-    def run(self, context: RunContext) -> str:
-        backup = context.notes["restores"] = Backup.objects.get(pk=context.run.parameters["backup"])
-        exchanges = "database" not in context.run.parameters
+    def __init__(self, *, exchanges: bool) -> None:
+        self.exchanges = exchanges
+
+    def run(self, context: RunContext[OfBackup]) -> str:
+        backup = context.notes["restores"] = Backup.objects.get(pk=context.parameters.backup)
         with context.connect("preflight") as connection:
             findings = restore_check.find(
                 connection,
                 backup,
                 is_local=context.dsn.is_local,
                 keeps_owners=backup.keeps_owners_in(context.run.target_id),
-                exchanges=exchanges,
+                exchanges=self.exchanges,
             )
         for finding in findings:
             context.log(f"preflight: {finding.what}: {finding.text}", "" if finding.is_ok else "no")
@@ -162,14 +173,14 @@ class BuildReplacement(Step):
         return f"{backup.rows:,} rows, content equal"
 
 
-class BuildNewDatabase(Step):
+class BuildNewDatabase(Step[RestoreAsParameters]):
     """Restore into a new database of the same server, which stays there under its own name."""
 
     name = "restore"
 
-    def run(self, context: RunContext) -> str:
+    def run(self, context: RunContext[RestoreAsParameters]) -> str:
         backup: Backup = context.notes["restores"]
-        name = context.run.parameters["database"]
+        name = context.parameters.database
         built = building.built_name(context.dsn.database, context.run.pk)
         with context.connect("new", database=server.MAINTENANCE_DATABASE) as connection:
             if server.database_oid(connection, name) is not None:
@@ -188,11 +199,11 @@ class BuildNewDatabase(Step):
         return f"{backup.rows:,} rows in {name}, content equal"
 
 
-class UndoPreflight(Step):
+class UndoPreflight(Step[UndoParameters]):
     name = "preflight"
 
-    def run(self, context: RunContext) -> str:
-        replaced = ReplacedDatabase.objects.get(pk=context.run.parameters["undo"])
+    def run(self, context: RunContext[UndoParameters]) -> str:
+        replaced = ReplacedDatabase.objects.get(pk=context.parameters.replaced)
         with context.connect("preflight", database=server.MAINTENANCE_DATABASE) as connection:
             kept = server.database_oid(connection, replaced.replaced_name)
             live = server.database_oid(connection, replaced.live_name)

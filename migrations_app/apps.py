@@ -6,7 +6,7 @@ class MigrationsConfig(AppConfig):
     verbose_name = "Migrations"
 
     def ready(self) -> None:
-        from migrations_app import panels, pipeline
+        from migrations_app import operations, panels
 
-        pipeline.register()
+        operations.register_all()
         panels.register()

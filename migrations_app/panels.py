@@ -13,6 +13,7 @@ from django.utils.translation import ngettext
 from migrations_app.board import read_board
 from migrations_app.drift import drift_of, drifts_of
 from migrations_app.engines import ENGINES
+from migrations_app.parameters import MigrateParameters
 from migrations_app.services import doctor
 from migrations_app.services.drift import sql_of
 from migrations_app.views.migrations import as_shown
@@ -20,6 +21,7 @@ from opsconsole import panels
 from opsconsole.models import Application, Environment, Run, User
 from opsconsole.panels import Fact, Found
 from opsconsole.permissions import visible_environments
+from opsconsole.runner.registry import parameters_of
 from opsconsole.views.pages import new_key
 
 PENDING_STATES = {"pending", "out_of_order"}
@@ -105,13 +107,15 @@ def board_card(
 
 
 def run_migrations(request: HttpRequest, run: Run) -> SafeString:
+    asked = parameters_of(run)
     context = {
         "run": run,
         "failed": run.result.get("failed_script"),
         "diagnoses": _diagnoses(run),
         "landed": run.result.get("landed", []),
         "changes": run.result.get("schema_changes"),
-        "checklist": run.parameters.get("checklist", {}),
+        "checklist": asked.checklist if isinstance(asked, MigrateParameters) else {},
+        "commit": asked.commit if isinstance(asked, MigrateParameters) else "",
         "key": new_key(),
     }
     return render_to_string("migrations_app/_run_panel.html", context, request)

@@ -9,6 +9,12 @@ from migrations_app.engines import Engine, MigrationScript, ScriptFailed
 from migrations_app.engines.applying import finish_rest
 from migrations_app.engines.evidence import read_evidence
 from migrations_app.models import ExpectedSchema, SchemaText, ScriptText
+from migrations_app.parameters import (
+    AdoptDriftParameters,
+    EndSessionParameters,
+    FinishParameters,
+    ResolveParameters,
+)
 from migrations_app.sources import engine_for
 from migrations_app.steps import limits_of
 from migrations_app.watch import Watch
@@ -19,13 +25,13 @@ from opsconsole.targets import schema, server
 END_SECONDS = 10
 
 
-class ResolveHistory(Step):
+class ResolveHistory(Step[ResolveParameters]):
     """Mark a failed migration rolled back or applied in the tool's own history."""
 
     name = "resolve"
 
-    def run(self, context: RunContext) -> str:
-        name, mark = context.run.parameters["resolve"], context.run.parameters["mark"]
+    def run(self, context: RunContext[ResolveParameters]) -> str:
+        name, mark = context.parameters.migration, context.parameters.mark
         engine = engine_for(context.environment, context.dsn)
         with context.connect("resolve") as connection:
             engine.take_lock(connection, limits_of(context.environment), context.sleep)
@@ -38,7 +44,7 @@ class ResolveHistory(Step):
         return f"{name} marked {shown}"
 
 
-class FinishRest(Step):
+class FinishRest(Step[FinishParameters]):
     """Apply the statements of a failed migration that have not landed, and record it as applied.
 
     Refused when the file or what has landed is no longer what was shown and confirmed.
@@ -46,24 +52,24 @@ class FinishRest(Step):
 
     name = "finish"
 
-    def run(self, context: RunContext) -> str:
-        asked = context.run.parameters
+    def run(self, context: RunContext[FinishParameters]) -> str:
+        asked = context.parameters
         engine = engine_for(context.environment, context.dsn)
-        script = _script(engine, asked["resolve"])
+        script = _script(engine, asked.migration)
         limits = limits_of(context.environment)
         with context.connect("resolve:lock") as lock, context.connect("migrate") as connection:
             engine.take_lock(lock, limits, context.sleep)
             self._require_unchanged(context, engine, connection, script)
             before = keep_reading(context.run.target, look_at(connection, context.run.target))
             context.run.result["schema_before"] = before.schema_id
-            rest = script.statements[asked["landed"] :]
+            rest = script.statements[asked.landed :]
             for statement in rest:
                 context.log(f"finish: {script.file} line {statement.line}: {statement.shown}")
             names = [context.session_name("migrate")]
             try:
                 with Watch(context, names, limits.blocking, (0, 1)) as watch:
                     finish_rest(
-                        engine, connection, script, asked["landed"], limits, context.log,
+                        engine, connection, script, asked.landed, limits, context.log,
                         context.sleep,
                     )  # fmt: skip
             except ScriptFailed as failure:
@@ -76,38 +82,38 @@ class FinishRest(Step):
         return f"{len(rest)} statements applied, {script.name} marked applied"
 
     def _require_unchanged(
-        self, context: RunContext, engine: Engine, connection: psycopg.Connection,
-        script: MigrationScript,
+        self, context: RunContext[FinishParameters], engine: Engine,
+        connection: psycopg.Connection, script: MigrationScript,
     ) -> None:  # fmt: skip
-        asked = context.run.parameters
-        if script.checksum != asked["checksum"]:
+        asked = context.parameters
+        if script.checksum != asked.checksum:
             raise StepFailed(f"{script.file} was changed since it was shown")
         evidence = read_evidence(connection, script.statements, engine.schema)
-        if not evidence.fits(asked["landed"]):
+        if not evidence.fits(asked.landed):
             raise StepFailed(
-                f"the first {asked['landed']} statements of {script.file} had landed when this was "
+                f"the first {asked.landed} statements of {script.file} had landed when this was "
                 "shown, and the catalogue shows something else now"
             )
 
 
-class EndSession(Step):
+class EndSession(Step[EndSessionParameters]):
     """End the one session that was shown to hold the tool's lock."""
 
     name = "end session"
 
-    def run(self, context: RunContext) -> str:
-        asked = context.run.parameters["end_session"]
+    def run(self, context: RunContext[EndSessionParameters]) -> str:
+        asked = context.parameters
         engine = engine_for(context.environment, context.dsn)
         with context.connect("end-session") as connection:
             holder = server.read_facts(connection, engine.advisory_lock).lock_holder
             if holder is None:
                 return "it had ended by itself"
-            if (holder["pid"], holder["since"]) != (asked["pid"], asked["since"]):
+            if (holder["pid"], holder["since"]) != (asked.pid, asked.since):
                 raise StepFailed("another session holds the lock now: look again")
             server.terminate(connection, holder["pid"])
             self._wait_for_its_end(context, connection, engine, holder["pid"])
-        context.log(f"end session: process {asked['pid']} of {asked['user']} was ended", "ok")
-        return f"process {asked['pid']} ended"
+        context.log(f"end session: process {asked.pid} of {asked.user} was ended", "ok")
+        return f"process {asked.pid} ended"
 
     def _wait_for_its_end(
         self, context: RunContext, connection: psycopg.Connection, engine: Engine, pid: int
@@ -123,29 +129,29 @@ class EndSession(Step):
         )
 
 
-class AdoptDrift(Step):
+class AdoptDrift(Step[AdoptDriftParameters]):
     """Record a script as applied whose effect is live already, and expect the schema as it is."""
 
     name = "adopt"
 
-    def run(self, context: RunContext) -> str:
-        asked = context.run.parameters
+    def run(self, context: RunContext[AdoptDriftParameters]) -> str:
+        asked = context.parameters
         engine = engine_for(context.environment, context.dsn)
-        text = ScriptText.objects.get(pk=asked["checksum"]).sql
+        text = ScriptText.objects.get(pk=asked.checksum).sql
         with context.connect("adopt") as connection:
             engine.take_lock(connection, limits_of(context.environment), context.sleep)
             objects = schema.read_schema(connection)
-            if schema.schema_hash(objects) != asked["schema"]:
+            if schema.schema_hash(objects) != asked.shown_schema:
                 raise StepFailed("the schema was changed since it was shown")
             engine.ensure_history(connection)
-            engine.mark_applied(connection, engine.script_of(asked["adopt"], text))
+            engine.mark_applied(connection, engine.script_of(asked.migration, text))
         expect(
-            context.run.target, SchemaText.objects.get(pk=asked["schema"]),
+            context.run.target, SchemaText.objects.get(pk=asked.shown_schema),
             ExpectedSchema.Because.ADOPTED, run=context.run,
             accepted_by=context.run.requested_by, reason=context.run.reason,
         )  # fmt: skip
-        context.log(f"adopt: {asked['adopt']} is marked applied; commit its file", "ok")
-        return f"{asked['adopt']} marked applied"
+        context.log(f"adopt: {asked.migration} is marked applied; commit its file", "ok")
+        return f"{asked.migration} marked applied"
 
 
 def _script(engine: Engine, name: str) -> MigrationScript:

@@ -40,10 +40,6 @@ class RunKind(models.TextChoices):
     PRUNE = "prune", _("Prune")
     IMPORT = "import", _("Import")
 
-    @classmethod
-    def changing_target(cls) -> list[RunKind]:
-        return [cls.MIGRATE, cls.RESTORE]
-
 
 class RunStatus(Shown):
     AWAITING_APPROVAL = "awaiting_approval", _("Awaiting approval")

@@ -12,8 +12,9 @@ from django.utils.translation import gettext as _
 
 from backups_app.models import Backup
 from backups_app.models.backup import CopyState
+from backups_app.parameters import BackupParameters, ProveParameters
 from backups_app.stores.local import LocalStore
-from opsconsole.choices import BackupReason, ProofLevel, RunKind
+from opsconsole.choices import BackupReason, ProofLevel
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, User
 from opsconsole.permissions import authorize
@@ -31,11 +32,10 @@ def request_backup(
     """Queue a backup that is taken, proven and copied. Raises Refused."""
     return runs.request_run(
         actor=actor,
-        kind=RunKind.BACKUP,
         environment=environment,
         reason=reason,
         idempotency_key=idempotency_key,
-        parameters={"reason": why},
+        parameters=BackupParameters(reason=why),
     )
 
 
@@ -51,10 +51,9 @@ def request_verify(
         raise Refused(_("This backup is deleted."))
     return runs.request_run(
         actor=actor,
-        kind=RunKind.VERIFY,
         environment=backup.environment,
         idempotency_key=idempotency_key,
-        parameters={"backup": backup.pk, "level": int(level)},
+        parameters=ProveParameters(backup=backup.pk, level=level),
     )
 
 

@@ -12,8 +12,8 @@ from django.utils.translation import gettext as _
 
 from backups_app.foreign import NOT_AN_ARCHIVE, may_be_archive
 from backups_app.models import Backup, Storage
+from backups_app.parameters import ImportParameters
 from backups_app.stores.local import LocalStore
-from opsconsole.choices import RunKind
 from opsconsole.exceptions import AdapterError, Refused
 from opsconsole.models import Environment, Run, User
 from opsconsole.permissions import authorize
@@ -78,11 +78,10 @@ def _request(
 ) -> Run:
     return runs.request_run(
         actor=actor,
-        kind=RunKind.IMPORT,
         environment=environment,
         reason=reason,
         idempotency_key=idempotency_key,
-        parameters=parameters,
+        parameters=ImportParameters(**parameters),
     )
 
 

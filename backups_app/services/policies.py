@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 
 from backups_app import schedules
 from backups_app.models import Backup, BackupPolicy, ScheduledOccurrence, Storage
+from backups_app.parameters import PruneParameters
 from backups_app.retention import Decision, Fact, decide, simulate
 from backups_app.services.backups import request_backup, request_verify
 from opsconsole.choices import BackupReason, ProofLevel, RunKind, RunStatus
@@ -127,7 +128,10 @@ def request_prune(*, actor: User | None, environment: Environment, idempotency_k
     if actor is not None:
         authorize(actor, "backup.prune", environment)
     return runs.request_run(
-        actor=actor, kind=RunKind.PRUNE, environment=environment, idempotency_key=idempotency_key
+        actor=actor,
+        environment=environment,
+        idempotency_key=idempotency_key,
+        parameters=PruneParameters(),
     )
 
 

@@ -7,7 +7,8 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, RestoreCheck
-from opsconsole.choices import ProofLevel, RunKind, RunStatus
+from backups_app.parameters import RestoreAsParameters, RestoreParameters, UndoParameters
+from opsconsole.choices import ProofLevel, RunStatus
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, User
 from opsconsole.permissions import authorize
@@ -52,13 +53,12 @@ def request_restore(
         require_typed_name(environment, typed_name)
     return runs.request_run(
         actor=actor,
-        kind=RunKind.RESTORE,
         environment=environment,
         reason=reason,
         idempotency_key=idempotency_key,
-        parameters={"backup": backup.pk}
-        | ({"database": new_database} if new_database else {})
-        | ({"backs_up_first": True} if backs_up_first and not new_database else {}),
+        parameters=RestoreAsParameters(backup=backup.pk, database=new_database)
+        if new_database
+        else RestoreParameters(backup=backup.pk, backs_up_first=backs_up_first),
         way_back_of=way_back_of,
     )
 
@@ -121,11 +121,10 @@ def request_undo(
     require_typed_name(environment, typed_name)
     return runs.request_run(
         actor=actor,
-        kind=RunKind.RESTORE,
         environment=environment,
         reason=reason,
         idempotency_key=idempotency_key,
-        parameters={"undo": replaced.pk},
+        parameters=UndoParameters(replaced=replaced.pk),
     )
 
 

@@ -14,7 +14,7 @@ from backups_app.models import Backup
 from migrations_app.engines import ENGINES
 from migrations_app.engines.evidence import Evidence, Trace
 from migrations_app.models import ScriptText
-from opsconsole.choices import RunKind
+from migrations_app.parameters import EndSessionParameters, FinishParameters, ResolveParameters
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, TargetState, User
 from opsconsole.models.keys import key_from
@@ -230,7 +230,7 @@ def _missing(_environment: Environment, migration: dict[str, Any], _tool: str) -
 def _run_that_failed(environment: Environment, name: str) -> Run | None:
     return (
         Run.objects.filter(
-            environment=environment, kind=RunKind.MIGRATE, result__failed_script__name=name
+            environment=environment, operation="migrate", result__failed_script__name=name
         )
         .order_by("-pk")
         .first()
@@ -252,31 +252,24 @@ def request_resolution(
         raise Refused(_("Choose to mark it rolled back or applied, or to finish it."), status=422)
     if not reason.strip():
         raise Refused(_("Say why: the reason is kept with the run."), status=422, field="reason")
-    parameters: dict[str, Any] = {"resolve": name, "mark": mark}
-    if mark == "finish":
-        parameters |= _what_to_finish(environment, name)
-    title = {
-        "rolled_back": _("Mark %(name)s rolled back"),
-        "applied": _("Mark %(name)s applied"),
-        "finish": _("Finish the rest of %(name)s"),
-    }[mark]
     return runs.request_run(
         actor=actor,
-        kind=RunKind.MIGRATE,
         environment=environment,
         reason=reason,
         idempotency_key=idempotency_key,
-        parameters=parameters | {"title": title % {"name": name}},
+        parameters=_what_to_finish(environment, name)
+        if mark == "finish"
+        else ResolveParameters.model_validate({"migration": name, "mark": mark}),
     )
 
 
-def _what_to_finish(environment: Environment, name: str) -> dict[str, Any]:
+def _what_to_finish(environment: Environment, name: str) -> FinishParameters:
     found = next(
         (d for d in diagnose(environment, environment.target.latest_state) if d.name == name), None
     )
     if found is None or "finish" not in {way.mark for way in found.ways}:
         raise Refused(_("%(name)s has nothing to finish: open its page again.") % {"name": name})
-    return {"checksum": found.checksum, "landed": found.landed}
+    return FinishParameters(migration=name, checksum=found.checksum, landed=found.landed or 0)
 
 
 def request_end_session(
@@ -294,12 +287,8 @@ def request_end_session(
         raise Refused(_("That session no longer holds the lock. Open the page again."))
     return runs.request_run(
         actor=actor,
-        kind=RunKind.MIGRATE,
         environment=environment,
         reason=reason,
         idempotency_key=idempotency_key,
-        parameters={
-            "end_session": {"pid": holder.pid, "user": holder.user, "since": holder.since},
-            "title": _("End session %(pid)d") % {"pid": pid},
-        },
+        parameters=EndSessionParameters(pid=holder.pid, user=holder.user, since=holder.since),
     )

@@ -12,8 +12,8 @@ from migrations_app.drift import Drift, drift_of, expect
 from migrations_app.engines import ENGINES
 from migrations_app.models import ExpectedSchema
 from migrations_app.observation import store_scripts
+from migrations_app.parameters import AdoptDriftParameters
 from migrations_app.schema_sql import Written, write_sql
-from opsconsole.choices import RunKind
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, User
 from opsconsole.permissions import authorize
@@ -84,16 +84,12 @@ def request_adoption(
     store_scripts([script])
     return runs.request_run(
         actor=actor,
-        kind=RunKind.MIGRATE,
         environment=environment,
         reason=reason,
         idempotency_key=idempotency_key,
-        parameters={
-            "adopt": name,
-            "checksum": script.checksum,
-            "schema": schema,
-            "title": _("Adopt drift as %(name)s") % {"name": name},
-        },
+        parameters=AdoptDriftParameters(
+            migration=name, checksum=script.checksum, shown_schema=schema
+        ),
     )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from migrations_app.observation import plan_changes, plan_for
+from migrations_app.parameters import Answer, MigrateParameters
 from migrations_app.services.findings import stopping
-from opsconsole.choices import Health, RunKind
+from opsconsole.choices import Health
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Plan, Run, TargetState, User
 from opsconsole.permissions import authorize
@@ -106,7 +106,7 @@ def _known_of_earlier(earlier: Environment, pending: list[str]) -> dict[str, tup
 
 def complete_checklist(
     environment: Environment, pending: list[str], ticked: dict[str, str]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Answer]:
     """What is kept with the run: known items with their evidence, the rest as ticked with a note.
 
     `ticked` maps the key of each ticked item to its note; an empty note does not count.
@@ -114,12 +114,12 @@ def complete_checklist(
     kept = {}
     for item in checklist_for(environment, pending):
         note = ticked.get(item.key, "").strip()
-        kept[item.key] = {
-            "text": item.text,
-            "ok": item.is_known or bool(note),
-            "by": "console" if item.is_known else "person",
-            "note": item.evidence if item.is_known else note,
-        }
+        kept[item.key] = Answer(
+            text=item.text,
+            ok=item.is_known or bool(note),
+            by="console" if item.is_known else "person",
+            note=item.evidence if item.is_known else note,
+        )
     return kept
 
 
@@ -131,7 +131,7 @@ def request_migrate(
     idempotency_key: str,
     reason: str = "",
     typed_name: str = "",
-    checklist: dict[str, dict[str, Any]] | None = None,
+    checklist: dict[str, Answer] | None = None,
 ) -> Run:
     """Queue a migrate run of exactly the plan that was shown.
 
@@ -154,23 +154,25 @@ def request_migrate(
                           % {"changes": changes})  # fmt: skip
     return runs.request_run(
         actor=actor,
-        kind=RunKind.MIGRATE,
         environment=environment,
         plan=plan,
         reason=reason,
         idempotency_key=idempotency_key,
-        parameters={"checklist": checklist or {}}
-        | ({"commit": plan.content["commit"]} if "commit" in plan.content else {}),
+        parameters=MigrateParameters(
+            checklist=checklist or {}, commit=plan.content.get("commit", "")
+        ),
     )
 
 
 def _require_confirmation(
-    environment: Environment, typed_name: str, checklist: dict[str, dict[str, Any]]
+    environment: Environment, typed_name: str, checklist: dict[str, Answer]
 ) -> None:
     if not environment.is_protected:
         return
     require_typed_name(environment, typed_name)
-    missing = [str(text) for key, text in CHECKLIST if not checklist.get(key, {}).get("ok")]
+    missing = [
+        str(text) for key, text in CHECKLIST if key not in checklist or not checklist[key].ok
+    ]
     if missing:
         raise Refused(
             _("Not confirmed yet: %(items)s.") % {"items": "; ".join(missing)},

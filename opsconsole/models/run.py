@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _g
 
 from opsconsole.choices import RunKind, RunStatus, StepStatus
+from opsconsole.runner.registry import OPERATIONS
 
 
 class Plan(models.Model):
@@ -56,17 +57,20 @@ class RunQuerySet(models.QuerySet["Run"]):
 
     def holding(self, target_id: int) -> RunQuerySet:
         """Runs that keep others from changing the target."""
-        return self.filter(
-            target_id=target_id,
-            kind__in=RunKind.changing_target(),
-            status__in=RunStatus.holding(),
-        )
+        return self.filter(target_id=target_id, changes_target=True, status__in=RunStatus.holding())
 
 
 class Run(models.Model):
-    """One execution of a pipeline against one target. Claimed once, never run again."""
+    """One execution of an operation against one target. Claimed once, never run again.
 
+    `changes_target` and `excludes` are its operation's, as they were when it was requested: the
+    database keeps runs apart by them, whatever becomes of the operation.
+    """
+
+    operation = models.CharField(max_length=32)
     kind = models.CharField(max_length=16, choices=RunKind.choices)
+    changes_target = models.BooleanField(default=False)
+    excludes = models.CharField(max_length=32, blank=True)
     status = models.CharField(
         max_length=20, choices=RunStatus.choices, default=RunStatus.QUEUED, db_index=True
     )
@@ -80,6 +84,7 @@ class Run(models.Model):
     reason = models.CharField(max_length=500, blank=True)
     # What was asked (backup to restore, checklist as ticked), and what came of it.
     parameters = models.JSONField(default=dict)
+    parameters_version = models.PositiveSmallIntegerField(default=0)
     result = models.JSONField(default=dict)
     summary = models.TextField(blank=True)
     idempotency_key = models.CharField(max_length=64, unique=True)
@@ -107,17 +112,14 @@ class Run(models.Model):
             models.UniqueConstraint(
                 fields=["target"],
                 condition=models.Q(
-                    kind__in=RunKind.changing_target(),
-                    status__in=RunStatus.holding(),
-                    way_back=None,
+                    changes_target=True, status__in=RunStatus.holding(), way_back=None
                 ),
                 name="run_one_changes_a_target",
             ),
             models.UniqueConstraint(
-                fields=["target", "kind"],
-                condition=models.Q(status__in=RunStatus.active())
-                & ~models.Q(kind__in=RunKind.changing_target()),
-                name="run_one_active_of_a_kind",
+                fields=["target", "excludes"],
+                condition=models.Q(status__in=RunStatus.active()) & ~models.Q(excludes=""),
+                name="run_one_active_excludes",
             ),
         ]
 
@@ -137,22 +139,12 @@ class Run(models.Model):
 
     @property
     def title(self) -> str:
-        kind, where = RunKind(self.kind), self.environment.name.lower()
-        if kind is RunKind.RESTORE and "undo" in self.parameters:
-            return _g("Undo the restore of %(where)s") % {"where": where}
-        if kind is RunKind.RESTORE:
-            return _g("Restore %(where)s from backup %(backup)s") % {
-                "where": where,
-                "backup": self.parameters.get("backup", ""),
-            }
-        if kind is RunKind.IMPORT:
-            return _g("Import a backup of %(where)s") % {"where": where}
-        if "title" in self.parameters:
-            return _g("%(title)s in %(where)s") % {
-                "title": self.parameters["title"],
-                "where": where,
-            }
-        return f"{kind.label} {where}"
+        """What it does where; of an operation that this console no longer has, only its kind."""
+        operation = OPERATIONS.get(self.operation)
+        where = self.environment.name.lower()
+        return (
+            operation.title_of(self, where) if operation else f"{self.get_kind_display()} {where}"
+        )
 
     @property
     def applied(self) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 
 import psycopg
 from django.conf import settings
 from django.db import connections
 
-from opsconsole.choices import RunKind, RunStatus, StepStatus
+from opsconsole.choices import RunStatus, StepStatus
 from opsconsole.exceptions import (
     AdapterError,
     Cancelled,
@@ -20,8 +21,9 @@ from opsconsole.exceptions import (
 )
 from opsconsole.models import Run
 from opsconsole.runner.lease import LeaseKeeper
+from opsconsole.runner.operation import Operation
 from opsconsole.runner.recorder import Recorder, redact
-from opsconsole.runner.registry import PERIODIC, PIPELINES, STATE_READERS, Pipeline
+from opsconsole.runner.registry import OPERATIONS, PERIODIC, STATE_READERS
 from opsconsole.runner.step import RunContext, Step
 from opsconsole.services import runs
 from opsconsole.services.secrets import resolve_dsn
@@ -51,13 +53,13 @@ def _execute(run: Run) -> None:
     except (AdapterError, Refused) as error:
         runs.finish_run(run, RunStatus.FAILED, f"Nothing was changed: {error}")
         return
-    pipeline = PIPELINES[run.kind]
+    operation = OPERATIONS[run.operation]
     with Recorder(run, [dsn.password]) as recorder:
-        context = RunContext(run, dsn, recorder)
-        status, summary = _with_lock(context, pipeline)
+        context = RunContext(run, operation.read(run), dsn, recorder)
+        status, summary = _with_lock(context, operation)
         context.check_fence()
     # The terminal status is written only after the last line, and after what pages will show.
-    if run.kind in RunKind.changing_target():
+    if run.changes_target:
         for read_state in STATE_READERS:
             read_state(run)
     runs.finish_run(run, status, recorder.redact(summary))
@@ -70,11 +72,11 @@ def tell_state_changed(run: Run) -> None:
         runs.send_short(periodic.task, run.environment_id)
 
 
-def _with_lock(context: RunContext, pipeline: Pipeline) -> tuple[RunStatus, str]:
-    """Hold the target's lock and the lease while the pipeline runs."""
+def _with_lock(context: RunContext, operation: Operation) -> tuple[RunStatus, str]:
+    """Hold the target's lock and the lease while the operation runs."""
     lock: TargetLock | None = None
     try:
-        if context.run.kind in RunKind.changing_target():
+        if context.run.changes_target:
             lock = TargetLock(context.dsn, context.session_name("lock"))
             lock.acquire()
     except AdapterError as error:
@@ -84,23 +86,23 @@ def _with_lock(context: RunContext, pipeline: Pipeline) -> tuple[RunStatus, str]
         return RunStatus.FAILED, f"Nothing was changed: {error}"
     try:
         with LeaseKeeper(context, lock):
-            return _run_pipeline(context, pipeline)
+            return _run_sampled(context, operation)
     finally:
         if lock:
             lock.release()
 
 
-def _run_pipeline(context: RunContext, pipeline: Pipeline) -> tuple[RunStatus, str]:
+def _run_sampled(context: RunContext, operation: Operation) -> tuple[RunStatus, str]:
     sampler = _start_sampler(context)
     try:
-        return _run_steps(context, pipeline)
+        return _run_steps(context, operation)
     finally:
         with suppress(FencedOut):
-            _finish(context, pipeline, sampler)
+            _finish(context, operation, sampler)
 
 
 def _start_sampler(context: RunContext) -> AvailabilitySampler | None:
-    if context.run.kind not in RunKind.changing_target():
+    if not context.run.changes_target:
         return None
     sampler = AvailabilitySampler(
         context.dsn, context.session_name("availability"), settings.AVAILABILITY_SAMPLE_SECONDS
@@ -109,46 +111,46 @@ def _start_sampler(context: RunContext) -> AvailabilitySampler | None:
     return sampler
 
 
-def _finish(context: RunContext, pipeline: Pipeline, sampler: AvailabilitySampler | None) -> None:
+def _finish(context: RunContext, operation: Operation, sampler: AvailabilitySampler | None) -> None:
     if sampler:
         context.run.result["availability"] = sampler.stop()
     try:
         context.resume_for_rollback()
-        pipeline.cleanup(context)
+        operation.cleanup(context)
     except (AdapterError, psycopg.Error) as error:
         context.log(f"cleaning up: {error}", "hm")
     context.close_sessions()
 
 
-def _run_steps(context: RunContext, pipeline: Pipeline) -> tuple[RunStatus, str]:
+def _run_steps(context: RunContext, operation: Operation) -> tuple[RunStatus, str]:
     try:
-        _run_in_order(context, pipeline.steps(context))
+        _run_in_order(context, operation.steps(context.environment, context.parameters))
     except Cancelled as error:
-        state = str(error) or pipeline.describe(context)
+        state = str(error) or operation.describe(context)
         context.log(f"cancelled: {state}", "hm")
         return RunStatus.CANCELLED, f"Cancelled. {state}"
     except NeedsAttention as error:
         return _needs_attention(context, error)
     except StepFailed as error:
-        return _go_back(context, pipeline, str(error))
-    return RunStatus.SUCCEEDED, pipeline.describe(context)
+        return _go_back(context, operation, str(error))
+    return RunStatus.SUCCEEDED, operation.describe(context)
 
 
-def _go_back(context: RunContext, pipeline: Pipeline, why: str) -> tuple[RunStatus, str]:
-    """Run the way back of the pipeline, if it has one from here."""
+def _go_back(context: RunContext, operation: Operation, why: str) -> tuple[RunStatus, str]:
+    """Run the way back of the operation, if it has one from here."""
     context.failure = why
     context.recorder.skip_pending()
     try:
-        way_back = pipeline.on_failure(context)
+        way_back = operation.way_back(context)
         if not way_back:
-            return RunStatus.FAILED, f"{why.rstrip('.')}. {pipeline.describe(context)}"
+            return RunStatus.FAILED, f"{why.rstrip('.')}. {operation.describe(context)}"
         _run_in_order(context, way_back)
     except NeedsAttention as error:
         return _needs_attention(context, error)
     except (StepFailed, Cancelled) as error:
         message = f"{why} Going back did not finish: {error or 'it was cancelled'}."
-        return _needs_attention(context, NeedsAttention(f"{message} {pipeline.describe(context)}"))
-    return RunStatus.ROLLED_BACK, f"{why.rstrip('.')}. {pipeline.describe(context)}"
+        return _needs_attention(context, NeedsAttention(f"{message} {operation.describe(context)}"))
+    return RunStatus.ROLLED_BACK, f"{why.rstrip('.')}. {operation.describe(context)}"
 
 
 def _needs_attention(context: RunContext, error: NeedsAttention) -> tuple[RunStatus, str]:
@@ -157,7 +159,7 @@ def _needs_attention(context: RunContext, error: NeedsAttention) -> tuple[RunSta
     return RunStatus.NEEDS_ATTENTION, str(error)
 
 
-def _run_in_order(context: RunContext, steps: list[Step]) -> None:
+def _run_in_order(context: RunContext, steps: Sequence[Step]) -> None:
     context.recorder.plan_steps([step.name for step in steps])
     for step in steps:
         context.check()

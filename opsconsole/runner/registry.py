@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 from django.utils.functional import Promise
 
-from opsconsole.choices import RunKind, RunStatus
+from opsconsole.runner.documents import Parameters, Unreadable
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from opsconsole.models import Run
-    from opsconsole.runner.step import RunContext, Step
+    from opsconsole.runner.operation import Operation
 
-
-@dataclass(frozen=True)
-class Resolution:
-    """How a lost run ended, as read from evidence."""
-
-    status: RunStatus
-    summary: str
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """What a run of one kind does.
-
-    `steps(context)` are run in order. When one fails, `on_failure(context)` returns the steps
-    of the way back, possibly none. `cleanup(context)` runs at the end, however it comes.
-    `describe(context)` says in what state the database is, for the summary.
-    """
-
-    kind: RunKind
-    steps: Callable[[RunContext], list[Step]]
-    resolve: Callable[[Run], Resolution]
-    describe: Callable[[RunContext], str]
-    on_failure: Callable[[RunContext], list[Step]] = field(default=lambda _context: [])
-    cleanup: Callable[[RunContext], None] = field(default=lambda _context: None)
+    P = TypeVar("P", bound=Parameters)
 
 
 @dataclass(frozen=True)
@@ -66,12 +45,8 @@ class Work:
 # Read the target of a run anew and keep what was seen, before the run that changed it is said to
 # be over. They never raise: what cannot be read is kept as that.
 STATE_READERS: list[Callable[[Run], object]] = []
-PIPELINES: dict[str, Pipeline] = {}
+OPERATIONS: dict[str, Operation] = {}
 PERIODIC: list[Periodic] = [Periodic("opsconsole.sample_health", "HEALTH_SAMPLE_SECONDS")]
-
-
-def register_pipeline(pipeline: Pipeline) -> None:
-    PIPELINES[pipeline.kind] = pipeline
 
 
 WORK: dict[str, Work] = {}
@@ -87,3 +62,20 @@ def work_key(key: str) -> str:
 
 def register_work(work: Work) -> None:
     WORK[work.key] = work
+
+
+def register(operation: Operation[P]) -> None:
+    """Let runs of this operation be requested and executed. Raises ValueError for a taken key."""
+    if operation.key in OPERATIONS:
+        raise ValueError(f"there already is an operation {operation.key}")
+    # Its own parameters are read by itself alone; whoever finds it here knows only that it has some.
+    OPERATIONS[operation.key] = cast("Operation", operation)
+
+
+def parameters_of(run: Run) -> Parameters | None:
+    """What a run was asked to do; None where this version of the console cannot tell."""
+    operation = OPERATIONS.get(run.operation)
+    try:
+        return operation.read(run) if operation else None
+    except Unreadable:
+        return None

@@ -7,10 +7,12 @@ import logging
 import psycopg
 from django.db import connection
 
-from opsconsole.choices import RunKind, RunStatus
+from opsconsole.choices import RunStatus
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Run
-from opsconsole.runner.registry import PERIODIC, PIPELINES, STATE_READERS
+from opsconsole.runner.documents import Unreadable
+from opsconsole.runner.operation import Resolution
+from opsconsole.runner.registry import OPERATIONS, PERIODIC, STATE_READERS
 from opsconsole.services import runs
 
 logger = logging.getLogger(__name__)
@@ -36,13 +38,27 @@ def resolve_lost_run(run_id: int) -> None:
 
 def _resolve(run: Run) -> None:
     try:
-        resolution = PIPELINES[run.kind].resolve(run)
+        resolution = _resolution_of(run)
     except (AdapterError, psycopg.Error, OSError) as error:
         logger.warning("run %s stays lost for now: %s", run.pk, type(error).__name__)
         return
-    if run.kind in RunKind.changing_target():
+    if run.changes_target:
         for read_state in STATE_READERS:
             read_state(run)
     runs.finish_run(run, resolution.status, resolution.summary)
     for periodic in PERIODIC:
         runs.send_short(periodic.task, run.environment_id)
+
+
+def _resolution_of(run: Run) -> Resolution:
+    """What the operation reads from evidence; a person decides where the console cannot ask it."""
+    try:
+        return OPERATIONS[run.operation].resolve(run)
+    except KeyError:
+        why = f"this version of the console has no operation {run.operation or run.kind}"
+    except Unreadable as error:
+        why = str(error)
+    return Resolution(
+        RunStatus.NEEDS_ATTENTION,
+        f"The worker was lost, and how the run ended cannot be read: {why}.",
+    )

@@ -14,32 +14,40 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic
 
 import psycopg
+from typing_extensions import TypeVar
 
 from opsconsole.exceptions import Cancelled, FencedOut
 from opsconsole.models import Environment, Run
+from opsconsole.runner.documents import Parameters
 from opsconsole.runner.recorder import Recorder
 from opsconsole.targets import server
 from opsconsole.targets.dsn import Dsn
 
+# A step that is content with less fits into every operation that has more.
+P_co = TypeVar("P_co", bound=Parameters, default=Parameters, covariant=True)
+P_contra = TypeVar("P_contra", bound=Parameters, default=Parameters, contravariant=True)
 
-class Step(ABC):
-    """One part of a pipeline."""
+
+class Step(ABC, Generic[P_contra]):
+    """One part of an operation, for every operation whose parameters are (also) `P_contra`."""
 
     name: ClassVar[str]
 
     @abstractmethod
-    def run(self, context: RunContext) -> str:
+    def run(self, context: RunContext[P_contra]) -> str:
         """Do it; returns one line that says what was done."""
 
 
 @dataclass
-class RunContext:
-    """A claimed run, its target's address, and the means to log, connect and be stopped."""
+class RunContext(Generic[P_co]):
+    """A claimed run, what it was asked, its target's address, and the means to log, connect and
+    be stopped."""
 
     run: Run
+    parameters: P_co
     dsn: Dsn
     recorder: Recorder
     notes: dict[str, Any] = field(default_factory=dict)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import uuid
 from datetime import timedelta
-from typing import Any
 
 from celery import current_app
 from django.conf import settings
@@ -17,10 +16,13 @@ from django.db.models import DateTimeField, ExpressionWrapper, Value
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
-from opsconsole.choices import RunKind, RunStatus, StepStatus
+from opsconsole.choices import RunStatus, StepStatus
 from opsconsole.exceptions import FencedOut, Refused
 from opsconsole.models import AuditEvent, Environment, Plan, Run, Step, User
 from opsconsole.permissions import authorize, can
+from opsconsole.runner.documents import Parameters, Unreadable
+from opsconsole.runner.operation import Operation
+from opsconsole.runner.registry import OPERATIONS
 from opsconsole.services import audit
 from opsconsole.services.transitions import is_allowed
 
@@ -37,36 +39,40 @@ def in_seconds(seconds: float) -> ExpressionWrapper:
 def request_run(
     *,
     actor: User | None,
-    kind: RunKind,
     environment: Environment,
+    parameters: Parameters,
     idempotency_key: str,
     plan: Plan | None = None,
     reason: str = "",
-    parameters: dict[str, Any] | None = None,
     way_back_of: Run | None = None,
 ) -> Run:
     """Queue a run and return it; the same key again returns the run it made before.
 
-    An actor of None is the console's own schedule, which needs no role. `way_back_of` names
-    the run needing attention whose exit this restore is. Raises Refused when the actor may not,
-    or when another run holds the target.
+    `parameters` say what is done, and with it by which operation. An actor of None is the
+    console's own schedule, which needs no role. `way_back_of` names the run needing attention
+    whose exit this one is. Raises Refused when the actor may not, or when another run holds the
+    target.
     """
-    action = "restore.start" if kind is RunKind.RESTORE else "run.start"
+    operation = OPERATIONS[parameters.operation]
     if actor is not None:
-        authorize(actor, action, environment)
+        authorize(actor, operation.action, environment)
     before = Run.objects.filter(idempotency_key=idempotency_key, requested_by=actor).first()
     if before:
         return before
     try:
         with transaction.atomic():
             run = Run(
-                kind=kind,
+                operation=operation.key,
+                kind=operation.kind,
+                changes_target=operation.changes_target,
+                excludes=operation.excludes,
                 environment=environment,
                 target=environment.target,
                 plan=plan,
                 requested_by=actor,
                 reason=reason,
-                parameters=parameters or {},
+                parameters=parameters.stored(),
+                parameters_version=parameters.version,
                 idempotency_key=idempotency_key,
             )
             if way_back_of:
@@ -79,14 +85,19 @@ def request_run(
                 actor=actor,
                 run=run,
                 reason=reason,
-                details={"kind": kind, "plan": plan.hash if plan else "", **run.parameters},
+                details={
+                    "kind": run.kind,
+                    "operation": run.operation,
+                    "plan": plan.hash if plan else "",
+                    **run.parameters,
+                },
             )
             transaction.on_commit(lambda: dispatch(run.pk))
     except IntegrityError:
         before = Run.objects.filter(idempotency_key=idempotency_key).first()
         if before and before.requested_by == actor:
             return before
-        raise Refused(_who_holds(environment, kind)) from None
+        raise Refused(_who_holds(environment, operation)) from None
     return run
 
 
@@ -105,11 +116,13 @@ def _hand_over(needing: Run, way_back: Run) -> None:
     Run.objects.filter(pk=way_back.pk).update(status=RunStatus.QUEUED)
 
 
-def _who_holds(environment: Environment, kind: RunKind) -> str:
+def _who_holds(environment: Environment, operation: Operation) -> str:
     holder = Run.objects.holding(environment.target.pk).first()
-    if holder is None or kind not in RunKind.changing_target():
+    if holder is None or not operation.changes_target:
         holder = Run.objects.filter(
-            environment=environment, kind=kind, status__in=RunStatus.active()
+            target=environment.target,
+            excludes=operation.excludes,
+            status__in=RunStatus.active(),
         ).first()
     if holder is None:
         return _("Another run of %(where)s just ended. Try again.") % {"where": environment}
@@ -185,8 +198,16 @@ def claim_run(run_id: int, worker_name: str) -> Run | None:
 
 
 def _claim_refusal(run: Run) -> str:
-    action = "restore.start" if run.kind == RunKind.RESTORE else "run.start"
-    if run.requested_by and not can(run.requested_by, action, run.environment):
+    operation = OPERATIONS.get(run.operation)
+    if operation is None:
+        return _("Refused: this version of the console cannot run %(title)s.") % {
+            "title": run.title
+        }
+    try:
+        operation.read(run)
+    except Unreadable as error:
+        return _("Refused: what was asked cannot be read: %(why)s.") % {"why": error}
+    if run.requested_by and not can(run.requested_by, operation.action, run.environment):
         return _("Refused: %(user)s no longer has the right to run this.") % {
             "user": run.requested_by
         }
@@ -195,7 +216,7 @@ def _claim_refusal(run: Run) -> str:
     return ""
 
 
-def _change(run: Run, status: RunStatus, **fields: Any) -> None:
+def _change(run: Run, status: RunStatus, **fields: object) -> None:
     """One conditional UPDATE from the status and token that `run` was read with."""
     if not is_allowed(run.state, status):
         raise Refused(

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from django.conf import settings
 
-from backups_app import building, copies, pipelines, restore_check, services, swapping
+from backups_app import building, copies, operations, restore_check, services, swapping
 from backups_app.models import Backup, ReplacedDatabase
 from backups_app.stores.local import LocalStore
 from opsconsole.choices import ProofLevel, RunKind, RunStatus
@@ -343,7 +343,7 @@ def test_run_stays_lost_while_the_target_does_not_answer(environment, operator, 
     run = services.request_backup(
         actor=operator, environment=environment, idempotency_key=uuid.uuid4().hex
     )
-    monkeypatch.setattr(pipelines, "resolve_dsn", unreachable)
+    monkeypatch.setattr(operations, "resolve_dsn", unreachable)
     assert lose(run).status == RunStatus.LOST
 
 

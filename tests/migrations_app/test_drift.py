@@ -144,7 +144,8 @@ def test_run_that_changes_no_schema_hides_no_drift(
 
 def test_schema_is_not_judged_while_a_run_changes_it(environment, operator):
     Run.objects.create(
-        kind="migrate", environment=environment, target=environment.target,
+        operation="migrate", kind="migrate", changes_target=True,
+        environment=environment, target=environment.target,
         requested_by=operator, status=RunStatus.RUNNING, idempotency_key="k",
     )  # fmt: skip
     assert check_drift(environment.target) is None
@@ -190,7 +191,7 @@ class TestAdopt:
         run = adopt(drifted, operator)
         assert run.status == RunStatus.SUCCEEDED, run.summary
         assert changes(drifted) == []
-        name = run.parameters["adopt"]
+        name = run.parameters["migration"]
         assert name.endswith("_add_phone")
         fresh = Environment.objects.select_related("target", "application").get(pk=drifted.pk)
         (found,) = doctor.diagnose(fresh, fresh.target.latest_state)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsconsole.choices import RunKind
+from backups_app.parameters import BackupParameters
 from opsconsole.exceptions import FencedOut
 from opsconsole.models import LogChunk, Run
 from opsconsole.runner import recorder as module
@@ -20,7 +20,7 @@ from tests.conftest import log_of
 @pytest.fixture
 def run(transactional_db, environment, operator) -> Run:
     queued = runs.request_run(
-        actor=operator, kind=RunKind.BACKUP, environment=environment,
+        actor=operator, parameters=BackupParameters(), environment=environment,
         idempotency_key=uuid.uuid4().hex,
     )  # fmt: skip
     claimed = runs.claim_run(queued.pk, "w")

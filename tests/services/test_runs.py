@@ -11,16 +11,22 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsconsole.choices import RunKind, RunStatus
+from backups_app.parameters import BackupParameters, ProveParameters, RestoreParameters
+from migrations_app.parameters import MigrateParameters
+from opsconsole.choices import RunStatus
 from opsconsole.exceptions import FencedOut, Refused
 from opsconsole.models import AuditEvent, Plan, Run
 from opsconsole.services import audit, runs
 from opsconsole.services.transitions import ALLOWED, is_allowed
 
+MIGRATE = MigrateParameters()
+BACKUP = BackupParameters()
+RESTORE = RestoreParameters(backup=1)
 
-def ask(actor, environment, kind=RunKind.MIGRATE, key="", **more) -> Run:
+
+def ask(actor, environment, parameters=MIGRATE, key="", **more) -> Run:
     return runs.request_run(
-        actor=actor, kind=kind, environment=environment,
+        actor=actor, parameters=parameters, environment=environment,
         idempotency_key=key or uuid.uuid4().hex, **more,
     )  # fmt: skip
 
@@ -53,9 +59,9 @@ def test_same_key_is_the_same_run(environment, operator):
 
 
 def test_somebody_else_s_key_is_refused(environment, operator, admin):
-    ask(operator, environment, RunKind.BACKUP, key="a" * 32)
+    ask(operator, environment, BACKUP, key="a" * 32)
     with pytest.raises(Refused):
-        ask(admin, environment, RunKind.BACKUP, key="a" * 32)
+        ask(admin, environment, BACKUP, key="a" * 32)
 
 
 @pytest.mark.parametrize("status", RunStatus.holding())
@@ -63,17 +69,17 @@ def test_one_run_changes_a_target_in_every_holding_status(environment, operator,
     holder = ask(operator, environment)
     Run.objects.filter(pk=holder.pk).update(status=status)
     with pytest.raises(Refused, match="one run at a time changes Shop staging"):
-        ask(operator, environment, RunKind.RESTORE)
+        ask(operator, environment, RESTORE)
     assert Run.objects.count() == 1
 
 
-@pytest.mark.parametrize("kind", [RunKind.BACKUP, RunKind.VERIFY])
-def test_backup_and_verify_stay_possible_while_a_run_needs_attention(environment, operator, kind):
+@pytest.mark.parametrize("asked", [BACKUP, ProveParameters(backup=1)])
+def test_backup_and_verify_stay_possible_while_a_run_needs_attention(environment, operator, asked):
     holder = ask(operator, environment)
     Run.objects.filter(pk=holder.pk).update(status=RunStatus.NEEDS_ATTENTION)
-    assert ask(operator, environment, kind).status == RunStatus.QUEUED
+    assert ask(operator, environment, asked).status == RunStatus.QUEUED
     with pytest.raises(Refused):
-        ask(operator, environment, kind)
+        ask(operator, environment, asked)
 
 
 def test_claim_takes_a_queued_run_once_and_audits_the_second(environment, operator):
@@ -105,8 +111,8 @@ def test_claim_is_refused_when_the_stored_plan_was_altered(environment, operator
     assert "not the one that was confirmed" in run.summary
 
 
-def claimed(environment, operator, kind=RunKind.MIGRATE) -> Run:
-    run = runs.claim_run(ask(operator, environment, kind).pk, "w")
+def claimed(environment, operator) -> Run:
+    run = runs.claim_run(ask(operator, environment).pk, "w")
     assert run is not None
     return run
 
@@ -182,7 +188,7 @@ def test_decision_needs_a_reason_and_happens_once(environment, operator):
 
 def test_way_back_holds_the_target_and_its_failure_leaves_the_decision_open(environment, operator):
     run = needing(environment, operator)
-    back = ask(operator, environment, RunKind.RESTORE, way_back_of=run)
+    back = ask(operator, environment, RESTORE, way_back_of=run)
     run.refresh_from_db()
     assert (back.status, run.way_back) == (RunStatus.QUEUED, back)
     with pytest.raises(Refused):
@@ -195,7 +201,7 @@ def test_way_back_holds_the_target_and_its_failure_leaves_the_decision_open(envi
 
 def test_way_back_that_succeeds_makes_the_run_rolled_back(environment, operator):
     run = needing(environment, operator)
-    back = ask(operator, environment, RunKind.RESTORE, way_back_of=run)
+    back = ask(operator, environment, RESTORE, way_back_of=run)
     runs.finish_run(runs.claim_run(back.pk, "w"), RunStatus.SUCCEEDED, "done")
     run.refresh_from_db()
     assert run.status == RunStatus.ROLLED_BACK
@@ -203,9 +209,9 @@ def test_way_back_that_succeeds_makes_the_run_rolled_back(environment, operator)
 
 def test_second_way_back_is_refused(environment, operator):
     run = needing(environment, operator)
-    ask(operator, environment, RunKind.RESTORE, way_back_of=run)
+    ask(operator, environment, RESTORE, way_back_of=run)
     with pytest.raises(Refused):
-        ask(operator, environment, RunKind.RESTORE, way_back_of=run)
+        ask(operator, environment, RESTORE, way_back_of=run)
 
 
 def test_sweeper_sends_again_what_was_sent_long_ago(environment, operator, monkeypatch):

@@ -30,7 +30,7 @@ def make_backup(environment, operator):
 
     def make(days: float = 0, **more) -> Backup:
         run = Run.objects.create(
-            kind=RunKind.BACKUP, status="succeeded", environment=environment,
+            operation="backup", kind=RunKind.BACKUP, status="succeeded", environment=environment,
             target=environment.target, requested_by=operator, idempotency_key=uuid.uuid4().hex,
         )  # fmt: skip
         tables = {"public.users": {"rows": 200, "hash": "1"}}
@@ -212,7 +212,7 @@ def test_undo_page_keeps_what_was_typed_and_queues_when_right(as_role, make_back
     assert (wrong.status_code, "was right" in wrong.content.decode()) == (422, True)
     right = client.post(address, {"key": key, "reason": "was right", "typed_name": "staging"})
     run = Run.objects.latest("id")
-    assert (right.status_code, run.parameters) == (302, {"undo": replaced.pk})
+    assert (right.status_code, run.parameters) == (302, {"replaced": replaced.pk})
     assert run.title == "Undo the restore of staging"
 
 

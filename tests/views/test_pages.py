@@ -453,7 +453,8 @@ def test_people_roles_and_the_last_admin(as_role):
 def test_archiving_is_refused_while_a_run_holds_the_target(as_role, environment, operator):
     client = as_role("admin")
     run = Run.objects.create(
-        kind="migrate", environment=environment, target=environment.target,
+        operation="migrate", kind="migrate", changes_target=True,
+        environment=environment, target=environment.target,
         requested_by=operator, idempotency_key="x",
     )  # fmt: skip
     archive = reverse("settings-remove", args=["environment", environment.pk])

@@ -1,98 +1,214 @@
-"""The order of a migrate run, its way back, and how its end is read after a lost worker."""
+"""The operations on migrations: what they do, their way back, and how a lost one ended."""
 
 from __future__ import annotations
 
-import psycopg
+from collections.abc import Sequence
 
-from backups_app import pipelines as backup_pipelines
+import psycopg
+from django.utils.translation import gettext as _
+
 from backups_app.models import Backup
+from backups_app.operations import drop_scratch_databases, settle_server
 from backups_app.steps import BuildReplacement, SwapIn, TakeProvenBackup
 from migrations_app import repairs, steps
 from migrations_app.drift import settle_after_run
 from migrations_app.engines import Engine, MigrationState
 from migrations_app.engines.applying import drop_invalid_index, has_valid_index
 from migrations_app.observation import observe, observe_target
+from migrations_app.parameters import (
+    AdoptDriftParameters,
+    EndSessionParameters,
+    FinishParameters,
+    MigrateParameters,
+    ResolveParameters,
+)
 from migrations_app.sources import engine_for
 from opsconsole.choices import AutoRollback, BackupReason, RunKind, RunStatus, StepStatus
 from opsconsole.exceptions import NeedsAttention
-from opsconsole.models import Run
+from opsconsole.models import Environment, Run
 from opsconsole.runner import registry
 from opsconsole.runner.health_step import HealthStep, failing
-from opsconsole.runner.registry import Periodic, Pipeline, Resolution, register_pipeline
+from opsconsole.runner.operation import Operation, Resolution
+from opsconsole.runner.registry import Periodic, register
 from opsconsole.runner.step import RunContext, Step
 from opsconsole.services.health import check_environment
 from opsconsole.services.secrets import resolve_dsn
 from opsconsole.targets import activity, server
 
+ONLY_HISTORY = "Only the history of migrations was changed."
 
-def register() -> None:
-    register_pipeline(
-        Pipeline(
-            RunKind.MIGRATE,
-            steps=migrate_steps,
-            on_failure=way_back,
-            resolve=resolve_migrate,
-            describe=describe,
-            cleanup=backup_pipelines.cleanup,
-        )
-    )
+
+def register_all() -> None:
+    register(Migrate())
+    register(Resolve())
+    register(Finish())
+    register(EndSession())
+    register(AdoptDrift())
     registry.STATE_READERS.append(lambda run: observe_target(run.target))
     registry.STATE_READERS.append(settle_after_run)
     registry.PERIODIC.append(Periodic("migrations_app.observe_environment", "OBSERVE_SECONDS"))
     registry.PERIODIC.append(Periodic("migrations_app.check_drift", "DRIFT_SECONDS"))
 
 
-def migrate_steps(context: RunContext) -> list[Step]:
-    asked = context.run.parameters
-    if "end_session" in asked:
-        return [repairs.EndSession()]
-    if "adopt" in asked:
-        return [repairs.AdoptDrift()]
-    if "resolve" in asked and asked["mark"] != "finish":
+class Migrate(Operation[MigrateParameters]):
+    """Apply the plan that was confirmed, behind a proven backup."""
+
+    Parameters = MigrateParameters
+    kind = RunKind.MIGRATE
+    action = "run.start"
+    changes_target = True
+
+    def steps(
+        self, environment: Environment, parameters: MigrateParameters
+    ) -> Sequence[Step[MigrateParameters]]:
+        return [
+            steps.Preflight(),
+            *backup_first(environment),
+            steps.Snapshot(),
+            steps.Migrate(),
+            steps.Verify(),
+            HealthStep("after"),
+        ]
+
+    def way_back(self, context: RunContext[MigrateParameters]) -> Sequence[Step[MigrateParameters]]:
+        return way_back(context)
+
+    def describe(self, context: RunContext[MigrateParameters]) -> str:
+        result = context.run.result
+        if result.get("replaced"):
+            return (
+                "The backup taken before the migration is live again; the migrated database is "
+                f"kept as {result['replaced']}."
+            )
+        if "applied" not in result:
+            return "Nothing was changed."
+        if result.get("migrating"):
+            return f"{steps.applied_before(result)} {_landed(result)}"
+        return f"Applied: {', '.join(result['applied'])}."
+
+    def resolve(self, run: Run) -> Resolution:
+        return resolve_migrate(run)
+
+    def cleanup(self, context: RunContext[MigrateParameters]) -> None:
+        drop_scratch_databases(context)
+
+
+class Resolve(Operation[ResolveParameters]):
+    """Mark a failed migration rolled back or applied, in the tool's own history."""
+
+    Parameters = ResolveParameters
+    kind = RunKind.MIGRATE
+    action = "migration.resolve"
+    changes_target = True
+
+    def title(self, where: str, parameters: ResolveParameters) -> str:
+        text = {
+            "rolled_back": _("Mark %(name)s rolled back in %(where)s"),
+            "applied": _("Mark %(name)s applied in %(where)s"),
+        }[parameters.mark]
+        return text % {"name": parameters.migration, "where": where}
+
+    def steps(
+        self, environment: Environment, parameters: ResolveParameters
+    ) -> Sequence[Step[ResolveParameters]]:
         return [repairs.ResolveHistory()]
-    backup: list[Step] = []
-    if context.environment.takes_backup:
-        backup = [TakeProvenBackup(BackupReason.PRE_MIGRATION)]
-    if "resolve" in asked:
-        return [*backup, repairs.FinishRest(), HealthStep("after")]
-    return [
-        steps.Preflight(),
-        *backup,
-        steps.Snapshot(),
-        steps.Migrate(),
-        steps.Verify(),
-        HealthStep("after"),
-    ]
+
+    def describe(self, context: RunContext[ResolveParameters]) -> str:
+        return ONLY_HISTORY
+
+    def resolve(self, run: Run) -> Resolution:
+        return _resolved_by_history(run, self.read(run).migration)
 
 
-def describe(context: RunContext) -> str:
-    """In which state the database is, one sentence or two."""
-    result = context.run.result
-    if "end_session" in context.run.parameters:
+class Finish(Operation[FinishParameters]):
+    """Apply what of a failed migration has not landed, behind a proven backup."""
+
+    Parameters = FinishParameters
+    kind = RunKind.MIGRATE
+    action = "migration.resolve"
+    changes_target = True
+
+    def title(self, where: str, parameters: FinishParameters) -> str:
+        return _("Finish the rest of %(name)s in %(where)s") % {
+            "name": parameters.migration,
+            "where": where,
+        }
+
+    def steps(
+        self, environment: Environment, parameters: FinishParameters
+    ) -> Sequence[Step[FinishParameters]]:
+        return [*backup_first(environment), repairs.FinishRest(), HealthStep("after")]
+
+    def describe(self, context: RunContext[FinishParameters]) -> str:
+        name = context.parameters.migration
+        if context.failure:
+            return f"{name} is still failed; what of it is in the database is on its page."
+        return f"{name} is complete and marked applied."
+
+    def resolve(self, run: Run) -> Resolution:
+        return _resolved_by_history(run, self.read(run).migration)
+
+    def cleanup(self, context: RunContext[FinishParameters]) -> None:
+        drop_scratch_databases(context)
+
+
+class EndSession(Operation[EndSessionParameters]):
+    """End the session that holds the tool's lock."""
+
+    Parameters = EndSessionParameters
+    kind = RunKind.MIGRATE
+    action = "migration.resolve"
+    changes_target = True
+
+    def title(self, where: str, parameters: EndSessionParameters) -> str:
+        return _("End session %(pid)d in %(where)s") % {"pid": parameters.pid, "where": where}
+
+    def steps(
+        self, environment: Environment, parameters: EndSessionParameters
+    ) -> Sequence[Step[EndSessionParameters]]:
+        return [repairs.EndSession()]
+
+    def describe(self, context: RunContext[EndSessionParameters]) -> str:
         return "Nothing in the database was changed."
-    if "adopt" in context.run.parameters:
-        return "Only the history of migrations was changed."
-    if "resolve" in context.run.parameters:
-        return _described_repair(context)
-    if result.get("replaced"):
-        return (
-            "The backup taken before the migration is live again; the migrated database is kept "
-            f"as {result['replaced']}."
+
+    def resolve(self, run: Run) -> Resolution:
+        settle_server(run)
+        return Resolution(RunStatus.FAILED, "The worker was lost. Nothing was changed.")
+
+
+class AdoptDrift(Operation[AdoptDriftParameters]):
+    """Record what has drifted as an applied migration."""
+
+    Parameters = AdoptDriftParameters
+    kind = RunKind.MIGRATE
+    action = "migration.resolve"
+    changes_target = True
+
+    def title(self, where: str, parameters: AdoptDriftParameters) -> str:
+        return _("Adopt drift as %(name)s in %(where)s") % {
+            "name": parameters.migration,
+            "where": where,
+        }
+
+    def steps(
+        self, environment: Environment, parameters: AdoptDriftParameters
+    ) -> Sequence[Step[AdoptDriftParameters]]:
+        return [repairs.AdoptDrift()]
+
+    def describe(self, context: RunContext[AdoptDriftParameters]) -> str:
+        return ONLY_HISTORY
+
+    def resolve(self, run: Run) -> Resolution:
+        settle_server(run)
+        return Resolution(
+            RunStatus.FAILED,
+            "The worker was lost. The schema was not changed; whether the history was, the "
+            "environment's page says.",
         )
-    if "applied" not in result:
-        return "Nothing was changed."
-    if result.get("migrating"):
-        return f"{steps.applied_before(result)} {_landed(result)}"
-    return f"Applied: {', '.join(result['applied'])}."
 
 
-def _described_repair(context: RunContext) -> str:
-    name, mark = context.run.parameters["resolve"], context.run.parameters["mark"]
-    if mark != "finish":
-        return "Only the history of migrations was changed."
-    if context.failure:
-        return f"{name} is still failed; what of it is in the database is on its page."
-    return f"{name} is complete and marked applied."
+def backup_first(environment: Environment) -> list[Step]:
+    return [TakeProvenBackup(BackupReason.PRE_MIGRATION)] if environment.takes_backup else []
 
 
 def _landed(result: dict) -> str:
@@ -182,7 +298,7 @@ def keep_way(applied: list[str]) -> dict[str, str]:
 
 def resolve_migrate(run: Run) -> Resolution:
     """Read from the server how a lost migrate run ended. Runs on a worker; re-runs nothing."""
-    happened = backup_pipelines.settle_server(run)
+    happened = settle_server(run)
     if happened:
         run.result["replaced"] = happened[-1].replaced_name
         return Resolution(
@@ -191,20 +307,9 @@ def resolve_migrate(run: Run) -> Resolution:
             f"database is kept as {happened[-1].replaced_name}.",
         )
     dsn = resolve_dsn(run.target)
-    engine = engine_for(
-        run.environment, dsn, run.plan.content.get("commit", "") if run.plan else ""
-    )
-    if "end_session" in run.parameters:
-        return Resolution(RunStatus.FAILED, "The worker was lost. Nothing was changed.")
-    if "adopt" in run.parameters:
-        return Resolution(
-            RunStatus.FAILED,
-            "The worker was lost. The schema was not changed; whether the history was, the "
-            "environment's page says.",
-        )
+    commit = run.plan.content.get("commit", "") if run.plan else ""
+    engine = engine_for(run.environment, dsn, commit)
     with server.connect(dsn, application_name=f"opsconsole:resolve:{run.pk}") as connection:
-        if "resolve" in run.parameters:
-            return _resolve_resolution(run, observe(engine, connection).states)
         states = {s.name: s for s in observe(engine, connection).states}
         names = run.plan.names if run.plan else []
         run.result["applied"] = [n for n in names if n in states and states[n].state == "applied"]
@@ -236,8 +341,12 @@ def _may_have_begun(
     )
 
 
-def _resolve_resolution(run: Run, states: list[MigrationState]) -> Resolution:
-    name = run.parameters["resolve"]
+def _resolved_by_history(run: Run, name: str) -> Resolution:
+    settle_server(run)
+    dsn = resolve_dsn(run.target)
+    engine = engine_for(run.environment, dsn)
+    with server.connect(dsn, application_name=f"opsconsole:resolve:{run.pk}") as connection:
+        states = observe(engine, connection).states
     state = next((s.state for s in states if s.name == name), "pending")
     return Resolution(
         RunStatus.FAILED if state == "failed" else RunStatus.SUCCEEDED,

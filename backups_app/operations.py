@@ -1,0 +1,353 @@
+"""The operations on backups: what they do, and how their end is read after a lost worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import psycopg
+from django.utils.translation import gettext as _
+from typing_extensions import TypeVar
+
+from backups_app import building, copies, importing, pruning, steps, swapping
+from backups_app.models import Backup, ReplacedDatabase
+from backups_app.models.backup import CopyState
+from backups_app.parameters import (
+    BackupParameters,
+    ImportParameters,
+    ProveParameters,
+    PruneParameters,
+    RestoreAsParameters,
+    RestoreParameters,
+    UndoParameters,
+)
+from opsconsole.choices import BackupReason, ProofLevel, RunKind, RunStatus
+from opsconsole.exceptions import AdapterError
+from opsconsole.models import Environment, Run
+from opsconsole.runner.documents import Parameters
+from opsconsole.runner.health_step import HealthStep
+from opsconsole.runner.operation import Operation, Resolution
+from opsconsole.runner.registry import PERIODIC, Periodic, register
+from opsconsole.runner.step import RunContext, Step
+from opsconsole.services.secrets import resolve_dsn, resolve_scratch_dsn
+from opsconsole.targets import server
+
+P = TypeVar("P", bound=Parameters, default=Parameters)
+
+
+def register_all() -> None:
+    register(TakeBackup())
+    register(Prove())
+    register(Import())
+    register(Restore())
+    register(RestoreAs())
+    register(Undo())
+    register(Prune())
+    PERIODIC.append(Periodic("backups_app.tend", "TEND_SECONDS"))
+
+
+class _WithScratch(Operation[P]):
+    """One that may build scratch databases."""
+
+    def cleanup(self, context: RunContext[P]) -> None:
+        drop_scratch_databases(context)
+
+
+class _Proving(_WithScratch[P]):
+    """One whose outcome is a backup, and how far that is proven."""
+
+    action = "run.start"
+
+    def describe(self, context: RunContext[P]) -> str:
+        backup: Backup | None = context.notes.get("backup")
+        if backup is None:
+            return "No backup was taken. The database was only read."
+        size = f"{backup.size_bytes / 1e6:,.1f} MB"
+        unknown = backup.copies.filter(state=CopyState.UNREACHABLE).select_related("storage")
+        return f"Backup {backup.pk}, {size}, {backup.proof_level.label}." + "".join(
+            f" The copy in {copy.storage} could not be checked; the proof stays as it was."
+            for copy in unknown
+        )
+
+    def resolve(self, run: Run) -> Resolution:
+        return _resolved_backup(run)
+
+
+class _Exchanging(_WithScratch[P]):
+    """One that puts another database in the place of the live one, and keeps that."""
+
+    kind = RunKind.RESTORE
+    action = "restore.start"
+    changes_target = True
+
+    def describe(self, context: RunContext[P]) -> str:
+        replaced = context.run.result.get("replaced")
+        if not replaced:
+            return "The live database was not touched."
+        return f"The restored database is live; the replaced one is kept as {replaced}."
+
+    def resolve(self, run: Run) -> Resolution:
+        happened = settle_server(run)
+        if not happened:
+            return Resolution(
+                RunStatus.FAILED,
+                "The worker was lost, and the server shows that the live database was not "
+                "replaced.",
+            )
+        run.result["replaced"] = happened[-1].replaced_name
+        return Resolution(
+            RunStatus.SUCCEEDED,
+            "The worker was lost, and the server shows that the restored database is live; "
+            f"the replaced one is kept as {happened[-1].replaced_name}.",
+        )
+
+
+class TakeBackup(_Proving[BackupParameters]):
+    """Take a backup, prove it and copy it where the policy says."""
+
+    Parameters = BackupParameters
+    kind = RunKind.BACKUP
+
+    def steps(
+        self, environment: Environment, parameters: BackupParameters
+    ) -> Sequence[Step[BackupParameters]]:
+        return [
+            steps.BackupPreflight(),
+            steps.TakeBackup(parameters.reason),
+            steps.ProveBackup(),
+            steps.CopyBackup(),
+        ]
+
+
+class Prove(_Proving[ProveParameters]):
+    """Prove a backup again, as far as asked."""
+
+    Parameters = ProveParameters
+    kind = RunKind.VERIFY
+
+    def steps(
+        self, environment: Environment, parameters: ProveParameters
+    ) -> Sequence[Step[ProveParameters]]:
+        return [steps.BackupPreflight(), steps.ProveAgain()]
+
+
+class Import(_WithScratch[ImportParameters]):
+    """Take in an archive that was made elsewhere, and prove it."""
+
+    Parameters = ImportParameters
+    kind = RunKind.IMPORT
+    action = "backup.import"
+
+    def title(self, where: str, parameters: ImportParameters) -> str:
+        return _("Import a backup of %(where)s") % {"where": where}
+
+    def steps(
+        self, environment: Environment, parameters: ImportParameters
+    ) -> Sequence[Step[ImportParameters]]:
+        return [
+            steps.ImportPreflight(),
+            steps.ImportArchive(),
+            steps.ReleaseFromQuarantine(),
+            steps.CopyBackup(),
+        ]
+
+    def describe(self, context: RunContext[ImportParameters]) -> str:
+        backup: Backup | None = context.notes.get("backup")
+        if backup is None:
+            return "Nothing was imported. No database was touched."
+        if backup.proof < ProofLevel.RESTORED:
+            return f"Backup {backup.pk} stays in quarantine: it was not restored yet."
+        return f"Backup {backup.pk}, {backup.size_bytes / 1e6:,.1f} MB, was restored and counted."
+
+    def resolve(self, run: Run) -> Resolution:
+        importing.discard_upload(self.read(run))
+        return _resolved_backup(run)
+
+    def cleanup(self, context: RunContext[ImportParameters]) -> None:
+        importing.discard_upload(context.parameters)
+        super().cleanup(context)
+
+
+class Restore(_Exchanging[RestoreParameters]):
+    """Build a backup beside the live database, exchange the two, and keep the replaced one."""
+
+    Parameters = RestoreParameters
+
+    def title(self, where: str, parameters: RestoreParameters) -> str:
+        return _("Restore %(where)s from backup %(backup)s") % {
+            "where": where,
+            "backup": parameters.backup,
+        }
+
+    def steps(
+        self, environment: Environment, parameters: RestoreParameters
+    ) -> Sequence[Step[RestoreParameters]]:
+        first: list[Step[RestoreParameters]] = []
+        if parameters.backs_up_first:
+            first = [steps.TakeProvenBackup(BackupReason.BEFORE_RESTORE)]
+        return [
+            steps.RestorePreflight(exchanges=True),
+            *first,
+            steps.BuildReplacement(),
+            steps.SwapIn(),
+            HealthStep("after"),
+        ]
+
+
+class RestoreAs(_WithScratch[RestoreAsParameters]):
+    """Restore a backup into a new database of the environment's server; nothing is replaced."""
+
+    Parameters = RestoreAsParameters
+    kind = RunKind.RESTORE
+    action = "restore.start"
+    changes_target = True
+
+    def title(self, where: str, parameters: RestoreAsParameters) -> str:
+        return _("Restore backup %(backup)s of %(where)s as %(database)s") % {
+            "where": where,
+            "backup": parameters.backup,
+            "database": parameters.database,
+        }
+
+    def steps(
+        self, environment: Environment, parameters: RestoreAsParameters
+    ) -> Sequence[Step[RestoreAsParameters]]:
+        return [steps.RestorePreflight(exchanges=False), steps.BuildNewDatabase()]
+
+    def describe(self, context: RunContext[RestoreAsParameters]) -> str:
+        made = context.run.result.get("database")
+        if not made:
+            return "The live database was not touched."
+        return f"The new database {made} holds the backup. The live database was not touched."
+
+    def resolve(self, run: Run) -> Resolution:
+        settle_server(run)
+        made = self.read(run).database
+        if not _exists(run, made):
+            return Resolution(
+                RunStatus.FAILED,
+                "The worker was lost, and the server shows that the live database was not "
+                "replaced.",
+            )
+        run.result["database"] = made
+        return Resolution(
+            RunStatus.SUCCEEDED,
+            f"The worker was lost after the backup was restored into {made} and compared.",
+        )
+
+
+class Undo(_Exchanging[UndoParameters]):
+    """Exchange the live database with one that a restore replaced; both stay."""
+
+    Parameters = UndoParameters
+
+    def title(self, where: str, parameters: UndoParameters) -> str:
+        return _("Undo the restore of %(where)s") % {"where": where}
+
+    def steps(
+        self, environment: Environment, parameters: UndoParameters
+    ) -> Sequence[Step[UndoParameters]]:
+        return [steps.UndoPreflight(), steps.SwapBack(), HealthStep("after")]
+
+
+class Prune(Operation[PruneParameters]):
+    """Mark what the policy no longer keeps, and delete what was marked long enough."""
+
+    Parameters = PruneParameters
+    kind = RunKind.PRUNE
+    action = "backup.prune"
+
+    def steps(
+        self, environment: Environment, parameters: PruneParameters
+    ) -> Sequence[Step[PruneParameters]]:
+        return [pruning.MarkExpired(), pruning.DeleteExpired()]
+
+    def describe(self, context: RunContext[PruneParameters]) -> str:
+        return f"{context.run.result.get('deleted', 0)} backups deleted. No database was touched."
+
+    def resolve(self, run: Run) -> Resolution:
+        pruning.forget_deletions(run)
+        return Resolution(
+            RunStatus.FAILED,
+            "The worker was lost while backups were being deleted. What was marked is marked, and "
+            "the next pruning goes on.",
+        )
+
+
+def drop_scratch_databases(context: RunContext) -> None:
+    """Drop the scratch databases of this run. A swapped-in one no longer bears its name."""
+    database, run_id = context.dsn.database, context.run.pk
+    building.drop_scratch(context, building.built_name(database, run_id))
+    building.drop_scratch(
+        context, building.proof_name(database, run_id), on=building.scratch_dsn(context)
+    )
+
+
+def settle_server(run: Run) -> list[ReplacedDatabase]:
+    """After a lost worker: end its sessions, settle its swap, drop its scratch databases.
+
+    Returns the swaps that happened. Raises AdapterError while its sessions are still there.
+    """
+    dsn = resolve_dsn(run.target)
+    with server.connect(
+        dsn, application_name=f"opsconsole:resolve:{run.pk}", database=server.MAINTENANCE_DATABASE
+    ) as connection:
+        connection.execute("SET lock_timeout = '2s'")
+        # The swap's own session is left to complete or reopen: it is done within seconds.
+        server.wait_for_sessions_end(connection, f"{server.APPLICATION_PREFIX}{run.pk}:swap", 6)
+        left = server.end_sessions(connection, f"{server.APPLICATION_PREFIX}{run.pk}:", seconds=10)
+        if left:
+            raise AdapterError(f"{len(left)} sessions of the lost run are still on the server")
+        happened = []
+        for replaced in ReplacedDatabase.objects.filter(run=run):
+            with suppress(psycopg.errors.InvalidCatalogName):
+                if swapping.reconcile_swap(connection, replaced):
+                    happened.append(replaced)
+        server.drop_database(connection, building.built_name(dsn.database, run.pk))
+        if not run.target.scratch_dsn_encrypted:
+            server.drop_database(connection, building.proof_name(dsn.database, run.pk))
+    if run.target.scratch_dsn_encrypted:
+        _settle_scratch_server(run, building.proof_name(dsn.database, run.pk))
+    copies.discard_halves(run)
+    return happened
+
+
+def _settle_scratch_server(run: Run, name: str) -> None:
+    """Drop the run's scratch database there. One that cannot be reached holds up nothing."""
+    with (
+        suppress(AdapterError),
+        server.connect(
+            resolve_scratch_dsn(run.target),
+            application_name=f"opsconsole:resolve:{run.pk}",
+            database=server.MAINTENANCE_DATABASE,
+        ) as connection,
+    ):
+        server.drop_database(connection, name)
+
+
+def _exists(run: Run, database: str) -> bool:
+    with server.connect(
+        resolve_dsn(run.target),
+        application_name=f"opsconsole:resolve:{run.pk}",
+        database=server.MAINTENANCE_DATABASE,
+    ) as connection:
+        return server.database_oid(connection, database) is not None
+
+
+def _resolved_backup(run: Run) -> Resolution:
+    settle_server(run)
+    backup = run.backups.first()
+    if backup and backup.proof >= ProofLevel.RESTORED:
+        return Resolution(
+            RunStatus.SUCCEEDED, f"The worker was lost after backup {backup.pk} was proven."
+        )
+    if backup:
+        return Resolution(
+            RunStatus.FAILED,
+            f"The worker was lost before backup {backup.pk} was proven; it stays listed as "
+            f"{backup.proof_level.label}.",
+        )
+    return Resolution(
+        RunStatus.FAILED,
+        "The worker was lost. No backup was taken; the database was only read.",
+    )

@@ -1,0 +1,87 @@
+"""What one operation is: the contract that features fill and the platform drives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Generic
+
+from typing_extensions import TypeVar
+
+from opsconsole.choices import RunKind, RunStatus
+from opsconsole.models import Environment, Run
+from opsconsole.runner.documents import Parameters, Unreadable
+from opsconsole.runner.step import RunContext, Step
+
+P = TypeVar("P", bound=Parameters, default=Parameters)
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """How a lost run ended, as read from evidence."""
+
+    status: RunStatus
+    summary: str
+
+
+class Operation(ABC, Generic[P]):
+    """What a run does, from the right that it takes to how it is undone.
+
+    `kind` is the word it is listed and filtered under. `action` is the permission it takes, when
+    it is requested and again when it is claimed. One that `changes_target` holds the target
+    against all others that do. Of two active runs with the same `excludes` on one target the
+    second is refused; "" excludes nothing.
+    """
+
+    Parameters: type[P]
+    kind: ClassVar[RunKind]
+    action: ClassVar[str]
+    changes_target: ClassVar[bool] = False
+
+    @property
+    def key(self) -> str:
+        """What its runs are stored under; never changed, and never given to another one."""
+        return self.Parameters.operation
+
+    @property
+    def excludes(self) -> str:
+        return self.kind.value
+
+    def read(self, run: Run) -> P:
+        """What the run was asked to do. Raises Unreadable."""
+        return self.Parameters.read(run.parameters, run.parameters_version)
+
+    def title(self, where: str, parameters: P) -> str:
+        """What it does, as a heading; `where` is the environment's name within a sentence."""
+        return f"{self.kind.label} {where}"
+
+    def title_of(self, run: Run, where: str) -> str:
+        """The title of a stored run: the plain one when its parameters cannot be read."""
+        try:
+            return self.title(where, self.read(run))
+        except Unreadable:
+            return f"{self.kind.label} {where}"
+
+    @abstractmethod
+    def steps(self, environment: Environment, parameters: P) -> Sequence[Step[P]]:
+        """The steps of a run, in order. Asks nothing outside the console's own database."""
+
+    def way_back(self, context: RunContext[P]) -> Sequence[Step[P]]:
+        """The steps that go back after `context.failure`; none where there is nothing to undo.
+
+        Raises NeedsAttention when a person has to choose.
+        """
+        return []
+
+    @abstractmethod
+    def describe(self, context: RunContext[P]) -> str:
+        """In which state the database is now: a sentence or two of the summary."""
+
+    @abstractmethod
+    def resolve(self, run: Run) -> Resolution:
+        """Read from evidence how a lost run ended; runs nothing again. Raises AdapterError or
+        psycopg.Error while the evidence cannot be read."""
+
+    def cleanup(self, context: RunContext[P]) -> None:
+        """Remove what the run leaves, however it ended."""
