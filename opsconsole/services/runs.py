@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from celery import current_app
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import DateTimeField, ExpressionWrapper, Value
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
@@ -104,16 +104,24 @@ def request_run(
 def _hand_over(needing: Run, way_back: Run) -> None:
     """Let `way_back` hold the target in place of the run whose exit it is.
 
-    The unique index ignores a run that has a way back, so the hold passes without a gap.
+    The unique index ignores a run that has a way back, so that one is named before it is there:
+    the foreign key is checked at the end of the transaction, and the hold passes without a gap.
+    Raises Refused when the run needs no decision any more.
     """
-    way_back.status = RunStatus.EXPIRED
-    way_back.save()
+    way_back.pk = _next_id()
     changed = Run.objects.filter(
         pk=needing.pk, status=RunStatus.NEEDS_ATTENTION, way_back=None
-    ).update(way_back=way_back)
+    ).update(way_back=way_back.pk)
     if not changed:
         raise Refused(_("%(run)s no longer needs a decision.") % {"run": needing})
-    Run.objects.filter(pk=way_back.pk).update(status=RunStatus.QUEUED)
+    way_back.save(force_insert=True)
+
+
+def _next_id() -> int:
+    """An id for a new run, from the sequence that gives all the others theirs."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT nextval(pg_get_serial_sequence(%s, 'id'))", [Run._meta.db_table])
+        return int(cursor.fetchone()[0])
 
 
 def _who_holds(environment: Environment, operation: Operation) -> str:

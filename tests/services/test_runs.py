@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection, connections, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
@@ -199,6 +201,40 @@ def test_way_back_holds_the_target_and_its_failure_leaves_the_decision_open(envi
     assert (run.status, run.way_back) == (RunStatus.NEEDS_ATTENTION, None)
 
 
+def test_way_back_is_never_anything_but_queued_before_it_is_claimed(environment, operator):
+    run = needing(environment, operator)
+    with CaptureQueriesContext(connection) as queries:
+        back = ask(operator, environment, RESTORE, way_back_of=run)
+    written = [q["sql"] for q in queries if q["sql"].startswith(("INSERT", "UPDATE"))]
+    statuses = [
+        s for s in RunStatus if any(f"'{s}'" in q and '"opsconsole_run"' in q for q in written)
+    ]
+    # The other one is the condition under which the hold passes.
+    assert statuses == [RunStatus.QUEUED, RunStatus.NEEDS_ATTENTION]
+    assert ask(operator, environment, BACKUP).pk > back.pk
+
+
+def test_of_two_ways_back_at_once_one_is_taken_and_the_other_refused(
+    transactional_db, environment, operator
+):
+    run = needing(environment, operator)
+
+    def take(_number: int) -> str:
+        try:
+            ask(operator, environment, RESTORE, way_back_of=run)
+        except Refused as refusal:
+            return str(refusal)
+        finally:
+            connections.close_all()
+        return ""
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = sorted(pool.map(take, range(4)))
+    assert answers == ["", *[f"{run} no longer needs a decision."] * 3]
+    run.refresh_from_db()
+    assert Run.objects.get(status=RunStatus.QUEUED) == run.way_back
+
+
 def test_way_back_that_succeeds_makes_the_run_rolled_back(environment, operator):
     run = needing(environment, operator)
     back = ask(operator, environment, RESTORE, way_back_of=run)
@@ -264,10 +300,6 @@ def test_action_whose_audit_row_cannot_be_written_is_refused(environment, operat
 
 
 def test_two_workers_that_claim_at_once_get_one_run(transactional_db, environment, operator):
-    from concurrent.futures import ThreadPoolExecutor
-
-    from django.db import connections
-
     run = ask(operator, environment)
 
     def claim(name: str) -> Run | None:
