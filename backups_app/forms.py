@@ -13,8 +13,9 @@ from django.utils.translation import gettext_lazy as _
 
 from backups_app import schedules
 from backups_app.encryption import parse_recipients
+from backups_app.exceptions import BadKey
 from backups_app.models import Backup, BackupPolicy, Storage
-from backups_app.stores.kinds import Credentials, open_store
+from backups_app.stores.kinds import Credentials, canonical_key, open_store
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Environment
 
@@ -87,8 +88,17 @@ class ImportForm(forms.Form):
         super().__init__(*args, **kwargs)
         self.fields["storage"].queryset = Storage.objects.shown()  # type: ignore[attr-defined]
 
+    def clean_path(self) -> str:
+        path = str(self.cleaned_data["path"])
+        try:
+            return canonical_key(path) if path else ""
+        except BadKey as error:
+            raise forms.ValidationError(str(error)) from None
+
     def clean(self) -> dict[str, Any]:
         given = super().clean() or {}
+        if "path" in self.errors:
+            return given
         has_file, has_path = bool(given.get("file")), bool(given.get("path"))
         if has_file == has_path and "file" not in self.errors:
             self.add_error("file", _("Choose a file, or say where one lies: one of the two."))

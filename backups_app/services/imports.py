@@ -10,9 +10,11 @@ from django.conf import settings
 from django.utils.text import get_valid_filename
 from django.utils.translation import gettext as _
 
+from backups_app.exceptions import BadKey
 from backups_app.foreign import NOT_AN_ARCHIVE, may_be_archive
 from backups_app.models import Backup, Storage
 from backups_app.parameters import ImportParameters
+from backups_app.stores.kinds import canonical_key
 from backups_app.stores.local import LocalStore
 from opsconsole.exceptions import AdapterError, Refused
 from opsconsole.models import Environment, Run, User
@@ -63,9 +65,14 @@ def import_from_storage(
 ) -> Run:
     """Queue the import of an archive that somebody put into a storage; it stays there.
 
-    Raises Refused (409) for an archive that the console lists: that one is restored.
+    Raises Refused (422) for a key that is not the canonical one, and (409) for an archive that the
+    console lists: that one is restored.
     """
     authorize(actor, "backup.import", environment)
+    try:
+        canonical_key(key)
+    except BadKey as error:
+        raise Refused(str(error), status=422, field="path") from None
     if listed := Backup.objects.filter(key=key).first():
         raise Refused(_("This is %(backup)s: restore it instead.") % {"backup": listed})
     return _request(

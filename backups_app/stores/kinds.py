@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import parse_qs
 
+from backups_app.exceptions import BadKey
 from opsconsole.exceptions import AdapterError
 from opsconsole.url import split_url
 
@@ -23,7 +25,7 @@ class StoredObject:
 
 
 class Store(Protocol):
-    """Where archives lie. Keys are relative paths with `/`; every method raises AdapterError.
+    """Where archives lie. Keys are those of `canonical_key`; every method raises AdapterError.
 
     ObjectMissing is raised only when the store itself was reached and does not have the object.
     A folder whose disk is not mounted or a bucket that does not exist cannot be reached: nothing
@@ -44,6 +46,26 @@ class Store(Protocol):
 
     def free_bytes(self) -> int | None:
         """Bytes still free, or None where there is no such number."""
+
+
+def canonical_key(text: str) -> str:
+    """Return a key that is spelled in the only way it can be; raises BadKey for any other text.
+
+    Stores read `a//b`, `./a` and `a\\b` in different ways, so nothing is mended here: two
+    canonical keys are equal exactly when a store that tells case apart takes them for one object.
+    """
+    if not text:
+        raise BadKey("Give the archive's path in the storage.")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+        raise BadKey("A path holds no control characters.")
+    if "\\" in text:
+        raise BadKey("Write the folders of a path with / between them, not with \\.")
+    segments = text.split("/")
+    if "" in segments:
+        raise BadKey("A path has no / at its beginning or its end, and never two together.")
+    if {".", ".."} & set(segments):
+        raise BadKey("A path has no folder called . or .. in it.")
+    return text
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from backups_app.exceptions import ObjectMissing
-from backups_app.stores.kinds import StoredObject
+from backups_app.stores.kinds import StoredObject, canonical_key
 from opsconsole.exceptions import AdapterError
 
 CHUNK_BYTES = 1024 * 1024
@@ -24,7 +24,10 @@ class LocalStore:
 
     def path(self, key: str) -> Path:
         """The object's path; raises AdapterError for a key that leads out of the folder."""
-        path = (self.root / key).resolve()
+        try:
+            path = (self.root / canonical_key(key)).resolve()
+        except (OSError, RuntimeError) as error:
+            raise AdapterError(f"{key} leads nowhere: {error}") from error
         if not path.is_relative_to(self.root.resolve()):
             raise AdapterError(f"{key} lies outside the backups folder")
         return path
@@ -89,7 +92,7 @@ class LocalStore:
             return False
 
     def list(self, prefix: str) -> list[StoredObject]:
-        folder = self.path(prefix)
+        folder = self.path(prefix.strip("/")) if prefix else self.root.resolve()
         try:
             if not folder.exists():
                 return []

@@ -13,7 +13,7 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, S3Store
 
 from backups_app.exceptions import ObjectMissing
-from backups_app.stores.kinds import Address, Credentials, StoredObject, Writer
+from backups_app.stores.kinds import Address, Credentials, StoredObject, Writer, canonical_key
 from opsconsole.exceptions import AdapterError
 
 # S3 takes 10,000 parts: an archive may hold 160 GB. Two parts are in memory at a time.
@@ -57,7 +57,7 @@ class ObjectStore:
         what = f"cannot write {key}"
         with _translated(what):
             upload = obstore.open_writer(
-                self._store, key, buffer_size=PART_BYTES, max_concurrency=2
+                self._store, canonical_key(key), buffer_size=PART_BYTES, max_concurrency=2
             )
         try:
             yield _Translating(upload, what)
@@ -71,12 +71,14 @@ class ObjectStore:
 
     def read(self, key: str) -> Iterator[bytes]:
         with _translated("cannot read the archive"):
-            for chunk in obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES):
+            for chunk in obstore.get(self._store, canonical_key(key)).stream(
+                min_chunk_size=CHUNK_BYTES
+            ):
                 yield bytes(chunk)
 
     def delete(self, key: str) -> None:
         with suppress(ObjectMissing), _translated(f"cannot delete {key}"):
-            obstore.delete(self._store, key)
+            obstore.delete(self._store, canonical_key(key))
 
     def list(self, prefix: str) -> list[StoredObject]:
         with _translated(f"cannot list {prefix}"):

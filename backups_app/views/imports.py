@@ -25,9 +25,7 @@ def import_backup(request: HttpRequest, application: str, environment: str) -> H
         if uploaded:
             run = services.import_upload(name=uploaded.name, chunks=uploaded.chunks(), **more)
         else:
-            run = services.import_from_storage(
-                storage=given["storage"], key=given["path"].strip("/ "), **more
-            )
+            run = services.import_from_storage(storage=given["storage"], key=given["path"], **more)
         return redirect(run)
     context = {
         "environment": where,

@@ -72,8 +72,13 @@ class TestLocalStore(StoreContract):
         assert store.path("app").stat().st_mode & 0o777 == 0o700
 
     def test_key_cannot_lead_out_of_the_folder(self, store):
+        put(store, "app/a.dump", b"1")
+        (store.root / "out").symlink_to("/etc")
+        (store.root / "round").symlink_to(store.root / "round")
         with pytest.raises(AdapterError, match="outside"):
-            store.path("../../etc/passwd")
+            get(store, "out/passwd")
+        with pytest.raises(AdapterError, match="leads nowhere"):
+            get(store, "round/passwd")
 
     def test_full_disk_is_named_and_leaves_nothing(self, store, monkeypatch):
         monkeypatch.setattr(LocalStore, "_opened", lambda *_: open("/dev/full", "wb"))

@@ -10,7 +10,7 @@ import os
 
 import pytest
 
-from backups_app.exceptions import ObjectMissing
+from backups_app.exceptions import BadKey, ObjectMissing
 from opsconsole.exceptions import AdapterError
 
 BIG = os.urandom(20 * 1024 * 1024)
@@ -68,6 +68,15 @@ class StoreContract:
         for key in ("app/b.dump", "other/a.dump", "app", "app/a.dump/b"):
             with pytest.raises(ObjectMissing, match="cannot read the archive: "):
                 get(store, key)
+
+    @pytest.mark.parametrize(
+        "key", ["", ".", "..", "/a", "a/", "a//b", "./a", "a/../a", "../a", "a\\b", "a\0", "a\nb"]
+    )
+    def test_other_spelling_of_a_key_is_refused(self, store, key):
+        for act in (lambda: put(store, key, b"1"), lambda: get(store, key),
+                    lambda: store.delete(key)):  # fmt: skip
+            with pytest.raises(BadKey):
+                act()
 
     def test_store_that_cannot_be_reached_does_not_say_that_an_object_is_missing(
         self, store, unreachable
