@@ -136,7 +136,7 @@ def read_archive(
     do not decrypt or do not decompress. What `taker` raises comes first only if the bytes are
     whole: a tool that chokes on a corrupt archive is not the news.
     """
-    source = _Hashing(stored)
+    source = HashingReader(stored)
     hashed = iter(source)
     problem: Exception | None = None
     try:
@@ -156,7 +156,7 @@ def read_archive(
         raise problem
 
 
-class _Hashing:
+class HashingReader:
     """Hands on stored bytes and hashes them; `error` is why they could not be read to their end."""
 
     def __init__(self, stored: Iterator[bytes]) -> None:

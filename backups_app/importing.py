@@ -10,10 +10,11 @@ from typing import Any
 from django.utils import timezone
 
 from backups_app import building, copies
-from backups_app.archive import Written, write_archive
+from backups_app.archive import HashingReader, Written, write_archive
 from backups_app.foreign import ForeignArchive, Listing, read_listing, unpack_foreign
 from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.parameters import ImportParameters
+from backups_app.services import consent
 from backups_app.stores.kinds import Store
 from backups_app.taking import form_of, keep_archive
 from opsconsole.choices import BackupReason
@@ -33,17 +34,22 @@ def import_archive(context: RunContext[ImportParameters]) -> Backup:
     """Bring the run's archive into the policy's storage, as a backup that is not proven yet.
 
     Raises AdapterError when it is no archive of pg_dump, StepFailed when this server could not
-    restore it; nothing is stored then.
+    restore it, and Refused when it holds another environment's data and who asked may not take
+    that out; nothing is stored then.
     """
     storage, key = Storage.objects.get(pk=context.parameters.storage), context.parameters.key
+    if not context.parameters.is_upload:
+        consent.require_archive(context.run.requested_by, context.environment, storage, key)
     scratch = building.scratch_folder()
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     context.log(f"import: reading {key} from {storage}")
     with tempfile.TemporaryDirectory(prefix="import-", dir=scratch) as name:
+        stored = HashingReader(copies.store_of(storage).read(key))
         archive = unpack_foreign(
-            copies.store_of(storage).read(key), Path(name),
+            stored, Path(name),
             identities=secrets.backup_identities(), on_progress=lambda _count: context.check(),
         )  # fmt: skip
+        consent.require_bytes(context.run.requested_by, context.environment, stored.sha256)
         listing = _listing(context, archive)
         policy = BackupPolicy.objects.of(context.environment)
         form = replace(form_of(policy), format=archive.format)

@@ -28,6 +28,8 @@ ACTIONS: dict[str, frozenset[Role]] = {
     "restore.start": frozenset({Role.OPERATOR, Role.ADMIN}),
     "backup.hold": frozenset({Role.OPERATOR, Role.REVIEWER, Role.ADMIN}),
     "backup.download": frozenset({Role.ADMIN}),
+    # Asked of the environment that the data comes from, whatever it asks of where it goes.
+    "data.take_out": frozenset({Role.ADMIN}),
     "backup.prune": frozenset({Role.ADMIN}),
     "backup.import": frozenset({Role.ADMIN}),
     "restore.cross": frozenset({Role.ADMIN}),

@@ -10,12 +10,13 @@ from django.conf import settings
 from django.utils.text import get_valid_filename
 from django.utils.translation import gettext as _
 
-from backups_app.exceptions import BadKey
 from backups_app.foreign import NOT_AN_ARCHIVE, may_be_archive
 from backups_app.models import Backup, Storage
 from backups_app.parameters import ImportParameters
+from backups_app.services.consent import require_archive
 from backups_app.stores.kinds import canonical_key
 from backups_app.stores.local import LocalStore
+from backups_app.stores.places import place_of
 from opsconsole.exceptions import AdapterError, Refused
 from opsconsole.models import Environment, Run, User
 from opsconsole.permissions import authorize
@@ -65,14 +66,19 @@ def import_from_storage(
 ) -> Run:
     """Queue the import of an archive that somebody put into a storage; it stays there.
 
-    Raises Refused (422) for a key that is not the canonical one, and (409) for an archive that the
-    console lists: that one is restored.
+    Raises Refused (422) for a key that is not the canonical one or leads out of the storage, (403)
+    for an archive of another environment whose data the actor may not take out, and (409) for an
+    upload and for an archive that the console lists: that one is restored.
     """
     authorize(actor, "backup.import", environment)
     try:
-        canonical_key(key)
-    except BadKey as error:
+        require_archive(actor, environment, storage, canonical_key(key))
+        uploads = place_of(Storage.objects.builtin().address, INCOMING)
+        is_upload = place_of(storage.address, key).lies_in(uploads)
+    except AdapterError as error:
         raise Refused(str(error), status=422, field="path") from None
+    if is_upload:
+        raise Refused(_("This was uploaded for an import of its own."), field="path")
     if listed := Backup.objects.filter(key=key).first():
         raise Refused(_("This is %(backup)s: restore it instead.") % {"backup": listed})
     return _request(

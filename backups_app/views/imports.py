@@ -8,30 +8,39 @@ from django.shortcuts import redirect, render
 from backups_app import services
 from backups_app.forms import ImportForm
 from backups_app.models import BackupPolicy
-from opsconsole.permissions import require
+from opsconsole.exceptions import Refused
+from opsconsole.permissions import authorize, require
 from opsconsole.views.pages import environment_or_404, new_key, posted_key
 
 
 @require("backup.import")
 def import_backup(request: HttpRequest, application: str, environment: str) -> HttpResponse:
     where = environment_or_404(request, application, environment)
+    authorize(request.user, "backup.import", where)  # type: ignore[arg-type]
     form = ImportForm(request.POST or None, request.FILES or None)
+    status = 422 if form.is_bound else 200
     if request.method == "POST" and form.is_valid():
         given, uploaded = form.cleaned_data, form.cleaned_data["file"]
         more = {
             "actor": request.user, "environment": where, "idempotency_key": posted_key(request),
             "reason": given["reason"],
         }  # fmt: skip
-        if uploaded:
-            run = services.import_upload(name=uploaded.name, chunks=uploaded.chunks(), **more)
+        try:
+            if uploaded:
+                run = services.import_upload(name=uploaded.name, chunks=uploaded.chunks(), **more)
+            else:
+                run = services.import_from_storage(
+                    storage=given["storage"], key=given["path"], **more
+                )
+        except Refused as refusal:
+            form.add_error("file" if uploaded else "path", str(refusal))
+            status = refusal.status
         else:
-            run = services.import_from_storage(storage=given["storage"], key=given["path"], **more)
-        return redirect(run)
+            return redirect(run)
     context = {
         "environment": where,
         "form": form,
         "key": new_key(),
         "storage": BackupPolicy.objects.of(where).storage,
     }
-    status = 422 if form.is_bound else 200
     return render(request, "backups_app/backup_import.html", context, status=status)

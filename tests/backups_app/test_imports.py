@@ -16,6 +16,7 @@ import pytest
 import zstandard
 from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
 from django.urls import reverse
 
 from backups_app import foreign, services
@@ -25,7 +26,7 @@ from backups_app.models import Backup, Storage
 from backups_app.services.policies import decide_for
 from opsconsole.choices import ProofLevel, RunKind, RunStatus
 from opsconsole.exceptions import Refused
-from opsconsole.models import Run
+from opsconsole.models import Membership, Run, User
 from opsconsole.services.secrets import backup_identities
 from opsconsole.targets.content import read_tables
 from opsconsole.targets.tools import choose_tools, find_tools
@@ -278,6 +279,121 @@ def test_page_imports_an_upload_and_keeps_the_form_when_it_is_refused(environmen
     assert run.title == "Import a backup of staging"
     assert execute(run).status == RunStatus.SUCCEEDED
     assert "Imported by admin-" in client.get(Backup.objects.get().get_absolute_url()).text
+
+
+# -- archives of another environment
+
+
+@pytest.fixture
+def elsewhere(make_environment):
+    """Another environment, whose admin only looks at the one that the backup is of."""
+    made = make_environment("development", position=2)
+    made.its_admin = User.objects.create_user("its-admin", password="pw")
+    Membership.objects.create(user=made.its_admin, role="admin", environment=made)
+    Membership.objects.create(user=made.its_admin, role="viewer")
+    return made
+
+
+def import_into(environment, actor, storage: Storage, key: str) -> Run:
+    return services.import_from_storage(
+        actor=actor, environment=environment, storage=storage, key=key,
+        idempotency_key=uuid.uuid4().hex,
+    )  # fmt: skip
+
+
+def linked(path: Path, link: Path) -> Path:
+    link.symlink_to(path)
+    return link
+
+
+WAYS: dict[str, Callable[[Path, str], tuple[str, str]]] = {
+    "its own key": lambda _root, key: ("", key),
+    "another case": lambda _root, key: ("", key.upper()),
+    "an object that no row lists": lambda _root, key: ("", f"{Path(key).parent}/old.dump"),
+    "a storage above": lambda root, key: (f"file://{root.parent}", f"{root.name}/{key}"),
+    "a storage below": lambda root, key: (f"file://{root}/shop", key.partition("/")[2]),
+    "a linked folder": lambda root, key: (f"file://{linked(root, root.with_name('link'))}", key),
+    "a linked file": lambda root, key: ("", linked(root / key, root / "mine.dump").name),
+}
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+def test_archive_of_another_environment_is_not_imported_without_its_admin(
+    way, backup, elsewhere, settings, admin
+):
+    url, key = WAYS[way](Path(settings.BACKUPS_FOLDER), backup.key)
+    storage = Storage.objects.create(name="X", url=url) if url else Storage.objects.builtin()
+    with pytest.raises(Refused, match="Only an admin of Shop staging may take it out") as refusal:
+        import_into(elsewhere, elsewhere.its_admin, storage, key)
+    assert refusal.value.status == 403
+    if key == backup.key:
+        with pytest.raises(Refused, match="restore it instead"):
+            import_into(elsewhere, admin, storage, key)
+    else:
+        assert import_into(elsewhere, admin, storage, key).kind == RunKind.IMPORT
+
+
+@pytest.mark.parametrize("path", ["console/{}", "Console/{}"])
+def test_archive_is_found_in_a_bucket_through_another_storage(
+    path, bucket, run_backup, set_policy, elsewhere
+):
+    set_policy(storage=bucket.storage)
+    key = Backup.objects.get(run=run_backup()).key
+    whole = Storage.objects.create(name="Whole", url="s3://bucket?endpoint=http://other:9000")
+    with pytest.raises(Refused, match="admin of Shop staging"):
+        import_into(elsewhere, elsewhere.its_admin, whole, path.format(key))
+
+
+def test_bytes_of_another_environment_s_backup_are_not_imported(
+    backup, elsewhere, settings, tmp_path, admin
+):
+    data = Path(settings.BACKUPS_FOLDER, backup.key).read_bytes()
+    (tmp_path / "drop").mkdir()
+    (tmp_path / "drop" / "a.dump").write_bytes(data)
+    storage = Storage.objects.create(name="Drop", url=f"file://{tmp_path}/drop")
+    uploaded = execute(
+        services.import_upload(
+            actor=elsewhere.its_admin, environment=elsewhere, name="a.dump", chunks=[data],
+            idempotency_key=uuid.uuid4().hex,
+        )
+    )  # fmt: skip
+    named = execute(import_into(elsewhere, elsewhere.its_admin, storage, "a.dump"))
+    for run in (uploaded, named):
+        assert run.status == RunStatus.FAILED
+        assert "Only an admin of Shop staging may take it out" in run.summary
+    assert list(Backup.objects.all()) == [backup]
+    run = execute(import_into(elsewhere, admin, storage, "a.dump"))
+    assert run.status == RunStatus.SUCCEEDED, run.summary
+
+
+def test_consent_that_was_taken_back_is_asked_for_again_by_the_worker(
+    backup, elsewhere, settings, person
+):
+    Path(settings.BACKUPS_FOLDER, "shop/staging/old.dump").write_bytes(b"PGDMP")
+    both = person("admin", "both")
+    run = import_into(elsewhere, both, Storage.objects.builtin(), "shop/staging/old.dump")
+    both.memberships.update(environment=elsewhere)
+    assert "Only an admin of Shop staging" in execute(run).summary
+
+
+def test_page_names_whose_consent_is_missing(backup, elsewhere):
+    client = Client()
+    client.force_login(elsewhere.its_admin)
+    answer = client.post(
+        reverse("backup-import", args=["shop", "development"]),
+        {"reason": "x", "storage": Storage.objects.builtin().pk, "path": backup.key},
+    )
+    assert answer.status_code == 403
+    assert "Only an admin of Shop staging may take it out" in answer.text
+    assert 'name="path"' in answer.text
+
+
+def test_upload_of_another_import_is_not_taken(environment, admin, upload, custom):
+    upload(custom)
+    with pytest.raises(Refused, match="for an import of its own"):
+        import_into(
+            environment, admin, Storage.objects.builtin(), f"incoming/{uploads_left()[0].name}"
+        )
 
 
 @pytest.mark.parametrize("role", ["operator", "reviewer", "viewer"])
