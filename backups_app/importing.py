@@ -14,6 +14,7 @@ from backups_app.archive import HashingReader, Written, write_archive
 from backups_app.foreign import ForeignArchive, Listing, read_listing, unpack_foreign
 from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.parameters import ImportParameters
+from backups_app.results import WithBackup
 from backups_app.services import consent
 from backups_app.stores.kinds import Store
 from backups_app.taking import form_of, keep_archive
@@ -30,7 +31,7 @@ def discard_upload(asked: ImportParameters) -> None:
         copies.store_of(Storage.objects.get(pk=asked.storage)).delete(asked.key)
 
 
-def import_archive(context: RunContext[ImportParameters]) -> Backup:
+def import_archive(context: RunContext[ImportParameters, WithBackup]) -> Backup:
     """Bring the run's archive into the policy's storage, as a backup that is not proven yet.
 
     Raises AdapterError when it is no archive of pg_dump, StepFailed when this server could not

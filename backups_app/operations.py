@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 from typing_extensions import TypeVar
 
 from backups_app import building, copies, importing, pruning, steps, swapping
-from backups_app.models import Backup, ReplacedDatabase
+from backups_app.models import ReplacedDatabase
 from backups_app.models.backup import CopyState
 from backups_app.parameters import (
     BackupParameters,
@@ -21,18 +21,28 @@ from backups_app.parameters import (
     RestoreParameters,
     UndoParameters,
 )
+from backups_app.results import (
+    PruneResult,
+    RestoreAsResult,
+    RestoreResult,
+    WithBackup,
+    WithReplaced,
+)
+from backups_app.taking import BACKUP
 from opsconsole.choices import BackupReason, ProofLevel, RunKind, RunStatus
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Environment, Run
-from opsconsole.runner.documents import Parameters
+from opsconsole.runner.documents import Parameters, Result
 from opsconsole.runner.health_step import HealthStep
-from opsconsole.runner.operation import Operation, Resolution
+from opsconsole.runner.operation import LostRun, Operation, Resolution
 from opsconsole.runner.registry import PERIODIC, Periodic, register
 from opsconsole.runner.step import RunContext, Step
 from opsconsole.services.secrets import resolve_dsn, resolve_scratch_dsn
 from opsconsole.targets import server
 
-P = TypeVar("P", bound=Parameters, default=Parameters)
+P = TypeVar("P", bound=Parameters)
+R = TypeVar("R", bound=Result)
+Exchanged = TypeVar("Exchanged", bound=WithReplaced)
 
 
 def register_all() -> None:
@@ -46,20 +56,20 @@ def register_all() -> None:
     PERIODIC.append(Periodic("backups_app.tend", "TEND_SECONDS"))
 
 
-class _WithScratch(Operation[P]):
+class _WithScratch(Operation[P, R]):
     """One that may build scratch databases."""
 
-    def cleanup(self, context: RunContext[P]) -> None:
+    def cleanup(self, context: RunContext[P, R]) -> None:
         drop_scratch_databases(context)
 
 
-class _Proving(_WithScratch[P]):
+class _Proving(_WithScratch[P, WithBackup]):
     """One whose outcome is a backup, and how far that is proven."""
 
     action = "run.start"
 
-    def describe(self, context: RunContext[P]) -> str:
-        backup: Backup | None = context.notes.get("backup")
+    def describe(self, context: RunContext[P, WithBackup]) -> str:
+        backup = context.find(BACKUP)
         if backup is None:
             return "No backup was taken. The database was only read."
         size = f"{backup.size_bytes / 1e6:,.1f} MB"
@@ -69,32 +79,32 @@ class _Proving(_WithScratch[P]):
             for copy in unknown
         )
 
-    def resolve(self, run: Run) -> Resolution:
-        return _resolved_backup(run)
+    def resolve(self, lost: LostRun[P, WithBackup]) -> Resolution:
+        return _resolved_backup(lost.run)
 
 
-class _Exchanging(_WithScratch[P]):
+class _Exchanging(_WithScratch[P, Exchanged]):
     """One that puts another database in the place of the live one, and keeps that."""
 
     kind = RunKind.RESTORE
     action = "restore.start"
     changes_target = True
 
-    def describe(self, context: RunContext[P]) -> str:
-        replaced = context.run.result.get("replaced")
+    def describe(self, context: RunContext[P, Exchanged]) -> str:
+        replaced = context.result.replaced
         if not replaced:
             return "The live database was not touched."
         return f"The restored database is live; the replaced one is kept as {replaced}."
 
-    def resolve(self, run: Run) -> Resolution:
-        happened = settle_server(run)
+    def resolve(self, lost: LostRun[P, Exchanged]) -> Resolution:
+        happened = settle_server(lost.run)
         if not happened:
             return Resolution(
                 RunStatus.FAILED,
                 "The worker was lost, and the server shows that the live database was not "
                 "replaced.",
             )
-        run.result["replaced"] = happened[-1].replaced_name
+        lost.result.replaced = happened[-1].replaced_name
         return Resolution(
             RunStatus.SUCCEEDED,
             "The worker was lost, and the server shows that the restored database is live; "
@@ -106,11 +116,12 @@ class TakeBackup(_Proving[BackupParameters]):
     """Take a backup, prove it and copy it where the policy says."""
 
     Parameters = BackupParameters
+    Result = WithBackup
     kind = RunKind.BACKUP
 
     def steps(
         self, environment: Environment, parameters: BackupParameters
-    ) -> Sequence[Step[BackupParameters]]:
+    ) -> Sequence[Step[BackupParameters, WithBackup]]:
         return [
             steps.BackupPreflight(),
             steps.TakeBackup(parameters.reason),
@@ -123,18 +134,20 @@ class Prove(_Proving[ProveParameters]):
     """Prove a backup again, as far as asked."""
 
     Parameters = ProveParameters
+    Result = WithBackup
     kind = RunKind.VERIFY
 
     def steps(
         self, environment: Environment, parameters: ProveParameters
-    ) -> Sequence[Step[ProveParameters]]:
+    ) -> Sequence[Step[ProveParameters, WithBackup]]:
         return [steps.BackupPreflight(), steps.ProveAgain()]
 
 
-class Import(_WithScratch[ImportParameters]):
+class Import(_WithScratch[ImportParameters, WithBackup]):
     """Take in an archive that was made elsewhere, and prove it."""
 
     Parameters = ImportParameters
+    Result = WithBackup
     kind = RunKind.IMPORT
     action = "backup.import"
 
@@ -143,7 +156,7 @@ class Import(_WithScratch[ImportParameters]):
 
     def steps(
         self, environment: Environment, parameters: ImportParameters
-    ) -> Sequence[Step[ImportParameters]]:
+    ) -> Sequence[Step[ImportParameters, WithBackup]]:
         return [
             steps.ImportPreflight(),
             steps.ImportArchive(),
@@ -151,27 +164,28 @@ class Import(_WithScratch[ImportParameters]):
             steps.CopyBackup(),
         ]
 
-    def describe(self, context: RunContext[ImportParameters]) -> str:
-        backup: Backup | None = context.notes.get("backup")
+    def describe(self, context: RunContext[ImportParameters, WithBackup]) -> str:
+        backup = context.find(BACKUP)
         if backup is None:
             return "Nothing was imported. No database was touched."
         if backup.proof < ProofLevel.RESTORED:
             return f"Backup {backup.pk} stays in quarantine: it was not restored yet."
         return f"Backup {backup.pk}, {backup.size_bytes / 1e6:,.1f} MB, was restored and counted."
 
-    def resolve(self, run: Run) -> Resolution:
-        importing.discard_upload(self.read(run))
-        return _resolved_backup(run)
+    def resolve(self, lost: LostRun[ImportParameters, WithBackup]) -> Resolution:
+        importing.discard_upload(lost.parameters)
+        return _resolved_backup(lost.run)
 
-    def cleanup(self, context: RunContext[ImportParameters]) -> None:
+    def cleanup(self, context: RunContext[ImportParameters, WithBackup]) -> None:
         importing.discard_upload(context.parameters)
         super().cleanup(context)
 
 
-class Restore(_Exchanging[RestoreParameters]):
+class Restore(_Exchanging[RestoreParameters, RestoreResult]):
     """Build a backup beside the live database, exchange the two, and keep the replaced one."""
 
     Parameters = RestoreParameters
+    Result = RestoreResult
 
     def title(self, where: str, parameters: RestoreParameters) -> str:
         return _("Restore %(where)s from backup %(backup)s") % {
@@ -181,8 +195,8 @@ class Restore(_Exchanging[RestoreParameters]):
 
     def steps(
         self, environment: Environment, parameters: RestoreParameters
-    ) -> Sequence[Step[RestoreParameters]]:
-        first: list[Step[RestoreParameters]] = []
+    ) -> Sequence[Step[RestoreParameters, RestoreResult]]:
+        first: list[Step[RestoreParameters, RestoreResult]] = []
         if parameters.backs_up_first:
             first = [steps.TakeProvenBackup(BackupReason.BEFORE_RESTORE)]
         return [
@@ -194,10 +208,11 @@ class Restore(_Exchanging[RestoreParameters]):
         ]
 
 
-class RestoreAs(_WithScratch[RestoreAsParameters]):
+class RestoreAs(_WithScratch[RestoreAsParameters, RestoreAsResult]):
     """Restore a backup into a new database of the environment's server; nothing is replaced."""
 
     Parameters = RestoreAsParameters
+    Result = RestoreAsResult
     kind = RunKind.RESTORE
     action = "restore.start"
     changes_target = True
@@ -211,62 +226,64 @@ class RestoreAs(_WithScratch[RestoreAsParameters]):
 
     def steps(
         self, environment: Environment, parameters: RestoreAsParameters
-    ) -> Sequence[Step[RestoreAsParameters]]:
+    ) -> Sequence[Step[RestoreAsParameters, RestoreAsResult]]:
         return [steps.RestorePreflight(exchanges=False), steps.BuildNewDatabase()]
 
-    def describe(self, context: RunContext[RestoreAsParameters]) -> str:
-        made = context.run.result.get("database")
+    def describe(self, context: RunContext[RestoreAsParameters, RestoreAsResult]) -> str:
+        made = context.result.database
         if not made:
             return "The live database was not touched."
         return f"The new database {made} holds the backup. The live database was not touched."
 
-    def resolve(self, run: Run) -> Resolution:
-        settle_server(run)
-        made = self.read(run).database
-        if not _exists(run, made):
+    def resolve(self, lost: LostRun[RestoreAsParameters, RestoreAsResult]) -> Resolution:
+        settle_server(lost.run)
+        made = lost.parameters.database
+        if not _exists(lost.run, made):
             return Resolution(
                 RunStatus.FAILED,
                 "The worker was lost, and the server shows that the live database was not "
                 "replaced.",
             )
-        run.result["database"] = made
+        lost.result.database = made
         return Resolution(
             RunStatus.SUCCEEDED,
             f"The worker was lost after the backup was restored into {made} and compared.",
         )
 
 
-class Undo(_Exchanging[UndoParameters]):
+class Undo(_Exchanging[UndoParameters, WithReplaced]):
     """Exchange the live database with one that a restore replaced; both stay."""
 
     Parameters = UndoParameters
+    Result = WithReplaced
 
     def title(self, where: str, parameters: UndoParameters) -> str:
         return _("Undo the restore of %(where)s") % {"where": where}
 
     def steps(
         self, environment: Environment, parameters: UndoParameters
-    ) -> Sequence[Step[UndoParameters]]:
+    ) -> Sequence[Step[UndoParameters, WithReplaced]]:
         return [steps.UndoPreflight(), steps.SwapBack(), HealthStep("after")]
 
 
-class Prune(Operation[PruneParameters]):
+class Prune(Operation[PruneParameters, PruneResult]):
     """Mark what the policy no longer keeps, and delete what was marked long enough."""
 
     Parameters = PruneParameters
+    Result = PruneResult
     kind = RunKind.PRUNE
     action = "backup.prune"
 
     def steps(
         self, environment: Environment, parameters: PruneParameters
-    ) -> Sequence[Step[PruneParameters]]:
+    ) -> Sequence[Step[PruneParameters, PruneResult]]:
         return [pruning.MarkExpired(), pruning.DeleteExpired()]
 
-    def describe(self, context: RunContext[PruneParameters]) -> str:
-        return f"{context.run.result.get('deleted', 0)} backups deleted. No database was touched."
+    def describe(self, context: RunContext[PruneParameters, PruneResult]) -> str:
+        return f"{context.result.deleted} backups deleted. No database was touched."
 
-    def resolve(self, run: Run) -> Resolution:
-        pruning.forget_deletions(run)
+    def resolve(self, lost: LostRun[PruneParameters, PruneResult]) -> Resolution:
+        pruning.forget_deletions(lost.run)
         return Resolution(
             RunStatus.FAILED,
             "The worker was lost while backups were being deleted. What was marked is marked, and "

@@ -11,6 +11,8 @@ from django.utils import timezone
 from backups_app import copies
 from backups_app.models import Backup, BackupCopy, BackupPolicy
 from backups_app.models.backup import CopyState
+from backups_app.parameters import PruneParameters
+from backups_app.results import PruneResult
 from backups_app.services.policies import decide_for
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.models import Run
@@ -46,12 +48,12 @@ class MarkExpired(Step):
         return f"{marked} marked, {policy.grace_days} days of grace"
 
 
-class DeleteExpired(Step):
+class DeleteExpired(Step[PruneParameters, PruneResult]):
     """Delete the objects of what was marked and whose grace is over, then mark the row deleted."""
 
     name = "delete"
 
-    def run(self, context: RunContext) -> str:
+    def run(self, context: RunContext[PruneParameters, PruneResult]) -> str:
         goes = {d.id for d in decide_for(context.environment) if not d.keeps}
         due = Backup.objects.filter(pk__in=goes, deleted_at=None, expires_at__lte=timezone.now())
         deleted, problems = 0, []
@@ -62,7 +64,7 @@ class DeleteExpired(Step):
             except AdapterError as error:
                 context.log(f"backup {backup.pk}: {error}", "no")
                 problems.append(f"backup {backup.pk}: {error}")
-        context.run.result["deleted"] = deleted
+        context.result.deleted = deleted
         if problems:
             raise StepFailed(f"{len(problems)} could not be deleted, {deleted} were: {problems[0]}")
         return f"{deleted} deleted"

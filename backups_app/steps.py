@@ -11,10 +11,17 @@ from backups_app.parameters import (
     RestoreAsParameters,
     UndoParameters,
 )
+from backups_app.results import RestoreAsResult, WithBackup, WithReplaced
+from backups_app.taking import BACKUP
 from opsconsole.choices import BackupReason, ProofLevel
 from opsconsole.exceptions import StepFailed
-from opsconsole.runner.step import RunContext, Step
+from opsconsole.runner.documents import Parameters
+from opsconsole.runner.step import Note, RunContext, Step
 from opsconsole.targets import server
+
+RESTORES = Note[Backup]("backup to restore")
+BUILT = Note[str]("name of the built database")
+UNDOES = Note[ReplacedDatabase]("replaced database to bring back")
 
 
 class BackupPreflight(Step):
@@ -33,13 +40,13 @@ class BackupPreflight(Step):
         return f"PostgreSQL {facts.version}, {facts.size_bytes / 1e6:,.1f} MB"
 
 
-class TakeBackup(Step):
+class TakeBackup(Step[Parameters, WithBackup]):
     name = "backup"
 
     def __init__(self, reason: BackupReason) -> None:
         self.reason = reason
 
-    def run(self, context: RunContext) -> str:
+    def run(self, context: RunContext[Parameters, WithBackup]) -> str:
         backup = taking.take_backup(context, self.reason)
         return f"{backup.size_bytes / 1e6:,.1f} MB"
 
@@ -48,7 +55,7 @@ class ProveBackup(Step):
     name = "prove"
 
     def run(self, context: RunContext) -> str:
-        backup: Backup = context.notes["backup"]
+        backup = context.get(BACKUP)
         proving.prove_backup(context, backup)
         return f"content equal, {backup.rows:,} rows"
 
@@ -65,10 +72,10 @@ class ImportPreflight(Step):
         return f"PostgreSQL {facts.version}"
 
 
-class ImportArchive(Step[ImportParameters]):
+class ImportArchive(Step[ImportParameters, WithBackup]):
     name = "import"
 
-    def run(self, context: RunContext[ImportParameters]) -> str:
+    def run(self, context: RunContext[ImportParameters, WithBackup]) -> str:
         backup = importing.import_archive(context)
         return f"{backup.size_bytes / 1e6:,.1f} MB, in quarantine"
 
@@ -79,7 +86,7 @@ class ReleaseFromQuarantine(Step):
     name = "prove"
 
     def run(self, context: RunContext) -> str:
-        backup: Backup = context.notes["backup"]
+        backup = context.get(BACKUP)
         proving.prove_backup(context, backup, ProofLevel.RESTORED)
         return f"restored, {backup.rows:,} rows"
 
@@ -90,13 +97,13 @@ class CopyBackup(Step):
     name = "copy"
 
     def run(self, context: RunContext) -> str:
-        problems = taking.copy_backup(context, context.notes["backup"])
+        problems = taking.copy_backup(context, context.get(BACKUP))
         if problems:
             raise StepFailed(f"the backup is proven, but not copied everywhere: {problems[0]}")
         return "in every storage of the policy"
 
 
-class TakeProvenBackup(Step):
+class TakeProvenBackup(Step[Parameters, WithBackup]):
     """Both in one step, as part of a run that changes the database."""
 
     name = "backup"
@@ -104,7 +111,7 @@ class TakeProvenBackup(Step):
     def __init__(self, reason: BackupReason) -> None:
         self.reason = reason
 
-    def run(self, context: RunContext) -> str:
+    def run(self, context: RunContext[Parameters, WithBackup]) -> str:
         backup = taking.take_backup(context, self.reason)
         proving.prove_backup(context, backup)
         # A copy that fails is told, and does not stop the run: one proven backup is there.
@@ -112,13 +119,13 @@ class TakeProvenBackup(Step):
         return f"proven: content equal, {backup.size_bytes / 1e6:,.1f} MB"
 
 
-class ProveAgain(Step[ProveParameters]):
+class ProveAgain(Step[ProveParameters, WithBackup]):
     name = "prove"
 
-    def run(self, context: RunContext[ProveParameters]) -> str:
+    def run(self, context: RunContext[ProveParameters, WithBackup]) -> str:
         backup = Backup.objects.get(pk=context.parameters.backup)
-        context.notes["backup"] = backup
-        context.run.result["backup"] = backup.pk
+        context.put(BACKUP, backup)
+        context.result.backup = backup.pk
         level = context.parameters.level
         proving.prove_backup(context, backup, level)
         if level >= ProofLevel.RESTORED:
@@ -135,7 +142,8 @@ class RestorePreflight(Step[OfBackup]):
         self.exchanges = exchanges
 
     def run(self, context: RunContext[OfBackup]) -> str:
-        backup = context.notes["restores"] = Backup.objects.get(pk=context.parameters.backup)
+        backup = Backup.objects.get(pk=context.parameters.backup)
+        context.put(RESTORES, backup)
         with context.connect("preflight") as connection:
             findings = restore_check.find(
                 connection,
@@ -158,28 +166,18 @@ class BuildReplacement(Step):
     name = "restore"
 
     def run(self, context: RunContext) -> str:
-        backup: Backup = context.notes["restores"]
-        name = building.built_name(context.dsn.database, context.run.pk)
-        context.log(f"restore: building {name} beside the live database")
-        keeps_owners = backup.keeps_owners_in(context.run.target_id)
-        building.build_database(context, backup, name, keeps_owners=keeps_owners)
-        problems = building.compare_content(context, backup, name)
-        if problems:
-            raise StepFailed(f"the restored copy differs from the backup: {problems[0]}")
-        building.mask_if_needed(context, backup, name)
-        swapping.prepare_for_swap(context, name)
-        context.notes["built"] = name
-        context.log(f"restore: {backup.rows:,} rows, content equal", "ok")
+        backup = context.get(RESTORES)
+        context.put(BUILT, swapping.build_replacement(context, backup))
         return f"{backup.rows:,} rows, content equal"
 
 
-class BuildNewDatabase(Step[RestoreAsParameters]):
+class BuildNewDatabase(Step[RestoreAsParameters, RestoreAsResult]):
     """Restore into a new database of the same server, which stays there under its own name."""
 
     name = "restore"
 
-    def run(self, context: RunContext[RestoreAsParameters]) -> str:
-        backup: Backup = context.notes["restores"]
+    def run(self, context: RunContext[RestoreAsParameters, RestoreAsResult]) -> str:
+        backup = context.get(RESTORES)
         name = context.parameters.database
         built = building.built_name(context.dsn.database, context.run.pk)
         with context.connect("new", database=server.MAINTENANCE_DATABASE) as connection:
@@ -194,7 +192,7 @@ class BuildNewDatabase(Step[RestoreAsParameters]):
         context.close_sessions()
         with context.connect("new", database=server.MAINTENANCE_DATABASE) as connection:
             server.rename_database(connection, built, name)
-        context.run.result["database"] = name
+        context.result.database = name
         context.log(f"restore: {backup.rows:,} rows in {name}, content equal", "ok")
         return f"{backup.rows:,} rows in {name}, content equal"
 
@@ -214,24 +212,24 @@ class UndoPreflight(Step[UndoParameters]):
                 f"{replaced.live_name} is not the database that this restore made: another one "
                 "has replaced it since"
             )
-        context.notes["undoes"] = replaced
+        context.put(UNDOES, replaced)
         return f"{replaced.replaced_name} is there, closed"
 
 
-class SwapBack(Step):
+class SwapBack(Step[Parameters, WithReplaced]):
     """Exchange the live database with the one that it had replaced."""
 
     name = "swap"
 
-    def run(self, context: RunContext) -> str:
-        undoes: ReplacedDatabase = context.notes["undoes"]
+    def run(self, context: RunContext[Parameters, WithReplaced]) -> str:
+        undoes = context.get(UNDOES)
         replaced = swapping.swap_in(context, undoes.replaced_name, undoes)
         return f"undone; the restored database is kept as {replaced.replaced_name}"
 
 
-class SwapIn(Step):
+class SwapIn(Step[Parameters, WithReplaced]):
     name = "swap"
 
-    def run(self, context: RunContext) -> str:
-        replaced = swapping.swap_in(context, context.notes["built"])
+    def run(self, context: RunContext[Parameters, WithReplaced]) -> str:
+        replaced = swapping.swap_in(context, context.get(BUILT))
         return f"replaced database kept as {replaced.replaced_name}"

@@ -15,8 +15,11 @@ from django.db import transaction
 from django.db.models.functions import Now
 from psycopg import sql
 
-from backups_app.models import ReplacedDatabase
+from backups_app import building
+from backups_app.models import Backup, ReplacedDatabase
+from backups_app.results import WithReplaced
 from opsconsole.exceptions import AdapterError, NeedsAttention, StepFailed
+from opsconsole.runner.documents import Parameters
 from opsconsole.runner.process import allowed_environment
 from opsconsole.runner.step import RunContext
 from opsconsole.services.secrets import resolve_dsn
@@ -75,8 +78,28 @@ def _settings_to_carry(connection: psycopg.Connection, live: str, name: str) -> 
     return statements
 
 
+def build_replacement(context: RunContext, backup: Backup) -> str:
+    """Restore beside the live database and compare with the manifest; returns the built one's name.
+
+    The live database is not touched. Raises StepFailed when a single row differs.
+    """
+    name = building.built_name(context.dsn.database, context.run.pk)
+    context.log(f"restore: building {name} beside the live database")
+    keeps_owners = backup.keeps_owners_in(context.run.target_id)
+    building.build_database(context, backup, name, keeps_owners=keeps_owners)
+    problems = building.compare_content(context, backup, name)
+    if problems:
+        raise StepFailed(f"the restored copy differs from the backup: {problems[0]}")
+    building.mask_if_needed(context, backup, name)
+    prepare_for_swap(context, name)
+    context.log(f"restore: {backup.rows:,} rows, content equal", "ok")
+    return name
+
+
 def swap_in(
-    context: RunContext, built: str, undoes: ReplacedDatabase | None = None
+    context: RunContext[Parameters, WithReplaced],
+    built: str,
+    undoes: ReplacedDatabase | None = None,
 ) -> ReplacedDatabase:
     """Exchange the built database with the live one; both OIDs are kept first.
 
@@ -100,7 +123,7 @@ def swap_in(
     if not settle_swap(context, replaced):
         why = next((s for s in reversed(said) if s.startswith("failed")), "the swap did not finish")
         raise StepFailed(f"the databases were not exchanged, the live one is open: {why}")
-    context.run.result["replaced"] = replaced.replaced_name
+    context.result.replaced = replaced.replaced_name
     context.log(f"swap: done; the replaced database is kept as {replaced.replaced_name}", "ok")
     return replaced
 

@@ -18,16 +18,20 @@ from backups_app.archive import StoredForm, Written, write_archive
 from backups_app.dump import ToolSession, dump_folder, dump_globals, dump_stream
 from backups_app.encryption import encrypt, parse_recipients, public_key
 from backups_app.models import Backup, BackupCopy, BackupPolicy, Storage
+from backups_app.results import WithBackup
 from backups_app.stores.kinds import Store
 from opsconsole.choices import BackupReason
 from opsconsole.exceptions import AdapterError, StepFailed
-from opsconsole.runner.step import Estimate, RunContext
+from opsconsole.runner.documents import Parameters
+from opsconsole.runner.step import Estimate, Note, RunContext
 from opsconsole.services import secrets
 from opsconsole.targets import activity, content, server
 from opsconsole.targets.event_triggers import read_event_triggers
 from opsconsole.targets.server import ServerFacts
 from opsconsole.targets.tools import ClientTools
 
+# The backup that this run took, or proves.
+BACKUP = Note[Backup]("backup")
 # pg_dump writes rows as text: on average a little less than what the table occupies.
 RAW_SHARE_OF_DATABASE = 0.7
 FIRST_WITH_COPY_PROGRESS = 14
@@ -63,7 +67,7 @@ def require_space(context: RunContext, database_bytes: int) -> None:
         copies.require_space(building.scratch_folder(), database_bytes, "the temporary folder")
 
 
-def take_backup(context: RunContext, reason: BackupReason) -> Backup:
+def take_backup(context: RunContext[Parameters, WithBackup], reason: BackupReason) -> Backup:
     """Dump the target in one snapshot, with what it holds counted and hashed in that snapshot.
 
     The row appears when the archive is whole in its storage; a failure leaves no object.
@@ -77,7 +81,7 @@ def take_backup(context: RunContext, reason: BackupReason) -> Backup:
 
 
 def keep_archive(
-    context: RunContext,
+    context: RunContext[Parameters, WithBackup],
     reason: BackupReason,
     storage: Storage,
     form: StoredForm,
@@ -113,8 +117,8 @@ def keep_archive(
         taken_at=manifest["taken_at"],
     )
     BackupCopy.objects.create(backup=backup, storage=storage)
-    context.notes["backup"] = backup
-    context.run.result["backup"] = backup.pk
+    context.put(BACKUP, backup)
+    context.result.backup = backup.pk
     return backup
 
 

@@ -9,8 +9,10 @@ from django.utils.translation import gettext as _
 
 from backups_app.models import Backup
 from backups_app.operations import drop_scratch_databases, settle_server
-from backups_app.steps import BuildReplacement, SwapIn, TakeProvenBackup
-from migrations_app import repairs, steps
+from backups_app.results import WithBackup
+from backups_app.steps import TakeProvenBackup
+from backups_app.taking import BACKUP
+from migrations_app import steps
 from migrations_app.drift import settle_after_run
 from migrations_app.engines import Engine, MigrationState
 from migrations_app.engines.applying import drop_invalid_index, has_valid_index
@@ -22,19 +24,24 @@ from migrations_app.parameters import (
     MigrateParameters,
     ResolveParameters,
 )
+from migrations_app.results import FailedScript, FinishResult, Landed, MigrateResult
 from migrations_app.sources import engine_for
 from opsconsole.choices import AutoRollback, BackupReason, RunKind, RunStatus, StepStatus
 from opsconsole.exceptions import NeedsAttention
 from opsconsole.models import Environment, Run
 from opsconsole.runner import registry
+from opsconsole.runner.documents import Parameters, Result
 from opsconsole.runner.health_step import HealthStep, failing
-from opsconsole.runner.operation import Operation, Resolution
+from opsconsole.runner.operation import LostRun, Operation, Resolution
 from opsconsole.runner.registry import Periodic, register
 from opsconsole.runner.step import RunContext, Step
 from opsconsole.services.health import check_environment
 from opsconsole.services.secrets import resolve_dsn
 from opsconsole.targets import activity, server
 
+Migrating = RunContext[MigrateParameters, MigrateResult]
+MigrateSteps = Sequence[Step[MigrateParameters, MigrateResult]]
+LostMigrate = LostRun[MigrateParameters, MigrateResult]
 ONLY_HISTORY = "Only the history of migrations was changed."
 
 
@@ -50,17 +57,16 @@ def register_all() -> None:
     registry.PERIODIC.append(Periodic("migrations_app.check_drift", "DRIFT_SECONDS"))
 
 
-class Migrate(Operation[MigrateParameters]):
+class Migrate(Operation[MigrateParameters, MigrateResult]):
     """Apply the plan that was confirmed, behind a proven backup."""
 
     Parameters = MigrateParameters
+    Result = MigrateResult
     kind = RunKind.MIGRATE
     action = "run.start"
     changes_target = True
 
-    def steps(
-        self, environment: Environment, parameters: MigrateParameters
-    ) -> Sequence[Step[MigrateParameters]]:
+    def steps(self, environment: Environment, parameters: MigrateParameters) -> MigrateSteps:
         return [
             steps.Preflight(),
             *backup_first(environment),
@@ -70,26 +76,26 @@ class Migrate(Operation[MigrateParameters]):
             HealthStep("after"),
         ]
 
-    def way_back(self, context: RunContext[MigrateParameters]) -> Sequence[Step[MigrateParameters]]:
+    def way_back(self, context: Migrating) -> MigrateSteps:
         return way_back(context)
 
-    def describe(self, context: RunContext[MigrateParameters]) -> str:
-        result = context.run.result
-        if result.get("replaced"):
+    def describe(self, context: Migrating) -> str:
+        result = context.result
+        if result.replaced:
             return (
                 "The backup taken before the migration is live again; the migrated database is "
-                f"kept as {result['replaced']}."
+                f"kept as {result.replaced}."
             )
-        if "applied" not in result:
+        if result.applied is None:
             return "Nothing was changed."
-        if result.get("migrating"):
-            return f"{steps.applied_before(result)} {_landed(result)}"
-        return f"Applied: {', '.join(result['applied'])}."
+        if result.migrating:
+            return f"{result.applied_before} {_landed(result)}"
+        return f"Applied: {', '.join(result.applied)}."
 
-    def resolve(self, run: Run) -> Resolution:
-        return resolve_migrate(run)
+    def resolve(self, lost: LostMigrate) -> Resolution:
+        return resolve_migrate(lost)
 
-    def cleanup(self, context: RunContext[MigrateParameters]) -> None:
+    def cleanup(self, context: Migrating) -> None:
         drop_scratch_databases(context)
 
 
@@ -97,6 +103,7 @@ class Resolve(Operation[ResolveParameters]):
     """Mark a failed migration rolled back or applied, in the tool's own history."""
 
     Parameters = ResolveParameters
+    Result = Result
     kind = RunKind.MIGRATE
     action = "migration.resolve"
     changes_target = True
@@ -111,19 +118,20 @@ class Resolve(Operation[ResolveParameters]):
     def steps(
         self, environment: Environment, parameters: ResolveParameters
     ) -> Sequence[Step[ResolveParameters]]:
-        return [repairs.ResolveHistory()]
+        return [steps.ResolveHistory()]
 
     def describe(self, context: RunContext[ResolveParameters]) -> str:
         return ONLY_HISTORY
 
-    def resolve(self, run: Run) -> Resolution:
-        return _resolved_by_history(run, self.read(run).migration)
+    def resolve(self, lost: LostRun[ResolveParameters]) -> Resolution:
+        return _resolved_by_history(lost.run, lost.parameters.migration)
 
 
-class Finish(Operation[FinishParameters]):
+class Finish(Operation[FinishParameters, FinishResult]):
     """Apply what of a failed migration has not landed, behind a proven backup."""
 
     Parameters = FinishParameters
+    Result = FinishResult
     kind = RunKind.MIGRATE
     action = "migration.resolve"
     changes_target = True
@@ -136,19 +144,19 @@ class Finish(Operation[FinishParameters]):
 
     def steps(
         self, environment: Environment, parameters: FinishParameters
-    ) -> Sequence[Step[FinishParameters]]:
-        return [*backup_first(environment), repairs.FinishRest(), HealthStep("after")]
+    ) -> Sequence[Step[FinishParameters, FinishResult]]:
+        return [*backup_first(environment), steps.FinishRest(), HealthStep("after")]
 
-    def describe(self, context: RunContext[FinishParameters]) -> str:
+    def describe(self, context: RunContext[FinishParameters, FinishResult]) -> str:
         name = context.parameters.migration
         if context.failure:
             return f"{name} is still failed; what of it is in the database is on its page."
         return f"{name} is complete and marked applied."
 
-    def resolve(self, run: Run) -> Resolution:
-        return _resolved_by_history(run, self.read(run).migration)
+    def resolve(self, lost: LostRun[FinishParameters, FinishResult]) -> Resolution:
+        return _resolved_by_history(lost.run, lost.parameters.migration)
 
-    def cleanup(self, context: RunContext[FinishParameters]) -> None:
+    def cleanup(self, context: RunContext[FinishParameters, FinishResult]) -> None:
         drop_scratch_databases(context)
 
 
@@ -156,6 +164,7 @@ class EndSession(Operation[EndSessionParameters]):
     """End the session that holds the tool's lock."""
 
     Parameters = EndSessionParameters
+    Result = Result
     kind = RunKind.MIGRATE
     action = "migration.resolve"
     changes_target = True
@@ -166,13 +175,13 @@ class EndSession(Operation[EndSessionParameters]):
     def steps(
         self, environment: Environment, parameters: EndSessionParameters
     ) -> Sequence[Step[EndSessionParameters]]:
-        return [repairs.EndSession()]
+        return [steps.EndSession()]
 
     def describe(self, context: RunContext[EndSessionParameters]) -> str:
         return "Nothing in the database was changed."
 
-    def resolve(self, run: Run) -> Resolution:
-        settle_server(run)
+    def resolve(self, lost: LostRun[EndSessionParameters]) -> Resolution:
+        settle_server(lost.run)
         return Resolution(RunStatus.FAILED, "The worker was lost. Nothing was changed.")
 
 
@@ -180,6 +189,7 @@ class AdoptDrift(Operation[AdoptDriftParameters]):
     """Record what has drifted as an applied migration."""
 
     Parameters = AdoptDriftParameters
+    Result = Result
     kind = RunKind.MIGRATE
     action = "migration.resolve"
     changes_target = True
@@ -193,13 +203,13 @@ class AdoptDrift(Operation[AdoptDriftParameters]):
     def steps(
         self, environment: Environment, parameters: AdoptDriftParameters
     ) -> Sequence[Step[AdoptDriftParameters]]:
-        return [repairs.AdoptDrift()]
+        return [steps.AdoptDrift()]
 
     def describe(self, context: RunContext[AdoptDriftParameters]) -> str:
         return ONLY_HISTORY
 
-    def resolve(self, run: Run) -> Resolution:
-        settle_server(run)
+    def resolve(self, lost: LostRun[AdoptDriftParameters]) -> Resolution:
+        settle_server(lost.run)
         return Resolution(
             RunStatus.FAILED,
             "The worker was lost. The schema was not changed; whether the history was, the "
@@ -207,39 +217,39 @@ class AdoptDrift(Operation[AdoptDriftParameters]):
         )
 
 
-def backup_first(environment: Environment) -> list[Step]:
+def backup_first(environment: Environment) -> list[Step[Parameters, WithBackup]]:
     return [TakeProvenBackup(BackupReason.PRE_MIGRATION)] if environment.takes_backup else []
 
 
-def _landed(result: dict) -> str:
-    failed = result.get("failed_script")
+def _landed(result: MigrateResult) -> str:
+    failed = result.failed_script
     if not failed:
         return "Nothing else was changed."
-    if result.get("landed"):
-        lines = ", ".join(str(item["line"]) for item in result["landed"])
-        return f"Of {failed['file']}, the statements at lines {lines} have landed."
-    return f"PostgreSQL rolled {failed['file']} back: it left nothing."
+    if result.landed:
+        lines = ", ".join(str(each.line) for each in result.landed)
+        return f"Of {failed.file}, the statements at lines {lines} have landed."
+    return f"PostgreSQL rolled {failed.file} back: it left nothing."
 
 
-def way_back(context: RunContext) -> list[Step]:
+def way_back(context: Migrating) -> MigrateSteps:
     """Steps that go back by themselves; none when nothing was applied by then.
 
     Raises NeedsAttention when a person has to choose.
     """
-    result = context.run.result
-    if "applied" not in result or result["migrating"]:
+    result = context.result
+    if result.applied is None or result.migrating:
         # Good migrations before the broken file stay: they are in the history.
         return []
-    backup: Backup | None = context.notes.get("backup")
+    backup = context.find(BACKUP)
     policy = AutoRollback(context.environment.auto_rollback)
     if backup is None:
         raise NeedsAttention(
             f"{context.failure} All migrations are applied, and no backup was taken before them.",
-            ways=[keep_way(result["applied"])],
+            ways=[keep_way(result.applied)],
         )
     with context.connect("writes") as connection:
-        written = writes_since(connection, backup, result["own_writes"])
-    result["writes_since_backup"] = written
+        written = writes_since(connection, backup, result.own_writes or 0)
+    result.writes_since_backup = written
     context.log(f"rollback: at most {written:,} rows were written by others since the backup")
     if policy is AutoRollback.NEVER or (policy is AutoRollback.NO_WRITES and written):
         why = (
@@ -250,22 +260,9 @@ def way_back(context: RunContext) -> list[Step]:
         raise NeedsAttention(
             f"{context.failure} All migrations are applied; not rolled back by itself, because "
             f"{why}.",
-            ways=[restore_way(backup, written), keep_way(result["applied"])],
+            ways=[restore_way(backup, written), keep_way(result.applied)],
         )
-    return [Rollback(), HealthStep("rolled back")]
-
-
-class Rollback(Step):
-    """Build the proven backup beside the migrated database and swap it in."""
-
-    name = "rollback"
-
-    def run(self, context: RunContext) -> str:
-        context.notes["unhealthy_before"] = ""
-        context.notes["restores"] = context.notes["backup"]
-        build, exchange = BuildReplacement(), SwapIn()
-        build.run(context)
-        return exchange.run(context)
+    return [steps.Rollback(), HealthStep("rolled back")]
 
 
 def writes_since(connection: psycopg.Connection, backup: Backup, own_writes: int) -> int:
@@ -296,11 +293,12 @@ def keep_way(applied: list[str]) -> dict[str, str]:
     }
 
 
-def resolve_migrate(run: Run) -> Resolution:
+def resolve_migrate(lost: LostMigrate) -> Resolution:
     """Read from the server how a lost migrate run ended. Runs on a worker; re-runs nothing."""
+    run = lost.run
     happened = settle_server(run)
     if happened:
-        run.result["replaced"] = happened[-1].replaced_name
+        lost.result.replaced = happened[-1].replaced_name
         return Resolution(
             RunStatus.ROLLED_BACK,
             "The worker was lost. The server shows that the backup is live again; the migrated "
@@ -312,32 +310,32 @@ def resolve_migrate(run: Run) -> Resolution:
     with server.connect(dsn, application_name=f"opsconsole:resolve:{run.pk}") as connection:
         states = {s.name: s for s in observe(engine, connection).states}
         names = run.plan.names if run.plan else []
-        run.result["applied"] = [n for n in names if n in states and states[n].state == "applied"]
+        lost.result.applied = [n for n in names if n in states and states[n].state == "applied"]
         stuck = next(
             (states[n] for n in names if n in states and states[n].state == "failed"), None
         )
         if stuck:
-            return _resolve_interrupted(run, connection, engine, stuck)
-        unknown = None if engine.records_starts else _may_have_begun(run, states, names)
-        return unknown or _resolve_between(run, connection, names)
+            return _resolve_interrupted(lost, connection, engine, stuck)
+        unknown = None if engine.records_starts else _may_have_begun(lost, states, names)
+        return unknown or _resolve_between(lost, connection, names)
 
 
 def _may_have_begun(
-    run: Run, states: dict[str, MigrationState], names: list[str]
+    lost: LostMigrate, states: dict[str, MigrationState], names: list[str]
 ) -> Resolution | None:
     """Where the history says nothing before the end, a script that is not atomic may have begun."""
-    if not run.steps.filter(name="migrate").exclude(status=StepStatus.PENDING).exists():
+    if not lost.run.steps.filter(name="migrate").exclude(status=StepStatus.PENDING).exists():
         return None
     following = next(
         (states[n].script for n in names if n in states and states[n].state != "applied"), None
     )
     if following is None or following.is_atomic:
         return None
-    run.result["ways"] = steps.unknown_ways(following.name)
+    lost.result.ways = steps.unknown_ways(following.name)
     return Resolution(
         RunStatus.NEEDS_ATTENTION,
         f"The worker was lost, and {following.file} may have begun: it is not atomic, and the "
-        f"history of its tool does not say. {steps.applied_before(run.result)}",
+        f"history of its tool does not say. {lost.result.applied_before}",
     )
 
 
@@ -355,11 +353,11 @@ def _resolved_by_history(run: Run, name: str) -> Resolution:
 
 
 def _resolve_interrupted(
-    run: Run, connection: psycopg.Connection, engine: Engine, stuck: MigrationState
+    lost: LostMigrate, connection: psycopg.Connection, engine: Engine, stuck: MigrationState
 ) -> Resolution:
     """A script was under way. What it left follows from whether it is atomic."""
     script = stuck.script
-    before = steps.applied_before(run.result)
+    before = lost.result.applied_before
     if script is None:
         return Resolution(
             RunStatus.NEEDS_ATTENTION,
@@ -379,31 +377,36 @@ def _resolve_interrupted(
                 f"{script.file} left {'an invalid index, now dropped' if dropped else 'nothing'}."
             )
     else:
-        run.result["ways"] = steps.unknown_ways(stuck.name)
+        lost.result.ways = steps.unknown_ways(stuck.name)
         return Resolution(
             RunStatus.NEEDS_ATTENTION,
             f"The worker was lost during {script.file}, which is not atomic: how far it came "
             f"cannot be known from the history. {before}",
         )
-    run.result["landed"] = [{"line": s.line, "text": s.shown} for s in landed]
-    run.result["failed_script"] = {
-        "name": stuck.name, "file": script.file, "line": script.statements[0].line,
-        "statement": script.statements[0].text, "reason": "the worker was lost",
-        "is_atomic": script.is_atomic,
-    }  # fmt: skip
+    lost.result.landed = Landed.each(landed)
+    lost.result.failed_script = FailedScript(
+        name=stuck.name,
+        file=script.file,
+        line=script.statements[0].line,
+        statement=script.statements[0].text,
+        reason="the worker was lost",
+        is_atomic=script.is_atomic,
+    )
     engine.note_interrupted(connection, stuck.name, f"The worker was lost. {text}")
     return Resolution(RunStatus.FAILED, f"The worker was lost. {text} {before}")
 
 
-def _resolve_between(run: Run, connection: psycopg.Connection, names: list[str]) -> Resolution:
+def _resolve_between(
+    lost: LostMigrate, connection: psycopg.Connection, names: list[str]
+) -> Resolution:
     """No script was under way: none, some or all of the plan are applied."""
-    applied = run.result["applied"]
+    run, applied = lost.run, lost.result.applied
     if not applied:
         return Resolution(RunStatus.FAILED, "The worker was lost before anything was changed.")
     if len(applied) < len(names):
         return Resolution(
             RunStatus.FAILED,
-            f"The worker was lost between two migrations. {steps.applied_before(run.result)}",
+            f"The worker was lost between two migrations. {lost.result.applied_before}",
         )
     problem = failing(check_environment(run.environment, run=run, phase="after"))
     if not problem:
@@ -414,9 +417,9 @@ def _resolve_between(run: Run, connection: psycopg.Connection, names: list[str])
         )
     backup = run.backups.first()
     written = None
-    if backup and "own_writes" in run.result:
-        written = writes_since(connection, backup, run.result["own_writes"])
-    run.result["ways"] = [
+    if backup and lost.result.own_writes is not None:
+        written = writes_since(connection, backup, lost.result.own_writes)
+    lost.result.ways = [
         *([restore_way(backup, written)] if backup else []),
         keep_way(applied),
     ]

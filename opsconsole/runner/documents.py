@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from opsconsole.exceptions import ConsoleError
 
@@ -42,6 +42,31 @@ class Parameters(BaseModel):
 
     def stored(self) -> Stored:
         return self.model_dump(mode="json")
+
+
+class Result(BaseModel):
+    """What came of a run so far, as stored with it.
+
+    A field is stored once it is set: assign a list, and add to that one. What is read may be of
+    any version: keys that it does not know, and values of another shape, are not read, and stay
+    where they are stored.
+    """
+
+    # Ways out that a run which needs a decision offers: `{action, title, takes, leaves}` each.
+    ways: list[dict[str, str]] = Field(default_factory=list)
+    availability: dict[str, JsonValue] | None = None
+
+    @classmethod
+    def read(cls, data: Stored) -> Self:
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            foreign = {each["loc"][0] for each in error.errors() if each["loc"]}
+            return cls.model_validate({n: v for n, v in data.items() if n not in foreign})
+
+    def stored_over(self, data: Stored) -> Stored:
+        """`data` with everything that was set here in its place."""
+        return data | self.model_dump(mode="json", exclude_unset=True)
 
 
 def _told(error: ValidationError | KeyError) -> str:

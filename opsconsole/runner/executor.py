@@ -55,9 +55,11 @@ def _execute(run: Run) -> None:
         return
     operation = OPERATIONS[run.operation]
     with Recorder(run, [dsn.password]) as recorder:
-        context = RunContext(run, operation.read(run), dsn, recorder)
+        asked, result = operation.read(run), operation.Result.read(run.result)
+        context = RunContext(run, asked, result, dsn, recorder)
         status, summary = _with_lock(context, operation)
         context.check_fence()
+        run.result = result.stored_over(run.result)
     # The terminal status is written only after the last line, and after what pages will show.
     if run.changes_target:
         for read_state in STATE_READERS:
@@ -113,7 +115,7 @@ def _start_sampler(context: RunContext) -> AvailabilitySampler | None:
 
 def _finish(context: RunContext, operation: Operation, sampler: AvailabilitySampler | None) -> None:
     if sampler:
-        context.run.result["availability"] = sampler.stop()
+        context.result.availability = sampler.stop()
     try:
         context.resume_for_rollback()
         operation.cleanup(context)
@@ -154,7 +156,7 @@ def _go_back(context: RunContext, operation: Operation, why: str) -> tuple[RunSt
 
 
 def _needs_attention(context: RunContext, error: NeedsAttention) -> tuple[RunStatus, str]:
-    context.run.result["ways"] = error.ways
+    context.result.ways = error.ways
     context.log(f"needs a decision: {error}", "hm")
     return RunStatus.NEEDS_ATTENTION, str(error)
 
@@ -172,6 +174,7 @@ def _run_step(context: RunContext, step: Step) -> None:
     recorder.begin_step(step.name)
     try:
         summary = step.run(context)
+        context.run.result = context.result.stored_over(context.run.result)
         runs.save_result(context.run)
     except NeedsAttention as error:
         recorder.end_step(StepStatus.UNKNOWN, str(error))

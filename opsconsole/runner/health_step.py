@@ -6,9 +6,11 @@ from django.conf import settings
 
 from opsconsole.exceptions import NeedsAttention, StepFailed
 from opsconsole.models import HealthResult
-from opsconsole.runner.step import RunContext, Step
+from opsconsole.runner.step import Note, RunContext, Step
 from opsconsole.services.health import check_environment
 
+# What was failing before the run, one line; "" for nothing.
+UNHEALTHY_BEFORE = Note[str]("health before the run")
 ROUNDS = 3
 TRIES = 3
 
@@ -55,7 +57,7 @@ class HealthStep(Step):
                 return
             if attempt + 1 < TRIES:
                 context.sleep(settings.TIME_SCALE)
-        before = context.notes.get("unhealthy_before")
+        before = context.find(UNHEALTHY_BEFORE)
         if before:
             raise NeedsAttention(
                 f"Health is failing ({problem}), as it was before this run ({before}): "

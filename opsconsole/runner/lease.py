@@ -62,8 +62,7 @@ class LeaseKeeper:
                         raise FencedOut("the console's database is away") from None
         except (FencedOut, AdapterError) as error:
             if not self._done.is_set():
-                self._context.notes["fence"] = str(error)
-                self._context.stop(fenced=True)
+                self._context.fence(str(error))
         finally:
             connections.close_all()
 

@@ -11,10 +11,11 @@ from typing_extensions import TypeVar
 
 from opsconsole.choices import RunKind, RunStatus
 from opsconsole.models import Environment, Run
-from opsconsole.runner.documents import Parameters, Unreadable
+from opsconsole.runner.documents import Parameters, Result, Unreadable
 from opsconsole.runner.step import RunContext, Step
 
 P = TypeVar("P", bound=Parameters, default=Parameters)
+R = TypeVar("R", bound=Result, default=Result)
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,16 @@ class Resolution:
     summary: str
 
 
-class Operation(ABC, Generic[P]):
+@dataclass(frozen=True)
+class LostRun(Generic[P, R]):
+    """A run whose worker was lost. What is set in `result` is kept with the resolution."""
+
+    run: Run
+    parameters: P
+    result: R
+
+
+class Operation(ABC, Generic[P, R]):
     """What a run does, from the right that it takes to how it is undone.
 
     `kind` is the word it is listed and filtered under. `action` is the permission it takes, when
@@ -35,6 +45,7 @@ class Operation(ABC, Generic[P]):
     """
 
     Parameters: type[P]
+    Result: type[R]
     kind: ClassVar[RunKind]
     action: ClassVar[str]
     changes_target: ClassVar[bool] = False
@@ -64,10 +75,10 @@ class Operation(ABC, Generic[P]):
             return f"{self.kind.label} {where}"
 
     @abstractmethod
-    def steps(self, environment: Environment, parameters: P) -> Sequence[Step[P]]:
+    def steps(self, environment: Environment, parameters: P) -> Sequence[Step[P, R]]:
         """The steps of a run, in order. Asks nothing outside the console's own database."""
 
-    def way_back(self, context: RunContext[P]) -> Sequence[Step[P]]:
+    def way_back(self, context: RunContext[P, R]) -> Sequence[Step[P, R]]:
         """The steps that go back after `context.failure`; none where there is nothing to undo.
 
         Raises NeedsAttention when a person has to choose.
@@ -75,13 +86,13 @@ class Operation(ABC, Generic[P]):
         return []
 
     @abstractmethod
-    def describe(self, context: RunContext[P]) -> str:
+    def describe(self, context: RunContext[P, R]) -> str:
         """In which state the database is now: a sentence or two of the summary."""
 
     @abstractmethod
-    def resolve(self, run: Run) -> Resolution:
+    def resolve(self, lost: LostRun[P, R]) -> Resolution:
         """Read from evidence how a lost run ended; runs nothing again. Raises AdapterError or
         psycopg.Error while the evidence cannot be read."""
 
-    def cleanup(self, context: RunContext[P]) -> None:
+    def cleanup(self, context: RunContext[P, R]) -> None:
         """Remove what the run leaves, however it ended."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from django.utils.functional import Promise
 
-from opsconsole.runner.documents import Parameters, Unreadable
+from opsconsole.runner.documents import Parameters, Result, Unreadable
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from opsconsole.runner.operation import Operation
 
     P = TypeVar("P", bound=Parameters)
+    R = TypeVar("R", bound=Result)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Work:
 
     key: str
     title: str | Promise
-    handle: Callable[[dict[str, Any]], Callable[[], object]]
+    handle: Callable[[dict[str, object]], Callable[[], object]]
 
 
 # Read the target of a run anew and keep what was seen, before the run that changed it is said to
@@ -64,11 +65,11 @@ def register_work(work: Work) -> None:
     WORK[work.key] = work
 
 
-def register(operation: Operation[P]) -> None:
+def register(operation: Operation[P, R]) -> None:
     """Let runs of this operation be requested and executed. Raises ValueError for a taken key."""
     if operation.key in OPERATIONS:
         raise ValueError(f"there already is an operation {operation.key}")
-    # Its own parameters are read by itself alone; whoever finds it here knows only that it has some.
+    # Its parameters and result are read by itself alone; who finds it here knows that it has some.
     OPERATIONS[operation.key] = cast("Operation", operation)
 
 

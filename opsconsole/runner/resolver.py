@@ -11,7 +11,7 @@ from opsconsole.choices import RunStatus
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Run
 from opsconsole.runner.documents import Unreadable
-from opsconsole.runner.operation import Resolution
+from opsconsole.runner.operation import LostRun, Resolution
 from opsconsole.runner.registry import OPERATIONS, PERIODIC, STATE_READERS
 from opsconsole.services import runs
 
@@ -52,12 +52,19 @@ def _resolve(run: Run) -> None:
 
 def _resolution_of(run: Run) -> Resolution:
     """What the operation reads from evidence; a person decides where the console cannot ask it."""
+    operation = OPERATIONS.get(run.operation)
+    if operation is None:
+        return _unresolved(f"this console has no operation {run.operation or run.kind}")
     try:
-        return OPERATIONS[run.operation].resolve(run)
-    except KeyError:
-        why = f"this version of the console has no operation {run.operation or run.kind}"
+        lost = LostRun(run, operation.read(run), operation.Result.read(run.result))
     except Unreadable as error:
-        why = str(error)
+        return _unresolved(str(error))
+    resolution = operation.resolve(lost)
+    run.result = lost.result.stored_over(run.result)
+    return resolution
+
+
+def _unresolved(why: str) -> Resolution:
     return Resolution(
         RunStatus.NEEDS_ATTENTION,
         f"The worker was lost, and how the run ended cannot be read: {why}.",

@@ -3,7 +3,8 @@
 A step has a `name` and a `run(context)` that returns one line for people. It raises
 StepFailed for an expected failure, NeedsAttention when it cannot know the outcome, and
 Cancelled at a point of its own choice after `context.check()` told it to. It never calls
-another step; what later steps need it leaves in `context.notes`.
+another step; what later steps need it puts down under a `Note`, and what is to be kept with the
+run it writes into `context.result`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic
+from typing import ClassVar, Generic, cast
 
 import psycopg
 from typing_extensions import TypeVar
 
 from opsconsole.exceptions import Cancelled, FencedOut
 from opsconsole.models import Environment, Run
-from opsconsole.runner.documents import Parameters
+from opsconsole.runner.documents import Parameters, Result
 from opsconsole.runner.recorder import Recorder
 from opsconsole.targets import server
 from opsconsole.targets.dsn import Dsn
@@ -29,39 +30,67 @@ from opsconsole.targets.dsn import Dsn
 # A step that is content with less fits into every operation that has more.
 P_co = TypeVar("P_co", bound=Parameters, default=Parameters, covariant=True)
 P_contra = TypeVar("P_contra", bound=Parameters, default=Parameters, contravariant=True)
+R_co = TypeVar("R_co", bound=Result, default=Result, covariant=True)
+R_contra = TypeVar("R_contra", bound=Result, default=Result, contravariant=True)
+T = TypeVar("T")
 
 
-class Step(ABC, Generic[P_contra]):
-    """One part of an operation, for every operation whose parameters are (also) `P_contra`."""
+@dataclass(frozen=True, eq=False)
+class Note(Generic[T]):
+    """The key under which one step puts down a value for later ones; its name is for people."""
+
+    name: str
+
+
+class Step(ABC, Generic[P_contra, R_contra]):
+    """One part of an operation, for every operation whose parameters are (also) `P_contra` and
+    whose result is (also) `R_contra`: what it reads of the one and writes into the other."""
 
     name: ClassVar[str]
 
     @abstractmethod
-    def run(self, context: RunContext[P_contra]) -> str:
+    def run(self, context: RunContext[P_contra, R_contra]) -> str:
         """Do it; returns one line that says what was done."""
 
 
 @dataclass
-class RunContext(Generic[P_co]):
-    """A claimed run, what it was asked, its target's address, and the means to log, connect and
-    be stopped."""
+class RunContext(Generic[P_co, R_co]):
+    """A claimed run, what it was asked and what came of it, its target's address, and the means
+    to log, connect and be stopped."""
 
     run: Run
     parameters: P_co
+    result: R_co
     dsn: Dsn
     recorder: Recorder
-    notes: dict[str, Any] = field(default_factory=dict)
     failure: str = ""
+    _notes: dict[object, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
         self._fenced = False
+        self._why_fenced = "this worker no longer holds the run"
         self._connections: list[psycopg.Connection] = []
         self._guard = threading.Lock()
 
     @property
     def environment(self) -> Environment:
         return self.run.environment
+
+    def put(self, note: Note[T], value: T) -> None:
+        """Put a value down for later steps."""
+        self._notes[note] = value
+
+    def find(self, note: Note[T]) -> T | None:
+        """What an earlier step put down; None when none did."""
+        # Only `put` writes, and under a note of the value's type.
+        return cast("T | None", self._notes.get(note))
+
+    def get(self, note: Note[T]) -> T:
+        """What an earlier step put down; LookupError when none did, which is a mistake of ours."""
+        if note not in self._notes:
+            raise LookupError(f"no step before this one has put down the {note.name}")
+        return cast("T", self._notes[note])
 
     def session_name(self, part: str = "") -> str:
         """The application_name of our sessions: `opsconsole:<run>:<part>`."""
@@ -100,7 +129,7 @@ class RunContext(Generic[P_co]):
     def check_fence(self) -> None:
         """Raise FencedOut when this worker must write nothing more."""
         if self._fenced or self.recorder.fenced:
-            raise FencedOut(self.notes.get("fence", "this worker no longer holds the run"))
+            raise FencedOut(self._why_fenced)
 
     def check(self) -> None:
         """Raise FencedOut or Cancelled when this run must not go on."""
@@ -117,9 +146,14 @@ class RunContext(Generic[P_co]):
         self._stop.wait(seconds)
         self.check()
 
-    def stop(self, *, fenced: bool = False) -> None:
+    def fence(self, why: str) -> None:
+        """Tell the run to stop and to write nothing more: this worker has lost it."""
+        self._why_fenced = why
+        self._fenced = True
+        self.stop()
+
+    def stop(self) -> None:
         """Tell the run to stop: statements under way are cancelled, tools see `is_stopping`."""
-        self._fenced = self._fenced or fenced
         self._stop.set()
         with self._guard:
             open_ones = [c for c in self._connections if not c.closed]

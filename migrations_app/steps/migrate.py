@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any
 
 import psycopg
 from django.conf import settings
 from django.utils import timezone
 
 from backups_app import building, swapping, taking
+from backups_app.results import WithReplaced
+from backups_app.taking import BACKUP
 from migrations_app import drift
 from migrations_app.engines import (
     Engine,
@@ -21,16 +22,23 @@ from migrations_app.engines import (
 from migrations_app.engines.kinds import Limits, Outcome
 from migrations_app.engines.statements import changed_tables
 from migrations_app.observation import Observation, observe, plan_changes
+from migrations_app.results import FailedScript, Landed, MigrateResult, WithSchema
 from migrations_app.services.findings import stopping
 from migrations_app.sources import engine_for
 from migrations_app.watch import Watch
 from opsconsole.exceptions import Cancelled, NeedsAttention, StepFailed
 from opsconsole.models import Environment
 from opsconsole.models.keys import key_from
-from opsconsole.runner.health_step import check_once, failing
-from opsconsole.runner.step import RunContext, Step
+from opsconsole.runner.documents import Parameters
+from opsconsole.runner.health_step import UNHEALTHY_BEFORE, check_once, failing
+from opsconsole.runner.step import Note, RunContext, Step
 from opsconsole.targets import activity, content, schema, server
 
+ENGINE = Note[Engine]("engine")
+SCRIPTS = Note[list[MigrationScript]]("scripts to apply")
+SCHEMA = Note[dict[str, str]]("schema before")
+ROWS = Note[dict[str, int]]("row counts before")
+Migrating = RunContext[Parameters, MigrateResult]
 BLOCKER_PATIENCE_SECONDS = 10
 NAME = r'(?:"(?:[^"]|"")*"|[^\s".:]+)'
 TABLE_OR_COLUMN = re.compile(rf"[+~-] (?:table|column) {NAME}\.(?P<table>{NAME})")
@@ -55,7 +63,7 @@ class Preflight(Step):
         plan = context.run.plan
         commit = plan.content.get("commit", "") if plan else ""
         engine = engine_for(context.environment, context.dsn, commit)
-        context.notes["engine"] = engine
+        context.put(ENGINE, engine)
         if engine.revision:
             context.log(f"preflight: migrations of commit {engine.revision.commit}")
         with context.connect("preflight") as connection:
@@ -81,9 +89,10 @@ class Preflight(Step):
                     "hm",
                 )
             self._wait_for_blockers(context, connection)
-        context.notes["scripts"] = seen.pending
-        context.notes["unhealthy_before"] = failing(check_once(context, "before"))
-        if context.notes["unhealthy_before"]:
+        context.put(SCRIPTS, seen.pending)
+        unhealthy = failing(check_once(context, "before"))
+        context.put(UNHEALTHY_BEFORE, unhealthy)
+        if unhealthy:
             context.log("preflight: health is already failing before this run", "hm")
         return f"{len(seen.pending)} migrations, nothing blocks"
 
@@ -115,28 +124,27 @@ class Preflight(Step):
             context.sleep(0.2)
 
 
-class Snapshot(Step):
+class Snapshot(Step[Parameters, WithSchema]):
     """What the database is like before: to say afterwards exactly what changed."""
 
     name = "snapshot"
 
-    def run(self, context: RunContext) -> str:
+    def run(self, context: RunContext[Parameters, WithSchema]) -> str:
         with context.connect("snapshot") as connection:
             seen = drift.look_at(connection, context.run.target)
             drift.keep_reading(context.run.target, seen)
             before = seen.objects
-            context.notes["schema"] = before
-            context.notes["rows"] = _row_counts(connection)
-            context.notes["written_before"] = activity.rows_written(connection)
+            rows = _row_counts(connection)
+        context.put(SCHEMA, before)
+        context.put(ROWS, rows)
         context.close_sessions()
         digest = schema.schema_hash(before)
-        tables = len(context.notes["rows"])
-        context.run.result["schema_before"] = digest
-        context.log(f"snapshot: schema {digest[:4]}…{digest[-4:]}, {tables} tables")
+        context.result.schema_before = digest
+        context.log(f"snapshot: schema {digest[:4]}…{digest[-4:]}, {len(rows)} tables")
         found = drift.drift_of(context.run.target)
         if found:
             context.log(f"snapshot: {found.summary}; it stays drift after this run", "hm")
-        return f"{tables} tables"
+        return f"{len(rows)} tables"
 
 
 def _row_counts(connection: psycopg.Connection) -> dict[str, int]:
@@ -151,29 +159,27 @@ def _row_counts(connection: psycopg.Connection) -> dict[str, int]:
     return counts
 
 
-class Migrate(Step):
+class Migrate(Step[Parameters, MigrateResult]):
     """Apply the plan, one script after the other, each with its row in the tool's history."""
 
     name = "migrate"
 
-    def run(self, context: RunContext) -> str:
-        engine: Engine = context.notes["engine"]
-        scripts: list[MigrationScript] = context.notes["scripts"]
-        result = context.run.result
-        result.update(applied=[], own_writes=0, landed=[], migrating=True, timings={})
+    def run(self, context: Migrating) -> str:
+        engine, scripts = context.get(ENGINE), context.get(SCRIPTS)
+        context.result.begin()
         with context.connect("migrate:lock") as lock:
             engine.take_lock(lock, limits_of(context.environment), context.sleep)
             engine.ensure_history(lock)
             for number, script in enumerate(scripts):
                 context.check()
                 self._apply(context, engine, script, (number, len(scripts)))
-                result["applied"].append(script.name)
+                context.result.applied = [s.name for s in scripts[: number + 1]]
                 context.progress(100 * (number + 1) / len(scripts))
-        result["migrating"] = False
+        context.result.migrating = False
         return f"{len(scripts)} of {len(scripts)} applied"
 
     def _apply(
-        self, context: RunContext, engine: Engine, script: MigrationScript, place: tuple[int, int]
+        self, context: Migrating, engine: Engine, script: MigrationScript, place: tuple[int, int]
     ) -> None:
         kind = "atomic" if script.is_atomic else "not atomic"
         count = len(script.statements)
@@ -199,36 +205,35 @@ class Migrate(Step):
             outcome = self._from_evidence(context, engine, script, error)
         finally:
             connection.close()
-        context.run.result["own_writes"] += outcome.rows_written
+        context.result.add_writes(outcome.rows_written)
         seconds = time.monotonic() - began
-        context.run.result["timings"][script.name] = [timezone.now().isoformat(), seconds]
+        ended = timezone.now().isoformat()
+        context.result.timings = (context.result.timings or {}) | {script.name: (ended, seconds)}
         context.log(
             f"  applied in {seconds * 1000:,.0f} ms, {outcome.rows_written:,} rows written", "ok"
         )
 
     def _failed(
-        self, context: RunContext, engine: Engine, connection: psycopg.Connection,
+        self, context: Migrating, engine: Engine, connection: psycopg.Connection,
         failure: ScriptFailed,
     ) -> None:  # fmt: skip
         if context.is_stopping:
             self._cancelled(context, engine, connection, failure.script, failure.outcome)
-        context.run.result["own_writes"] += failure.outcome.rows_written
-        context.run.result["landed"] = [
-            {"line": s.line, "text": s.shown} for s in failure.outcome.landed
-        ]
-        context.run.result["failed_script"] = {
-            "name": failure.script.name,
-            "file": failure.script.file,
-            "line": failure.line,
-            "statement": failure.statement.text,
-            "reason": failure.reason,
-            "is_atomic": failure.script.is_atomic,
-        }
+        context.result.add_writes(failure.outcome.rows_written)
+        context.result.landed = Landed.each(failure.outcome.landed)
+        context.result.failed_script = FailedScript(
+            name=failure.script.name,
+            file=failure.script.file,
+            line=failure.line,
+            statement=failure.statement.text,
+            reason=failure.reason,
+            is_atomic=failure.script.is_atomic,
+        )
         context.log(f"  {failure.script.file} line {failure.line}: {failure.statement.shown}", "no")
         raise StepFailed(f"{failure.script.file} line {failure.line}: {failure.reason}.")
 
     def _given_up(
-        self, context: RunContext, engine: Engine, connection: psycopg.Connection,
+        self, context: Migrating, engine: Engine, connection: psycopg.Connection,
         failure: ScriptFailed, why: str,
     ) -> None:  # fmt: skip
         """Sessions of the application waited behind it for too long: they come first."""
@@ -240,11 +245,11 @@ class Migrate(Step):
         engine.mark_rolled_back(connection, failure.script.name)
         raise StepFailed(
             f"{failure.script.file} line {failure.line}: {why}. PostgreSQL rolled the file back, "
-            f"it left nothing and is pending again. {applied_before(context.run.result)}"
+            f"it left nothing and is pending again. {context.result.applied_before}"
         )
 
     def _cancelled(
-        self, context: RunContext, engine: Engine, connection: psycopg.Connection,
+        self, context: Migrating, engine: Engine, connection: psycopg.Connection,
         script: MigrationScript, outcome: Outcome,
     ) -> None:  # fmt: skip
         """An atomic script left nothing: its row says so at once, and it is pending again."""
@@ -259,13 +264,11 @@ class Migrate(Step):
             lines = ", ".join(str(s.line) for s in outcome.landed)
             state = f"{script.file}: the statements at lines {lines} have landed, the rest has not."
             engine.note_interrupted(connection, script.name, state)
-            context.run.result["landed"] = [
-                {"line": s.line, "text": s.shown} for s in outcome.landed
-            ]
-        raise Cancelled(f"{state} {applied_before(context.run.result)}")
+            context.result.landed = Landed.each(outcome.landed)
+        raise Cancelled(f"{state} {context.result.applied_before}")
 
-    def _unknown(self, context: RunContext, unknown: ScriptUnknown) -> None:
-        context.run.result["own_writes"] += unknown.outcome.rows_written
+    def _unknown(self, context: Migrating, unknown: ScriptUnknown) -> None:
+        context.result.add_writes(unknown.outcome.rows_written)
         raise NeedsAttention(
             f"{unknown} Whether this statement took effect cannot be known from the history: "
             f"{unknown.statement.shown}",
@@ -273,7 +276,7 @@ class Migrate(Step):
         ) from unknown
 
     def _from_evidence(
-        self, context: RunContext, engine: Engine, script: MigrationScript, error: psycopg.Error
+        self, context: Migrating, engine: Engine, script: MigrationScript, error: psycopg.Error
     ) -> Outcome:
         """The session was lost, at worst during COMMIT: the history row says which it was."""
         context.check_fence()
@@ -287,7 +290,7 @@ class Migrate(Step):
         statement = script.statements[0]
         failure = ScriptFailed(script, statement.line, statement, reason, Outcome())
         context.log("  the session was lost, and the history shows it was not applied", "no")
-        context.run.result["landed"] = []
+        context.result.landed = []
         raise StepFailed(f"{failure}. PostgreSQL rolled the whole file back.") from error
 
 
@@ -298,20 +301,13 @@ def unknown_ways(name: str) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def applied_before(result: dict[str, Any]) -> str:
-    applied = result.get("applied", [])
-    if not applied:
-        return "No migration was applied."
-    return f"Applied before it and still there: {', '.join(applied)}."
-
-
-class Verify(Step):
+class Verify(Step[Parameters, MigrateResult]):
     """History equals plan; what changed is what the scripts mention; no rows went missing."""
 
     name = "verify"
 
-    def run(self, context: RunContext) -> str:
-        engine: Engine = context.notes["engine"]
+    def run(self, context: Migrating) -> str:
+        engine = context.get(ENGINE)
         with context.connect("verify") as connection:
             seen = observe(engine, connection)
             after = schema.read_schema(connection)
@@ -320,29 +316,29 @@ class Verify(Step):
         self._history_equals_plan(context, seen)
         if invalid:
             raise StepFailed(f"invalid indexes were left behind: {', '.join(invalid)}")
-        changes = schema.schema_changes(context.notes["schema"], after)
+        changes = schema.schema_changes(context.get(SCHEMA), after)
         for line in changes:
             context.log(f"  {line[:300]}")
-        context.run.result["schema_changes"] = changes
+        context.result.schema_changes = changes
         self._only_mentioned_tables(context, changes)
         self._no_rows_missing(context, rows)
         return f"history equals plan, {len(changes)} schema changes"
 
-    def _history_equals_plan(self, context: RunContext, seen: Observation) -> None:
+    def _history_equals_plan(self, context: Migrating, seen: Observation) -> None:
         assert context.run.plan is not None
         applied = {s.name for s in seen.states if s.state == "applied"}
         missing = [name for name in context.run.plan.names if name not in applied]
         if missing:
             raise StepFailed(f"the history does not show {', '.join(missing)} as applied")
 
-    def _only_mentioned_tables(self, context: RunContext, changes: list[str]) -> None:
-        scripts: list[MigrationScript] = context.notes["scripts"]
+    def _only_mentioned_tables(self, context: Migrating, changes: list[str]) -> None:
+        scripts = context.get(SCRIPTS)
         if any(
             s.kind in {"Do", "Call", "Select", "unparsed"} for x in scripts for s in x.statements
         ):
             return
         # The first migration of a database also makes the tool's own table.
-        own = {context.notes["engine"].history_table}
+        own = {context.get(ENGINE).history_table}
         mentioned = own.union(*(changed_tables(s.text) for s in scripts))
         for line in changes:
             table = _table_of(line)
@@ -350,9 +346,9 @@ class Verify(Step):
                 context.log(f"  not mentioned by any of the migrations: {line}", "hm")
                 raise StepFailed(f"{table} changed, and no migration of the plan mentions it")
 
-    def _no_rows_missing(self, context: RunContext, rows: dict[str, int]) -> None:
+    def _no_rows_missing(self, context: Migrating, rows: dict[str, int]) -> None:
         """Fewer rows in an untouched table under live writes is a warning, not a failure."""
-        for name, before in context.notes["rows"].items():
+        for name, before in context.get(ROWS).items():
             after = rows.get(name)
             if after is not None and after < before:
                 context.log(f"  {name}: {before - after:,} rows fewer than before", "hm")
@@ -362,3 +358,16 @@ def _table_of(change: str) -> str:
     """The unqualified table of a `schema_changes` line about a table or a column."""
     found = TABLE_OR_COLUMN.match(change)
     return found["table"].strip('"').replace('""', '"') if found else ""
+
+
+class Rollback(Step[Parameters, WithReplaced]):
+    """Build the proven backup beside the migrated database and swap it in."""
+
+    name = "rollback"
+
+    def run(self, context: RunContext[Parameters, WithReplaced]) -> str:
+        # What failed before the run is in the backup too, and says nothing about the way back.
+        context.put(UNHEALTHY_BEFORE, "")
+        built = swapping.build_replacement(context, context.get(BACKUP))
+        replaced = swapping.swap_in(context, built)
+        return f"replaced database kept as {replaced.replaced_name}"

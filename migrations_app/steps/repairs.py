@@ -15,8 +15,9 @@ from migrations_app.parameters import (
     FinishParameters,
     ResolveParameters,
 )
+from migrations_app.results import WithSchema
 from migrations_app.sources import engine_for
-from migrations_app.steps import limits_of
+from migrations_app.steps.migrate import limits_of
 from migrations_app.watch import Watch
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runner.step import RunContext, Step
@@ -44,7 +45,7 @@ class ResolveHistory(Step[ResolveParameters]):
         return f"{name} marked {shown}"
 
 
-class FinishRest(Step[FinishParameters]):
+class FinishRest(Step[FinishParameters, WithSchema]):
     """Apply the statements of a failed migration that have not landed, and record it as applied.
 
     Refused when the file or what has landed is no longer what was shown and confirmed.
@@ -52,7 +53,7 @@ class FinishRest(Step[FinishParameters]):
 
     name = "finish"
 
-    def run(self, context: RunContext[FinishParameters]) -> str:
+    def run(self, context: RunContext[FinishParameters, WithSchema]) -> str:
         asked = context.parameters
         engine = engine_for(context.environment, context.dsn)
         script = _script(engine, asked.migration)
@@ -61,7 +62,7 @@ class FinishRest(Step[FinishParameters]):
             engine.take_lock(lock, limits, context.sleep)
             self._require_unchanged(context, engine, connection, script)
             before = keep_reading(context.run.target, look_at(connection, context.run.target))
-            context.run.result["schema_before"] = before.schema_id
+            context.result.schema_before = before.schema_id
             rest = script.statements[asked.landed :]
             for statement in rest:
                 context.log(f"finish: {script.file} line {statement.line}: {statement.shown}")
