@@ -14,7 +14,7 @@ from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
 from backups_app.parameters import OfBackup
 from opsconsole import panels
 from opsconsole.choices import RunKind
-from opsconsole.models import Environment, Run, User
+from opsconsole.models import CONSOLE, Environment, Run, User
 from opsconsole.panels import Fact, Found
 from opsconsole.permissions import can, visible_environments
 from opsconsole.runner.registry import parameters_of
@@ -74,6 +74,8 @@ def back_up_button(request: HttpRequest, environment: Environment) -> SafeString
 
 
 def storages_card(request: HttpRequest) -> SafeString:
+    if not can(request.user, "settings.edit", CONSOLE):
+        return SafeString("")
     Storage.objects.builtin()
     context = {"storages": Storage.objects.shown()}
     return render_to_string("backups_app/_settings_panel.html", context, request)
@@ -85,7 +87,9 @@ def backups_card(request: HttpRequest, environment: Environment) -> SafeString:
         "policy_words": BackupPolicy.objects.of(environment).in_words,
         "environment": environment,
         "backups": Backup.objects.listed().defer("manifest").filter(environment=environment)[:6],
-        "replaced": ReplacedDatabase.objects.kept().filter(target__environment=environment)[:6],
+        "replaced": ReplacedDatabase.objects.kept()
+        .filter(target__environment=environment)
+        .select_related("target__environment")[:6],
     }
     return render_to_string("backups_app/_environment_panel.html", context, request)
 

@@ -9,7 +9,7 @@ from django.utils import timezone
 from backups_app.models import Backup
 from backups_app.models.backup import CopyState
 from opsconsole.exceptions import Refused
-from opsconsole.models import Environment, User
+from opsconsole.models import CONSOLE, Environment, User
 from opsconsole.permissions import authorize
 from opsconsole.services import audit, secrets
 
@@ -19,10 +19,11 @@ NEWEST = 5
 def recovery_kit(*, actor: User, environment: Environment, with_key: bool) -> str:
     """Text to print and lock away: archives, where they lie, their checksums, and how to restore.
 
-    `with_key` adds the console's age secret keys, if an archive is encrypted. Audited. Raises
-    Refused (403) without the right and (409) when no backup is proven.
+    `with_key` adds the console's age secret keys, if an archive is encrypted: they open the
+    archives of every environment, so they take the right on the console. Audited. Raises Refused
+    (403) without the right and (409) when no backup is proven.
     """
-    authorize(actor, "settings.edit", environment)
+    authorize(actor, "settings.edit", CONSOLE if with_key else environment)
     backups = list(
         Backup.objects.proven()
         .filter(environment=environment)

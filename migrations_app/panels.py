@@ -18,9 +18,9 @@ from migrations_app.services import doctor
 from migrations_app.services.drift import sql_of
 from migrations_app.views.migrations import as_shown
 from opsconsole import panels
-from opsconsole.models import Application, Environment, Run, User
+from opsconsole.models import CONSOLE, Application, Environment, Run, User
 from opsconsole.panels import Fact, Found
-from opsconsole.permissions import visible_environments
+from opsconsole.permissions import applications_for, can, visible_environments
 from opsconsole.runner.registry import parameters_of
 from opsconsole.views.pages import new_key
 
@@ -131,9 +131,10 @@ def _diagnoses(run: Run) -> list[doctor.Diagnosis]:
 
 
 def migrations_settings(request: HttpRequest) -> SafeString:
-    context = {
-        "applications": Application.objects.filter(archived_at=None).select_related("repository")
-    }
+    applications = applications_for(request.user, "settings.edit")  # type: ignore[arg-type]
+    if not applications and not can(request.user, "settings.edit", CONSOLE):
+        return SafeString("")
+    context = {"applications": applications.select_related("repository")}
     return render_to_string("migrations_app/_settings_panel.html", context, request)
 
 

@@ -6,6 +6,7 @@ import uuid
 import zoneinfo
 from collections.abc import Callable
 
+from django.db.models import prefetch_related_objects
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -29,6 +30,9 @@ class RequestContextMiddleware:
                 request_id=uuid.uuid4().hex,
             )
         )
+        if request.user.is_authenticated:
+            # Every page asks for many rights: their roles are read once per request.
+            prefetch_related_objects([request.user], "memberships")
         zone = getattr(request.user, "time_zone", "UTC")
         try:
             with timezone.override(zoneinfo.ZoneInfo(zone)):

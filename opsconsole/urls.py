@@ -62,6 +62,7 @@ urlpatterns = [
         name="health-check-edit",
     ),
     path("settings/people/add", settings.add_person, name="person-add"),
+    path("settings/people/<int:pk>/let-in", settings.let_in, name="person-let-in"),
     path("settings/roles/add", settings.grant_role, name="role-add"),
     path("settings/remove/<slug:thing>/<int:pk>", settings.remove, name="settings-remove"),
     path("", include("backups_app.urls")),

@@ -43,7 +43,7 @@ def save_policy(
     *, actor: User, policy: BackupPolicy, copies: list[Storage], before: dict[str, Any]
 ) -> BackupPolicy:
     """Save a policy and the storages it copies to; audited with before and after."""
-    authorize(actor, "settings.edit")
+    authorize(actor, "settings.edit", policy.environment)
     with transaction.atomic():
         policy.save()
         policy.copies.set(copies)

@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 from backups_app import copies
 from backups_app.models import BackupPolicy, Storage
 from opsconsole.exceptions import AdapterError, Refused
-from opsconsole.models import User
+from opsconsole.models import CONSOLE, User
 from opsconsole.permissions import authorize
 from opsconsole.services import audit, runs
 from opsconsole.services.environments import fields_of
@@ -25,7 +25,7 @@ def save_storage(
     *, actor: User, storage: Storage, before: dict[str, Any], secret: str = ""
 ) -> Storage:
     """Save a storage; a non-empty secret replaces its present one and is kept encrypted."""
-    authorize(actor, "settings.edit")
+    authorize(actor, "settings.edit", CONSOLE)
     with transaction.atomic():
         action = "storage.changed" if storage.pk else "storage.added"
         if secret:
@@ -42,7 +42,7 @@ def save_storage(
 
 def request_test(*, actor: User, storage: Storage) -> None:
     """Have a worker write, read back and delete. Raises Refused (503) when none can be asked."""
-    authorize(actor, "settings.edit")
+    authorize(actor, "settings.edit", CONSOLE)
     audit.record("storage.tested", actor=actor, about=storage)
     if not runs.send_short("backups_app.test_storage", storage.pk):
         raise Refused(_("No worker can be asked now: the broker does not answer."), status=503)
@@ -50,7 +50,7 @@ def request_test(*, actor: User, storage: Storage) -> None:
 
 def retire_storage(*, actor: User, storage: Storage) -> None:
     """Offer a storage no longer; what lies there stays restorable. Refused while a policy uses it."""
-    authorize(actor, "settings.edit")
+    authorize(actor, "settings.edit", CONSOLE)
     used = BackupPolicy.objects.filter(storage=storage) | BackupPolicy.objects.filter(
         copies=storage
     )

@@ -12,7 +12,7 @@ from backups_app.models import Backup, ReplacedDatabase
 from opsconsole.choices import ProofLevel
 from opsconsole.exceptions import Refused
 from opsconsole.models.keys import key_from
-from opsconsole.permissions import require, visible_environments
+from opsconsole.permissions import authorize, require, visible_environments
 from opsconsole.views.pages import environment_or_404, new_key, page_of, posted_key
 
 
@@ -36,20 +36,21 @@ def backup_list(request: HttpRequest) -> HttpResponse:
     return render(request, "backups_app/backup_list.html", context)
 
 
-def backup_or_404(request: HttpRequest, pk: int) -> Backup:
-    """A backup, deleted or not, of an environment that the user may see."""
-    environments = visible_environments(request.user)  # type: ignore[arg-type]
-    return get_object_or_404(
+def backup_or_404(request: HttpRequest, pk: int, action: str) -> Backup:
+    """A backup, deleted or not: 404 if it is not the user's to see, Refused (403) to act on."""
+    found = get_object_or_404(
         Backup.objects.select_related("environment__application", "run", "held_by"),
         pk=pk,
-        environment__in=environments,
+        environment__in=visible_environments(request.user),  # type: ignore[arg-type]
     )
+    authorize(request.user, action, found.environment)  # type: ignore[arg-type]
+    return found
 
 
 @require_GET
 @require("console.view")
 def backup_page(request: HttpRequest, pk: int) -> HttpResponse:
-    backup = backup_or_404(request, pk)
+    backup = backup_or_404(request, pk, "console.view")
     context = {
         "backup": backup,
         "environment": backup.environment,
@@ -66,7 +67,7 @@ def backup_page(request: HttpRequest, pk: int) -> HttpResponse:
 def back_up(request: HttpRequest, application: str, environment: str) -> HttpResponse:
     run = services.request_backup(
         actor=request.user,  # type: ignore[arg-type]
-        environment=environment_or_404(request, application, environment),
+        environment=environment_or_404(request, application, environment, "run.start"),
         idempotency_key=posted_key(request),
         reason=request.POST.get("reason", "")[:500],
     )
@@ -80,7 +81,7 @@ def prove(request: HttpRequest, pk: int) -> HttpResponse:
     levels = [str(level.value) for level in ProofLevel if level >= 0]
     run = services.request_verify(
         actor=request.user,  # type: ignore[arg-type]
-        backup=backup_or_404(request, pk),
+        backup=backup_or_404(request, pk, "run.start"),
         idempotency_key=posted_key(request),
         level=ProofLevel(int(level)) if level in levels else ProofLevel.CONTENT,
     )
@@ -90,7 +91,7 @@ def prove(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 @require("backup.download")
 def download(request: HttpRequest, pk: int) -> FileResponse:
-    backup = backup_or_404(request, pk)
+    backup = backup_or_404(request, pk, "backup.download")
     path = services.open_for_download(actor=request.user, backup=backup)  # type: ignore[arg-type]
     return FileResponse(path.open("rb"), as_attachment=True, filename=path.name)
 
@@ -98,7 +99,7 @@ def download(request: HttpRequest, pk: int) -> FileResponse:
 @require_POST
 @require("backup.hold")
 def hold(request: HttpRequest, pk: int) -> HttpResponse:
-    backup, form = backup_or_404(request, pk), HoldForm(request.POST)
+    backup, form = backup_or_404(request, pk, "backup.hold"), HoldForm(request.POST)
     if not form.is_valid():
         raise Refused(" ".join(str(text) for texts in form.errors.values() for text in texts),
                       status=422)  # fmt: skip
@@ -114,6 +115,6 @@ def hold(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 @require("backup.hold")
 def release(request: HttpRequest, pk: int) -> HttpResponse:
-    backup = backup_or_404(request, pk)
+    backup = backup_or_404(request, pk, "backup.hold")
     services.release_backup(actor=request.user, backup=backup)  # type: ignore[arg-type]
     return redirect(backup)

@@ -9,14 +9,13 @@ from backups_app import services
 from backups_app.forms import ImportForm
 from backups_app.models import BackupPolicy
 from opsconsole.exceptions import Refused
-from opsconsole.permissions import authorize, require
+from opsconsole.permissions import require
 from opsconsole.views.pages import environment_or_404, new_key, posted_key
 
 
 @require("backup.import")
 def import_backup(request: HttpRequest, application: str, environment: str) -> HttpResponse:
-    where = environment_or_404(request, application, environment)
-    authorize(request.user, "backup.import", where)  # type: ignore[arg-type]
+    where = environment_or_404(request, application, environment, "backup.import")
     form = ImportForm(request.POST or None, request.FILES or None)
     status = 422 if form.is_bound else 200
     if request.method == "POST" and form.is_valid():

@@ -14,8 +14,8 @@ from backups_app.models import ReplacedDatabase, RestoreCheck
 from backups_app.views.backups import backup_or_404
 from opsconsole.exceptions import Refused
 from opsconsole.models.keys import key_from
-from opsconsole.permissions import require, visible_environments
-from opsconsole.views.pages import new_key, posted_key, run_or_404
+from opsconsole.permissions import authorize, environments_for, require, visible_environments
+from opsconsole.views.pages import environment_by_key_or_404, new_key, posted_key, run_or_404
 
 
 def _field_of(form: RestoreForm) -> str:
@@ -28,10 +28,12 @@ def _field_of(form: RestoreForm) -> str:
 @require("restore.start")
 def restore(request: HttpRequest, pk: int) -> HttpResponse:
     """The restore page: where to, what would stay behind, and the typed name."""
-    backup = backup_or_404(request, pk)
-    environments = visible_environments(request.user).filter(  # type: ignore[arg-type]
+    backup = backup_or_404(request, pk, "console.view")
+    environments = environments_for(request.user, "restore.start").filter(  # type: ignore[arg-type]
         application=backup.environment.application
     )
+    if not environments.exists():
+        authorize(request.user, "restore.start", backup.environment)  # type: ignore[arg-type]
     form = RestoreForm(request.POST or None, environments=environments, backup=backup)
     status = 200
     if request.method == "POST":
@@ -63,13 +65,13 @@ def restore(request: HttpRequest, pk: int) -> HttpResponse:
 @require("restore.start")
 def check(request: HttpRequest, pk: int) -> HttpResponse:
     """Ask a worker what a restore into the chosen environment would meet."""
-    environment = get_object_or_404(
-        visible_environments(request.user),  # type: ignore[arg-type]
-        pk=key_from(request.POST.get("environment", "")),
+    backup = backup_or_404(request, pk, "console.view")
+    environment = environment_by_key_or_404(
+        request, key_from(request.POST.get("environment", "")), "restore.start"
     )
     made = services.request_check(
         actor=request.user,  # type: ignore[arg-type]
-        backup=backup_or_404(request, pk),
+        backup=backup,
         environment=environment,
     )
     return render(request, "backups_app/_restore_check.html", {"check": made})
@@ -78,7 +80,12 @@ def check(request: HttpRequest, pk: int) -> HttpResponse:
 @require_GET
 @require("restore.start")
 def check_result(request: HttpRequest, pk: int, check_id: int) -> HttpResponse:
-    found = get_object_or_404(RestoreCheck, pk=check_id, backup=backup_or_404(request, pk))
+    found = get_object_or_404(
+        RestoreCheck,
+        pk=check_id,
+        backup=backup_or_404(request, pk, "console.view"),
+        environment__in=environments_for(request.user, "restore.start"),  # type: ignore[arg-type]
+    )
     return render(request, "backups_app/_restore_check.html", {"check": found})
 
 
@@ -87,7 +94,7 @@ def check_result(request: HttpRequest, pk: int, check_id: int) -> HttpResponse:
 def way_back(request: HttpRequest, run_id: int) -> HttpResponse:
     run = services.choose_way_back(
         actor=request.user,  # type: ignore[arg-type]
-        run=run_or_404(request, run_id),
+        run=run_or_404(request, run_id, "run.decide"),
         reason=request.POST.get("reason", "")[:500],
         idempotency_key=posted_key(request),
         typed_name=request.POST.get("typed_name", ""),
@@ -95,18 +102,20 @@ def way_back(request: HttpRequest, run_id: int) -> HttpResponse:
     return redirect(run)
 
 
-def _kept_or_404(request: HttpRequest, pk: int) -> ReplacedDatabase:
-    return get_object_or_404(
+def _kept_or_404(request: HttpRequest, pk: int, action: str) -> ReplacedDatabase:
+    found = get_object_or_404(
         ReplacedDatabase.objects.kept().select_related("target__environment__application"),
         pk=pk,
         target__environment__in=visible_environments(request.user),  # type: ignore[arg-type]
     )
+    authorize(request.user, action, found.target.environment)  # type: ignore[arg-type]
+    return found
 
 
 @require("restore.start")
 def undo(request: HttpRequest, pk: int) -> HttpResponse:
     """Exchange the replaced database with the live one again; both stay."""
-    replaced = _kept_or_404(request, pk)
+    replaced = _kept_or_404(request, pk, "restore.start")
     form = UndoForm(request.POST or None)
     status = 200
     if request.method == "POST":
@@ -137,7 +146,7 @@ def undo(request: HttpRequest, pk: int) -> HttpResponse:
 @require("replaced.drop")
 def drop_replaced(request: HttpRequest, pk: int) -> HttpResponse:
     """Drop a replaced database: for good, so its whole name is typed."""
-    replaced = _kept_or_404(request, pk)
+    replaced = _kept_or_404(request, pk, "replaced.drop")
     form = DropForm(request.POST or None, name=replaced.replaced_name)
     if request.method == "POST" and form.is_valid():
         services.request_drop(actor=request.user, replaced=replaced)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from django.views.decorators.http import require_GET, require_POST
 from backups_app.forms import PolicyForm, StorageForm
 from backups_app.models import BackupPolicy, Storage
 from backups_app.services import policies, storages
-from opsconsole.permissions import require
+from opsconsole.permissions import require, require_on_console
 from opsconsole.services.environments import fields_of
 from opsconsole.views.pages import environment_or_404, new_key, posted_key
 
@@ -19,7 +19,7 @@ from opsconsole.views.pages import environment_or_404, new_key, posted_key
 @require("settings.edit")
 def edit_policy(request: HttpRequest, application: str, environment: str) -> HttpResponse:
     """The policy; what a changed one would delete is shown before it is saved."""
-    where = environment_or_404(request, application, environment)
+    where = environment_or_404(request, application, environment, "settings.edit")
     policy = BackupPolicy.objects.of(where)
     before = policies.policy_values(policy)
     form, preview, status = PolicyForm(request.POST or None, instance=policy), None, 200
@@ -46,13 +46,13 @@ def edit_policy(request: HttpRequest, application: str, environment: str) -> Htt
 def prune(request: HttpRequest, application: str, environment: str) -> HttpResponse:
     run = policies.request_prune(
         actor=request.user,  # type: ignore[arg-type]
-        environment=environment_or_404(request, application, environment),
+        environment=environment_or_404(request, application, environment, "backup.prune"),
         idempotency_key=posted_key(request),
     )
     return redirect(run)
 
 
-@require("settings.edit")
+@require_on_console("settings.edit")
 def edit_storage(request: HttpRequest, pk: int | None = None) -> HttpResponse:
     storage = get_object_or_404(Storage, pk=pk, archived_at=None) if pk else Storage()
     before = fields_of(storage, storages.FIELDS) if pk else {}
@@ -72,7 +72,7 @@ def edit_storage(request: HttpRequest, pk: int | None = None) -> HttpResponse:
 
 
 @require_GET
-@require("settings.edit")
+@require_on_console("settings.edit")
 def storage_test(request: HttpRequest, pk: int) -> HttpResponse:
     """What the worker found; asks again every second until it did."""
     storage = get_object_or_404(Storage, pk=pk)
@@ -81,7 +81,7 @@ def storage_test(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_POST
-@require("settings.edit")
+@require_on_console("settings.edit")
 def test_storage(request: HttpRequest, pk: int) -> HttpResponse:
     storage = get_object_or_404(Storage, pk=pk)
     Storage.objects.filter(pk=pk).update(tested_at=None, test_error="")
@@ -90,7 +90,7 @@ def test_storage(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_POST
-@require("settings.edit")
+@require_on_console("settings.edit")
 def retire_storage(request: HttpRequest, pk: int) -> HttpResponse:
     storages.retire_storage(
         actor=request.user,  # type: ignore[arg-type]

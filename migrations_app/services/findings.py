@@ -84,11 +84,12 @@ def stopping(application: Application, migrations: Iterable[dict[str, Any]]) -> 
 def waive_finding(
     *, actor: User, environment: Environment, migration: str, rule: str, reason: str
 ) -> Waiver:
-    """Answer for a rule's findings in the migration's present text, in every environment.
+    """Answer for a rule's findings in the migration's present text, in every environment: it takes the
+    right on the application.
 
     Raises Refused (404) for a finding that is not there, (422) without a reason.
     """
-    authorize(actor, "finding.waive", environment)
+    authorize(actor, "finding.waive", environment.application)
     if not reason.strip():
         raise Refused(
             _("Say why it may be done anyway: the reason is kept."), status=422, field="reason"
@@ -121,7 +122,7 @@ def waive_finding(
 
 def withdraw_waiver(*, actor: User, environment: Environment, waiver: Waiver) -> None:
     """Take a waiver back: its findings stand again."""
-    authorize(actor, "finding.waive", environment)
+    authorize(actor, "finding.waive", environment.application)
     with transaction.atomic():
         audit.record(
             "finding.waiver_withdrawn", actor=actor, environment=environment, about=waiver,
@@ -132,7 +133,7 @@ def withdraw_waiver(*, actor: User, environment: Environment, waiver: Waiver) ->
 
 def set_levels(*, actor: User, application: Application, levels: dict[str, str]) -> None:
     """Set what findings of each rule do. Raises Refused (422) for an unknown rule or level."""
-    authorize(actor, "settings.edit")
+    authorize(actor, "settings.edit", application)
     unknown = [
         f"{rule}: {level}"
         for rule, level in levels.items()

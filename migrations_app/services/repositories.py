@@ -23,7 +23,7 @@ def save_repository(
 
     `secret` replaces what opens it; "" opens it without one, None keeps the present one.
     """
-    authorize(actor, "settings.edit")
+    authorize(actor, "settings.edit", repository.application)
     stored = Repository.objects.filter(pk=repository.pk).first() if repository.pk else None
     before: dict[str, Any] = fields_of(stored, FIELDS) if stored else {}
     if secret is not None:
@@ -45,7 +45,7 @@ def save_repository(
 
 def remove_repository(*, actor: User, repository: Repository) -> None:
     """Read the environments' folders again instead."""
-    authorize(actor, "settings.edit")
+    authorize(actor, "settings.edit", repository.application)
     with transaction.atomic():
         audit.record("repository.removed", actor=actor, about=repository.application,
                      details={"before": fields_of(repository, FIELDS)})  # fmt: skip

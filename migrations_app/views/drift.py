@@ -19,7 +19,7 @@ from opsconsole.views.pages import environment_or_404, posted_key
 @require_POST
 @require("console.view")
 def check(request: HttpRequest, application: str, environment: str) -> HttpResponse:
-    found = environment_or_404(request, application, environment)
+    found = environment_or_404(request, application, environment, "console.view")
     services.request_check(found)
     messages.success(request, _("A worker is reading the schema now."))
     return redirect(f"{found.get_absolute_url()}#drift")
@@ -28,7 +28,7 @@ def check(request: HttpRequest, application: str, environment: str) -> HttpRespo
 @require_POST
 @require("drift.acknowledge")
 def acknowledge(request: HttpRequest, application: str, environment: str) -> HttpResponse:
-    found = environment_or_404(request, application, environment)
+    found = environment_or_404(request, application, environment, "drift.acknowledge")
     services.acknowledge(
         actor=request.user,  # type: ignore[arg-type]
         environment=found,
@@ -44,7 +44,7 @@ def acknowledge(request: HttpRequest, application: str, environment: str) -> Htt
 def adopt(request: HttpRequest, application: str, environment: str) -> HttpResponse:
     run = services.request_adoption(
         actor=request.user,  # type: ignore[arg-type]
-        environment=environment_or_404(request, application, environment),
+        environment=environment_or_404(request, application, environment, "migration.resolve"),
         schema=request.POST.get("schema", ""),
         title=request.POST.get("title", ""),
         reason=request.POST.get("reason", "")[:500],
@@ -57,7 +57,7 @@ def adopt(request: HttpRequest, application: str, environment: str) -> HttpRespo
 @require("console.view")
 def sql(request: HttpRequest, application: str, environment: str) -> HttpResponse:
     """The drift as SQL, to complete by hand or to look at."""
-    found = environment_or_404(request, application, environment)
+    found = environment_or_404(request, application, environment, "console.view")
     drift = drift_of(found.target)
     if drift is None:
         raise Http404
@@ -68,7 +68,7 @@ def sql(request: HttpRequest, application: str, environment: str) -> HttpRespons
 @require("console.view")
 def log_script(request: HttpRequest, application: str, environment: str) -> HttpResponse:
     """What a superuser runs to have the database keep a log of its schema changes."""
-    found = environment_or_404(request, application, environment)
+    found = environment_or_404(request, application, environment, "console.view")
     state = found.target.latest_state
     server = state.data.get("server") if state else None
     if not server:

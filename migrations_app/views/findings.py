@@ -10,9 +10,8 @@ from django.views.decorators.http import require_POST
 
 from migrations_app.models import LintLevel, Waiver
 from migrations_app.services import findings
-from opsconsole.models import Application
 from opsconsole.permissions import require
-from opsconsole.views.pages import environment_or_404
+from opsconsole.views.pages import application_or_404, environment_or_404
 
 
 @require_POST
@@ -20,7 +19,7 @@ from opsconsole.views.pages import environment_or_404
 def waive(request: HttpRequest, application: str, environment: str, name: str) -> HttpResponse:
     findings.waive_finding(
         actor=request.user,  # type: ignore[arg-type]
-        environment=environment_or_404(request, application, environment),
+        environment=environment_or_404(request, application, environment, "console.view"),
         migration=name,
         rule=request.POST.get("rule", ""),
         reason=request.POST.get("reason", "")[:500],
@@ -34,7 +33,7 @@ def waive(request: HttpRequest, application: str, environment: str, name: str) -
 def withdraw(
     request: HttpRequest, application: str, environment: str, name: str, pk: int
 ) -> HttpResponse:
-    where = environment_or_404(request, application, environment)
+    where = environment_or_404(request, application, environment, "console.view")
     findings.withdraw_waiver(
         actor=request.user,  # type: ignore[arg-type]
         environment=where,
@@ -46,7 +45,7 @@ def withdraw(
 
 @require("settings.edit")
 def edit_levels(request: HttpRequest, pk: int) -> HttpResponse:
-    application = get_object_or_404(Application, pk=pk, archived_at=None)
+    application = application_or_404(request, pk, "settings.edit")
     if request.method == "POST":
         findings.set_levels(
             actor=request.user,  # type: ignore[arg-type]

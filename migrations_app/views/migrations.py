@@ -19,7 +19,7 @@ from migrations_app.services import migrations as services
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, TargetState
 from opsconsole.models.keys import key_from
-from opsconsole.permissions import authorize, require, visible_environments
+from opsconsole.permissions import require, visible_environments
 from opsconsole.views.pages import environment_or_404, new_key, posted_key
 
 
@@ -51,8 +51,7 @@ def _with_waivers(migration: dict[str, Any]) -> dict[str, Any]:
 @require("run.start")
 def confirm(request: HttpRequest, application: str, environment: str) -> HttpResponse:
     """What will happen, step by step. Reads the database anew first; posts the plan's hash."""
-    found = environment_or_404(request, application, environment)
-    authorize(request.user, "run.start", found)  # type: ignore[arg-type]
+    found = environment_or_404(request, application, environment, "run.start")
     if request.method == "POST":
         return _start(request, found)
     state = found.target.latest_state
@@ -129,7 +128,7 @@ def _start(request: HttpRequest, environment: Environment) -> HttpResponse:
 @require_POST
 @require("console.view")
 def read_now(request: HttpRequest, application: str, environment: str) -> HttpResponse:
-    found = environment_or_404(request, application, environment)
+    found = environment_or_404(request, application, environment, "console.view")
     services.request_observation(found)
     messages.success(request, _("A worker is reading the database now."))
     return redirect(found)
@@ -140,7 +139,7 @@ def read_now(request: HttpRequest, application: str, environment: str) -> HttpRe
 def migration_page(
     request: HttpRequest, application: str, environment: str, name: str
 ) -> HttpResponse:
-    found = environment_or_404(request, application, environment)
+    found = environment_or_404(request, application, environment, "console.view")
     state = found.target.latest_state
     rows = state.data.get("migrations", []) if state else []
     migration = next((m for m in rows if m["name"] == name), None)
@@ -179,7 +178,7 @@ def applied_text(
     request: HttpRequest, application: str, environment: str, name: str
 ) -> HttpResponse:
     """The text of an applied migration, as this console saw it, to put back into the folder."""
-    found = environment_or_404(request, application, environment)
+    found = environment_or_404(request, application, environment, "console.view")
     state = found.target.latest_state
     rows = state.data.get("migrations", []) if state else []
     checksum = next((m.get("applied_checksum", "") for m in rows if m["name"] == name), "")
@@ -196,7 +195,7 @@ def applied_text(
 def end_session(request: HttpRequest, application: str, environment: str) -> HttpResponse:
     run = doctor.request_end_session(
         actor=request.user,  # type: ignore[arg-type]
-        environment=environment_or_404(request, application, environment),
+        environment=environment_or_404(request, application, environment, "migration.resolve"),
         pid=key_from(request.POST.get("pid", "")),
         reason=request.POST.get("reason", "")[:500],
         idempotency_key=posted_key(request),
@@ -209,7 +208,7 @@ def end_session(request: HttpRequest, application: str, environment: str) -> Htt
 def resolve(request: HttpRequest, application: str, environment: str, name: str) -> HttpResponse:
     run = doctor.request_resolution(
         actor=request.user,  # type: ignore[arg-type]
-        environment=environment_or_404(request, application, environment),
+        environment=environment_or_404(request, application, environment, "migration.resolve"),
         name=name,
         mark=request.POST.get("mark", ""),
         reason=request.POST.get("reason", "")[:500],

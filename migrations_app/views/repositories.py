@@ -11,13 +11,13 @@ from django.views.decorators.http import require_POST
 from migrations_app.forms import RepositoryForm
 from migrations_app.models import Repository
 from migrations_app.services import repositories
-from opsconsole.models import Application
 from opsconsole.permissions import require
+from opsconsole.views.pages import application_or_404
 
 
 @require("settings.edit")
 def edit(request: HttpRequest, pk: int) -> HttpResponse:
-    application = get_object_or_404(Application, pk=pk, archived_at=None)
+    application = application_or_404(request, pk, "settings.edit")
     repository = Repository.objects.filter(application=application).first()
     form = RepositoryForm(
         request.POST or None, instance=repository or Repository(), application=application
@@ -38,7 +38,8 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 @require("settings.edit")
 def remove(request: HttpRequest, pk: int) -> HttpResponse:
-    repository = get_object_or_404(Repository, application=pk)
+    application = application_or_404(request, pk, "settings.edit")
+    repository = get_object_or_404(Repository, application=application)
     repositories.remove_repository(actor=request.user, repository=repository)  # type: ignore[arg-type]
     messages.success(request, _("The environments' folders are read again."))
     return redirect("settings")

@@ -14,6 +14,7 @@ from opsconsole import panels
 from opsconsole.choices import AutoRollback, Role
 from opsconsole.exceptions import AdapterError
 from opsconsole.models import Application, Environment, HealthCheck, Membership, User
+from opsconsole.permissions import applications_for, environments_for
 from opsconsole.services.secrets import is_reference
 from opsconsole.targets.dsn import Dsn
 from opsconsole.url import split_url
@@ -182,9 +183,17 @@ class PersonForm(BaseUserCreationForm):
 
 
 class MembershipForm(forms.ModelForm):
+    """A role at one of the places that `actor` administers."""
+
     class Meta:
         model = Membership
         fields = ["user", "role", "application", "environment"]
+
+    def __init__(self, *args: Any, actor: User, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        places: dict[str, Any] = self.fields
+        places["application"].queryset = applications_for(actor, "settings.edit")
+        places["environment"].queryset = environments_for(actor, "settings.edit")
 
     def clean(self) -> dict[str, Any]:
         given = super().clean() or {}

@@ -1,6 +1,6 @@
 """The platform's tables."""
 
-from opsconsole.models.access import Membership, User
+from opsconsole.models.access import CONSOLE, Console, Membership, Place, User
 from opsconsole.models.application import Application, Environment, Target, TargetState
 from opsconsole.models.audit import AuditEvent
 from opsconsole.models.health import HealthCheck, HealthResult
@@ -9,13 +9,16 @@ from opsconsole.models.work import WorkItem
 from opsconsole.models.worker import Worker
 
 __all__ = [
+    "CONSOLE",
     "Application",
     "AuditEvent",
+    "Console",
     "Environment",
     "HealthCheck",
     "HealthResult",
     "LogChunk",
     "Membership",
+    "Place",
     "Plan",
     "Run",
     "Step",

@@ -1,10 +1,29 @@
 """Who may sign in, and with which role where."""
 
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias, Union
+
 from django.contrib.auth.models import AbstractUser
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.choices import Role
+
+if TYPE_CHECKING:
+    from opsconsole.models.application import Application, Environment
+
+
+class Console(Enum):
+    """The console as a place: what belongs to no application, such as people and storages."""
+
+    ITSELF = "console"
+
+
+CONSOLE = Console.ITSELF
+# Where a right is held or asked for; each contains the ones after it.
+Place: TypeAlias = Union[Console, "Application", "Environment"]
 
 
 class User(AbstractUser):
@@ -43,6 +62,10 @@ class Membership(models.Model):
                 name="membership_one_scope",
             ),
         ]
+
+    @property
+    def place(self) -> Place:
+        return self.environment or self.application or CONSOLE
 
     def __str__(self) -> str:
         return f"{self.user} is {self.role} of {self.environment or self.application or 'all'}"

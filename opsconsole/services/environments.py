@@ -1,4 +1,4 @@
-"""Verbs on applications, environments, targets, health checks and people. All audited."""
+"""Verbs on applications, environments, targets and health checks. All audited."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from django.db.models import Model
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
-from opsconsole.choices import Role
 from opsconsole.exceptions import Refused
-from opsconsole.models import Application, Environment, HealthCheck, Membership, Run, Target, User
+from opsconsole.models import CONSOLE, Application, Environment, HealthCheck, Run, Target, User
 from opsconsole.permissions import authorize
 from opsconsole.services import audit
 from opsconsole.services.secrets import is_reference, seal
@@ -32,7 +31,7 @@ def save_application(
     *, actor: User, application: Application, before: dict[str, Any]
 ) -> Application:
     """Save a new or changed application."""
-    authorize(actor, "settings.edit")
+    authorize(actor, "settings.edit", application if application.pk else CONSOLE)
     with transaction.atomic():
         action = "application.changed" if application.pk else "application.added"
         application.save()
@@ -44,7 +43,7 @@ def save_application(
 
 def archive_application(*, actor: User, application: Application) -> None:
     """Hide an application; its runs and its audit trail stay. Refused while a run holds it."""
-    authorize(actor, "settings.edit")
+    authorize(actor, "settings.edit", application)
     for environment in application.environments.select_related("target"):
         _require_idle(environment)
     with transaction.atomic():
@@ -65,7 +64,7 @@ def save_environment(
     `scratch_address` replaces that of its scratch server; "" builds beside the database again,
     None keeps it. The addresses never reach the audit trail, only that they changed.
     """
-    authorize(actor, "settings.edit")
+    authorize(actor, "settings.edit", environment if environment.pk else environment.application)
     names = list(before) or ["name", "slug", "position", "migrations_folder"]
     with transaction.atomic():
         is_new = environment.pk is None
@@ -125,7 +124,7 @@ def _require_idle(environment: Environment) -> None:
 
 
 def archive_environment(*, actor: User, environment: Environment) -> None:
-    authorize(actor, "settings.edit")
+    authorize(actor, "settings.edit", environment)
     _require_idle(environment)
     with transaction.atomic():
         Environment.objects.filter(pk=environment.pk).update(archived_at=Now())
@@ -136,7 +135,7 @@ def archive_environment(*, actor: User, environment: Environment) -> None:
 
 
 def save_health_check(*, actor: User, check: HealthCheck, before: dict[str, Any]) -> HealthCheck:
-    authorize(actor, "settings.edit")
+    authorize(actor, "settings.edit", check.environment)
     with transaction.atomic():
         action = "health_check.changed" if check.pk else "health_check.added"
         check.save()
@@ -148,52 +147,8 @@ def save_health_check(*, actor: User, check: HealthCheck, before: dict[str, Any]
 
 def delete_health_check(*, actor: User, check: HealthCheck) -> None:
     """Remove a check; what it answered stays."""
-    authorize(actor, "settings.edit")
+    authorize(actor, "settings.edit", check.environment)
     with transaction.atomic():
         audit.record("health_check.removed", actor=actor, environment=check.environment,
                      about=check)  # fmt: skip
         check.delete()
-
-
-def add_person(*, actor: User, user: User, role: str) -> User:
-    """Save a new user (password already set on it) with one role everywhere."""
-    authorize(actor, "settings.edit")
-    with transaction.atomic():
-        user.save()
-        membership = Membership.objects.create(user=user, role=Role(role))
-        audit.record("person.added", actor=actor, about=user, details={"role": membership.role})
-    return user
-
-
-def grant_role(*, actor: User, membership: Membership) -> Membership:
-    authorize(actor, "settings.edit")
-    with transaction.atomic():
-        membership.save()
-        audit.record("role.granted", actor=actor, about=membership.user,
-                     details={"membership": str(membership)})  # fmt: skip
-    return membership
-
-
-def revoke_role(*, actor: User, membership: Membership) -> None:
-    """Take a role away; the last admin of everything keeps theirs."""
-    authorize(actor, "settings.edit")
-    everywhere = Membership.objects.filter(
-        role=Role.ADMIN, application=None, environment=None, user__is_active=True
-    )
-    with transaction.atomic():
-        others = everywhere.select_for_update().exclude(pk=membership.pk)
-        if membership.role == Role.ADMIN and not others.exists():
-            raise Refused(_("This is the last admin: give the role to somebody else first."))
-        audit.record("role.revoked", actor=actor, about=membership.user,
-                     details={"membership": str(membership)})  # fmt: skip
-        membership.delete()
-
-
-def set_active(*, actor: User, user: User, is_active: bool) -> None:
-    """Let a person sign in, or no longer."""
-    authorize(actor, "settings.edit")
-    if user.pk == actor.pk:
-        raise Refused(_("You cannot lock yourself out."))
-    with transaction.atomic():
-        User.objects.filter(pk=user.pk).update(is_active=is_active)
-        audit.record("person.enabled" if is_active else "person.disabled", actor=actor, about=user)

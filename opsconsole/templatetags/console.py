@@ -19,7 +19,9 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PostgresLexer
 
 from opsconsole.choices import look_of
+from opsconsole.models import Console, Place
 from opsconsole.permissions import can as user_can
+from opsconsole.permissions import can_somewhere as user_can_somewhere
 
 register = template.Library()
 STRIP_TONES = {0: "", 1: "w", 2: "b", None: "n"}
@@ -161,9 +163,16 @@ def diff_tone(line: str) -> str:
 
 
 @register.simple_tag(takes_context=True)
-def can(context: template.Context, action: str, environment: Any = None) -> bool:
-    """`{% can "run.start" environment as may_start %}`."""
-    return user_can(context["request"].user, action, environment)
+def can(context: template.Context, action: str, place: Place | str) -> bool:
+    """`{% can "run.start" environment as may_start %}`; the place "console" is the console."""
+    where = Console(place) if isinstance(place, str) else place
+    return user_can(context["request"].user, action, where)
+
+
+@register.simple_tag(takes_context=True)
+def can_somewhere(context: template.Context, action: str) -> bool:
+    """`{% can_somewhere "settings.edit" as may_edit %}`, for a link to where places are listed."""
+    return user_can_somewhere(context["request"].user, action)
 
 
 @register.simple_tag(takes_context=True)

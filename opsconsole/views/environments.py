@@ -20,7 +20,7 @@ from opsconsole.views.pages import environment_or_404, new_key
 @require_GET
 @require("console.view")
 def environment_page(request: HttpRequest, application: str, environment: str) -> HttpResponse:
-    found = environment_or_404(request, application, environment)
+    found = environment_or_404(request, application, environment, "console.view")
     stage = stages_of([found])[0]
     context = {
         "environment": found,
@@ -38,7 +38,7 @@ def environment_page(request: HttpRequest, application: str, environment: str) -
 @require_GET
 @require("console.view")
 def environment_health(request: HttpRequest, application: str, environment: str) -> HttpResponse:
-    found = environment_or_404(request, application, environment)
+    found = environment_or_404(request, application, environment, "console.view")
     stage = stages_of([found])[0]
     samples = HealthResult.objects.filter(environment=found, run=None)[:20]
     return render(
@@ -51,7 +51,7 @@ def environment_health(request: HttpRequest, application: str, environment: str)
 @require_POST
 @require("health.check")
 def check_health(request: HttpRequest, application: str, environment: str) -> HttpResponse:
-    found = environment_or_404(request, application, environment)
+    found = environment_or_404(request, application, environment, "health.check")
     health.request_check(actor=request.user, environment=found)  # type: ignore[arg-type]
     if not runs.send_short("opsconsole.sample_health", found.pk):
         raise Refused(_("Health cannot be checked now: the broker does not answer."), status=503)

@@ -6,11 +6,11 @@ import uuid
 
 from django.core.paginator import Page, Paginator
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest
+from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
 
-from opsconsole.models import Environment, Run
-from opsconsole.permissions import visible_environments
+from opsconsole.models import Application, Environment, Run
+from opsconsole.permissions import authorize, visible_applications, visible_environments
 
 PAGE_SIZE = 30
 
@@ -35,19 +35,37 @@ def posted_key(request: HttpRequest) -> str:
     return key if len(key) == 32 and key.isalnum() else new_key()
 
 
-def environment_or_404(request: HttpRequest, application: str, environment: str) -> Environment:
-    """An environment that the user may see."""
-    return get_object_or_404(
-        visible_environments(request.user),  # type: ignore[arg-type]
-        application__slug=application,
-        slug=environment,
+# What an address names: 404 where the user may not see it, Refused (403) where the user may see it
+# but not do there what the address is for.
+
+
+def application_or_404(request: HttpRequest, pk: int, action: str) -> Application:
+    found = get_object_or_404(visible_applications(request.user), pk=pk)  # type: ignore[arg-type]
+    authorize(request.user, action, found)  # type: ignore[arg-type]
+    return found
+
+
+def environment_or_404(
+    request: HttpRequest, application: str, environment: str, action: str
+) -> Environment:
+    return _environment(request, action, application__slug=application, slug=environment)
+
+
+def environment_by_key_or_404(request: HttpRequest, pk: int, action: str) -> Environment:
+    return _environment(request, action, pk=pk)
+
+
+def _environment(request: HttpRequest, action: str, **named: str | int) -> Environment:
+    found = get_object_or_404(visible_environments(request.user), **named)  # type: ignore[arg-type]
+    authorize(request.user, action, found)  # type: ignore[arg-type]
+    return found
+
+
+def run_or_404(request: HttpRequest, run_id: int, action: str) -> Run:
+    run = get_object_or_404(
+        Run.objects.for_list().select_related("target", "way_back"),
+        pk=run_id,
+        environment__in=visible_environments(request.user),  # type: ignore[arg-type]
     )
-
-
-def run_or_404(request: HttpRequest, run_id: int) -> Run:
-    """A run of an environment that the user may see."""
-    run = get_object_or_404(Run.objects.for_list().select_related("target", "way_back"), pk=run_id)
-    visible = visible_environments(request.user)  # type: ignore[arg-type]
-    if not visible.filter(pk=run.environment_id).exists():
-        raise Http404
+    authorize(request.user, action, run.environment)  # type: ignore[arg-type]
     return run

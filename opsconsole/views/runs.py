@@ -47,7 +47,7 @@ def run_list(request: HttpRequest) -> HttpResponse:
 @require_GET
 @require("console.view")
 def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
-    run = run_or_404(request, run_id)
+    run = run_or_404(request, run_id, "console.view")
     lines = log_lines(run, after=0, limit=LINES_AT_ONCE)
     context = status_context(request, run) | {
         "lines": lines,
@@ -61,7 +61,7 @@ def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
 @require("console.view")
 def run_status(request: HttpRequest, run_id: int) -> HttpResponse:
     """The moving part of the page; once the run is over it asks no more."""
-    run = run_or_404(request, run_id)
+    run = run_or_404(request, run_id, "console.view")
     return render(request, "opsconsole/_run_status.html", status_context(request, run))
 
 
@@ -83,7 +83,7 @@ def status_context(request: HttpRequest, run: Run) -> dict:
 @require("console.view")
 def run_log_tail(request: HttpRequest, run_id: int) -> HttpResponse:
     """New lines and a new sentinel; 204 when nothing is new; no sentinel when it is over."""
-    run = run_or_404(request, run_id)
+    run = run_or_404(request, run_id, "console.view")
     after = key_from(request.GET.get("after", ""))
     lines = log_lines(run, after=after, limit=LINES_AT_ONCE)
     if not lines and run.state.is_moving:
@@ -97,7 +97,7 @@ def run_log_tail(request: HttpRequest, run_id: int) -> HttpResponse:
 @require("console.view")
 def run_log_download(request: HttpRequest, run_id: int) -> StreamingHttpResponse:
     """The whole log as text, one line each with its UTC time."""
-    run = run_or_404(request, run_id)
+    run = run_or_404(request, run_id, "console.view")
     body = (
         f"{datetime.fromtimestamp(at, UTC).isoformat(timespec='milliseconds')} {text}\n"
         for chunk in LogChunk.objects.filter(run=run).iterator()
@@ -124,7 +124,7 @@ def log_lines(run: Run, *, after: int, limit: int) -> list[dict]:
 @require_POST
 @require("run.cancel")
 def cancel(request: HttpRequest, run_id: int) -> HttpResponse:
-    run = run_or_404(request, run_id)
+    run = run_or_404(request, run_id, "run.cancel")
     runs.request_cancel(actor=request.user, run=run)  # type: ignore[arg-type]
     messages.success(request, _("Asked the run to stop."))
     return redirect(run)
@@ -133,7 +133,7 @@ def cancel(request: HttpRequest, run_id: int) -> HttpResponse:
 @require_POST
 @require("run.decide")
 def decide(request: HttpRequest, run_id: int) -> HttpResponse:
-    run = run_or_404(request, run_id)
+    run = run_or_404(request, run_id, "run.decide")
     status = request.POST.get("status", "")
     if status not in {RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.ROLLED_BACK}:
         raise Refused(_("Choose how the run ended."), status=422)

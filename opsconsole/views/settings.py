@@ -1,12 +1,14 @@
-"""Settings: applications, environments, health checks, people. Only for admins."""
+"""Settings: applications, environments, health checks, people. Only for admins of each place."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import Prefetch
 from django.forms import ModelForm
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
@@ -20,10 +22,20 @@ from opsconsole.forms.settings import (
     PersonForm,
     PreferencesForm,
 )
-from opsconsole.models import Application, Environment, HealthCheck, Membership, User, Worker
+from opsconsole.models import CONSOLE, Application, Environment, HealthCheck, User, Worker
 from opsconsole.panels import SETTINGS_PANELS
-from opsconsole.permissions import require
-from opsconsole.services import audit, environments, runs
+from opsconsole.permissions import (
+    applications_for,
+    authorize,
+    can,
+    environments_for,
+    memberships_for,
+    require,
+    require_on_console,
+    visible_environments,
+)
+from opsconsole.services import audit, environments, people, runs
+from opsconsole.views.pages import application_or_404, environment_by_key_or_404
 
 
 def _form_page(
@@ -51,13 +63,21 @@ def _values(form: ModelForm) -> dict[str, Any]:
 @require_GET
 @require("settings.edit")
 def settings_page(request: HttpRequest) -> HttpResponse:
+    """What the viewer may edit, and nothing else."""
+    user: Any = request.user
+    places = environments_for(user, "settings.edit").prefetch_related("health_checks")
+    memberships = memberships_for(user, "settings.edit").select_related(
+        "application", "environment__application"
+    )
+    applications = applications_for(user, "settings.edit") | Application.objects.filter(
+        pk__in=places.order_by().values("application")
+    )
+    persons = User.objects.order_by("username")
+    if not can(user, "settings.edit", CONSOLE):
+        persons = persons.filter(pk__in=memberships.values("user"))
     context = {
-        "applications": Application.objects.filter(archived_at=None).prefetch_related(
-            "environments__health_checks", "environments__target"
-        ),
-        "people": User.objects.prefetch_related(
-            "memberships__application", "memberships__environment__application"
-        ).order_by("username"),
+        "applications": applications.prefetch_related(Prefetch("environments", places)),
+        "people": persons.prefetch_related(Prefetch("memberships", memberships)),
         "panels": [panel(request) for panel in SETTINGS_PANELS],
         "workers": Worker.objects.order_by("-last_seen_at")[:20],
     }
@@ -66,7 +86,9 @@ def settings_page(request: HttpRequest) -> HttpResponse:
 
 @require("settings.edit")
 def edit_application(request: HttpRequest, pk: int | None = None) -> HttpResponse:
-    application = get_object_or_404(Application, pk=pk) if pk else Application()
+    if pk is None:
+        authorize(request.user, "settings.edit", CONSOLE)  # type: ignore[arg-type]
+    application = Application() if pk is None else application_or_404(request, pk, "settings.edit")
     form = ApplicationForm(request.POST or None, instance=application)
     if request.method == "POST" and form.is_valid():
         environments.save_application(
@@ -82,12 +104,14 @@ def edit_application(request: HttpRequest, pk: int | None = None) -> HttpRespons
 def edit_environment(
     request: HttpRequest, application_id: int, pk: int | None = None
 ) -> HttpResponse:
-    application = get_object_or_404(Application, pk=application_id)
-    environment = (
-        get_object_or_404(Environment, pk=pk, application=application)
-        if pk
-        else Environment(position=application.environments.count() + 1)
-    )
+    if pk is None:
+        application = application_or_404(request, application_id, "settings.edit")
+        environment = Environment(position=application.environments.count() + 1)
+    else:
+        environment = environment_by_key_or_404(request, pk, "settings.edit")
+        application = environment.application
+        if application.pk != application_id:
+            raise Http404
     form = EnvironmentForm(request.POST or None, instance=environment, application=application)
     if request.method == "POST" and form.is_valid():
         saved = environments.save_environment(
@@ -108,9 +132,7 @@ def edit_environment(
 @require("settings.edit")
 def connection_test(request: HttpRequest, pk: int) -> HttpResponse:
     """What the worker found when it last connected; asks again every second until it did."""
-    environment = get_object_or_404(
-        Environment.objects.select_related("target", "application"), pk=pk
-    )
+    environment = environment_by_key_or_404(request, pk, "settings.edit")
     template = "_connection_test" if request.htmx else "connection_test"  # type: ignore[attr-defined]
     state = environment.target.latest_state
     return render(
@@ -123,7 +145,7 @@ def connection_test(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 @require("settings.edit")
 def test_connection(request: HttpRequest, pk: int) -> HttpResponse:
-    environment = get_object_or_404(Environment, pk=pk)
+    environment = environment_by_key_or_404(request, pk, "settings.edit")
     audit.record("target.tested", actor=request.user, environment=environment)  # type: ignore[arg-type]
     if not runs.send_short("migrations_app.observe_environment", pk):
         raise Refused(_("No worker can be asked now: the broker does not answer."), status=503)
@@ -134,7 +156,7 @@ def test_connection(request: HttpRequest, pk: int) -> HttpResponse:
 def edit_health_check(
     request: HttpRequest, environment_id: int, pk: int | None = None
 ) -> HttpResponse:
-    environment = get_object_or_404(Environment, pk=environment_id)
+    environment = environment_by_key_or_404(request, environment_id, "settings.edit")
     check = get_object_or_404(HealthCheck, pk=pk, environment=environment) if pk else HealthCheck()
     form = HealthCheckForm(request.POST or None, instance=check, environment=environment)
     if request.method == "POST" and form.is_valid():
@@ -147,12 +169,12 @@ def edit_health_check(
     return _form_page(request, form, title, "settings")
 
 
-@require("settings.edit")
+@require_on_console("settings.edit")
 def add_person(request: HttpRequest) -> HttpResponse:
     form = PersonForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         user = form.save(commit=False)
-        environments.add_person(
+        people.add_person(
             actor=request.user, user=user, role=form.cleaned_data["role"]  # type: ignore[arg-type]
         )  # fmt: skip
         messages.success(request, _("%(user)s can sign in now.") % {"user": user})
@@ -162,34 +184,68 @@ def add_person(request: HttpRequest) -> HttpResponse:
 
 @require("settings.edit")
 def grant_role(request: HttpRequest) -> HttpResponse:
-    form = MembershipForm(request.POST or None, initial=request.GET.dict())
+    actor: Any = request.user
+    form = MembershipForm(request.POST or None, initial=request.GET.dict(), actor=actor)
     if request.method == "POST" and form.is_valid():
-        environments.grant_role(actor=request.user, membership=form.instance)  # type: ignore[arg-type]
+        people.grant_role(actor=actor, membership=form.instance)
         messages.success(request, _("Saved."))
         return redirect("settings")
     return _form_page(request, form, _("Give a role"), "settings")
 
 
 @require_POST
+@require_on_console("settings.edit")
+def let_in(request: HttpRequest, pk: int) -> HttpResponse:
+    user = get_object_or_404(User, pk=pk)
+    people.let_in(actor=request.user, user=user)  # type: ignore[arg-type]
+    messages.success(request, _("%(user)s can sign in now.") % {"user": user})
+    return redirect("settings")
+
+
+def _archive_application(request: HttpRequest, pk: int) -> None:
+    application = application_or_404(request, pk, "settings.edit")
+    environments.archive_application(actor=request.user, application=application)  # type: ignore[arg-type]
+
+
+def _archive_environment(request: HttpRequest, pk: int) -> None:
+    environment = environment_by_key_or_404(request, pk, "settings.edit")
+    environments.archive_environment(actor=request.user, environment=environment)  # type: ignore[arg-type]
+
+
+def _delete_health_check(request: HttpRequest, pk: int) -> None:
+    visible = visible_environments(request.user)  # type: ignore[arg-type]
+    check = get_object_or_404(HealthCheck, pk=pk, environment__in=visible)
+    environments.delete_health_check(actor=request.user, check=check)  # type: ignore[arg-type]
+
+
+def _revoke_role(request: HttpRequest, pk: int) -> None:
+    actor: Any = request.user
+    membership = get_object_or_404(memberships_for(actor, "settings.edit"), pk=pk)
+    people.revoke_role(actor=actor, membership=membership)
+
+
+def _lock_out(request: HttpRequest, pk: int) -> None:
+    authorize(request.user, "settings.edit", CONSOLE)  # type: ignore[arg-type]
+    user = get_object_or_404(User, pk=pk)
+    people.lock_out(actor=request.user, user=user)  # type: ignore[arg-type]
+
+
+REMOVALS: dict[str, Callable[[HttpRequest, int], None]] = {
+    "application": _archive_application,
+    "environment": _archive_environment,
+    "health-check": _delete_health_check,
+    "role": _revoke_role,
+    "person": _lock_out,
+}
+
+
+@require_POST
 @require("settings.edit")
 def remove(request: HttpRequest, thing: str, pk: int) -> HttpResponse:
-    """Archive, remove or revoke one thing; each of them is a service that may refuse."""
-    actor: Any = request.user
-    if thing == "application":
-        application = get_object_or_404(Application, pk=pk)
-        environments.archive_application(actor=actor, application=application)
-    elif thing == "environment":
-        environment = get_object_or_404(Environment, pk=pk)
-        environments.archive_environment(actor=actor, environment=environment)
-    elif thing == "health-check":
-        check = get_object_or_404(HealthCheck, pk=pk)
-        environments.delete_health_check(actor=actor, check=check)
-    elif thing == "role":
-        membership = get_object_or_404(Membership, pk=pk)
-        environments.revoke_role(actor=actor, membership=membership)
-    else:
-        user = get_object_or_404(User, pk=pk)
-        environments.set_active(actor=actor, user=user, is_active=not user.is_active)
+    """Archive, remove, revoke or lock out one thing; each is a service that may refuse."""
+    if thing not in REMOVALS:
+        raise Http404
+    REMOVALS[thing](request, pk)
     messages.success(request, _("Done."))
     return redirect("settings")
 

@@ -18,7 +18,7 @@ from backups_app.models import Backup
 from backups_app.recovery import recovery_kit
 from opsconsole.choices import RunStatus
 from opsconsole.exceptions import Refused
-from opsconsole.models import AuditEvent
+from opsconsole.models import AuditEvent, Membership
 from opsconsole.targets import ddl_log
 from opsconsole.targets.content import read_tables
 from opsconsole.targets.tools import find_tools
@@ -134,6 +134,15 @@ def test_kit_without_a_proven_backup_or_the_right_is_refused(environment, admin,
     with pytest.raises(Refused) as refusal:
         recovery_kit(actor=operator, environment=environment, with_key=True)
     assert refusal.value.status == 403
+
+
+@pytest.mark.parametrize(("with_key", "status"), [(False, 409), (True, 403)])
+def test_kit_with_keys_of_the_whole_console_takes_its_admin(environment, person, with_key, status):
+    scoped = person("viewer")
+    Membership.objects.create(user=scoped, role="admin", environment=environment)
+    with pytest.raises(Refused) as refusal:
+        recovery_kit(actor=scoped, environment=environment, with_key=with_key)
+    assert refusal.value.status == status
 
 
 def test_kit_is_printed_by_a_command(backup, environment, admin, capsys):

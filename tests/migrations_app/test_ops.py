@@ -15,7 +15,16 @@ from backups_app.models import Backup
 from migrations_app import demo
 from migrations_app.observation import observe_target
 from opsconsole.choices import RunStatus
-from opsconsole.models import Application, Environment, HealthCheck, Membership, Run, Target, User
+from opsconsole.models import (
+    Application,
+    AuditEvent,
+    Environment,
+    HealthCheck,
+    Membership,
+    Run,
+    Target,
+    User,
+)
 from opsconsole.services import runs
 from opsconsole.targets import ddl_log
 from tests.conftest import superuser
@@ -207,6 +216,14 @@ def test_audit_shows_a_member_of_one_environment_only_that_one(ops, shop, make_e
     assert (event["environment"], event["what"], event["run"], event["details"]) == (
         STAGING, "health.check_requested", None, {},
     )  # fmt: skip
+
+
+def test_nobody_named_is_the_first_admin_of_everything_who_may_sign_in(ops, shop, admin, person):
+    person("admin", "later")
+    User.objects.filter(pk=admin.pk).update(is_active=False)
+    ops("health", STAGING)
+    event = AuditEvent.objects.get(action="health.check_requested")
+    assert event.actor_label == "later"
 
 
 def test_health_without_a_check_is_refused(ops, shop):

@@ -6,7 +6,7 @@ import pytest
 
 from migrations_app.models import LintLevel, Waiver
 from migrations_app.observation import observe_target
-from opsconsole.models import AuditEvent
+from opsconsole.models import AuditEvent, Membership, User
 
 NAME = "20990101000000_drop_name"
 PAGE = f"/shop/staging/migrations/{NAME}"
@@ -48,6 +48,16 @@ def test_reviewer_waives_and_withdraws_in_the_browser(dropping, as_role):
 def test_operator_is_refused_to_waive(dropping, as_role):
     answer = as_role("operator").post(f"{PAGE}/waive", {"rule": "destroys-data", "reason": "x"})
     assert (answer.status_code, Waiver.objects.count()) == (403, 0)
+
+
+@pytest.mark.parametrize(("scope", "count"), [("environment", 0), ("application", 1)])
+def test_waiver_for_every_environment_takes_the_application(dropping, client, scope, count):
+    place = {"environment": dropping, "application": dropping.application}[scope]
+    user = User.objects.create_user("limited")
+    Membership.objects.create(user=user, role="reviewer", **{scope: place})
+    client.force_login(user)
+    answer = client.post(f"{PAGE}/waive", {"rule": "destroys-data", "reason": "x"})
+    assert (answer.status_code, Waiver.objects.count()) == (302 if count else 403, count)
 
 
 def test_admin_sets_levels_and_the_confirm_page_names_what_stops(dropping, as_role):

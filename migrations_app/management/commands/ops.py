@@ -41,11 +41,11 @@ from migrations_app.services.migrations import (
     request_migrate,
     request_observation,
 )
-from opsconsole.choices import ProofLevel, Role, RunStatus
+from opsconsole.choices import ProofLevel, RunStatus
 from opsconsole.exceptions import ConsoleError, Refused
 from opsconsole.models import Environment, HealthResult, LogChunk, Run, User
 from opsconsole.models.keys import key_from
-from opsconsole.permissions import authorize, visible_environments, visible_events
+from opsconsole.permissions import authorize, console_admins, visible_environments, visible_events
 from opsconsole.services import health, runs
 from opsconsole.services.secrets import allow_opening
 from opsconsole.tasks import sample_health
@@ -174,7 +174,7 @@ class Command(DemoVerbs, BaseCommand):
         if self.options.user:
             user = User.objects.filter(username=self.options.user, is_active=True).first()
         else:
-            user = User.objects.filter(memberships__role=Role.ADMIN).order_by("pk").first()
+            user = console_admins().order_by("pk").first()
         if user is None:
             raise Refused(f"there is no user {self.options.user or 'with the role admin'}")
         return user
@@ -455,7 +455,6 @@ class Command(DemoVerbs, BaseCommand):
         return DONE
 
     def do_audit(self) -> int:
-        authorize(self.actor(), "audit.view")
         rows = [
             {
                 "id": e.pk, "at": e.occurred_at, "who": e.actor_label, "from": e.ip,
