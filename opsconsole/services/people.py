@@ -1,11 +1,15 @@
-"""Verbs on people and on the roles that they hold. All audited."""
+"""Verbs on people and on the roles that they hold. All audited.
+
+One such act at a time: each waits for the one before it, and judges rights and who is left by what
+that one left. Otherwise two admins who lock each other out in the same moment both succeed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils.translation import gettext as _
 
 from opsconsole.choices import Role
@@ -16,10 +20,17 @@ from opsconsole.services import audit
 
 
 @contextmanager
-def _by(actor: User, place: Place) -> Iterator[None]:
-    """A transaction of somebody who may edit there."""
+def _alone(actor: User, place: Place) -> Iterator[None]:
+    """A transaction that no other writer of memberships shares, of somebody who may edit there.
+
+    The table's own lock keeps out also whoever does not come through here; readers pass.
+    """
+    table = connection.ops.quote_name(Membership._meta.db_table)
     with transaction.atomic():
-        authorize(actor, "settings.edit", place)
+        with connection.cursor() as cursor:
+            cursor.execute(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+        # As the actor is now: the act that was waited for may have been about them.
+        authorize(User.objects.get(pk=actor.pk), "settings.edit", place)
         yield
 
 
@@ -30,7 +41,7 @@ def _require_an_admin() -> None:
 
 def add_person(*, actor: User, user: User, role: str) -> User:
     """Save a new user (password already set on it) with one role everywhere."""
-    with _by(actor, CONSOLE):
+    with _alone(actor, CONSOLE):
         user.save()
         membership = Membership.objects.create(user=user, role=Role(role))
         audit.record("person.added", actor=actor, about=user, details={"role": membership.role})
@@ -39,7 +50,7 @@ def add_person(*, actor: User, user: User, role: str) -> User:
 
 def grant_role(*, actor: User, membership: Membership) -> Membership:
     """Save a role of somebody at a place of the actor's; one that is there already stays."""
-    with _by(actor, membership.place):
+    with _alone(actor, membership.place):
         granted, is_new = Membership.objects.get_or_create(
             user=membership.user,
             role=membership.role,
@@ -54,7 +65,7 @@ def grant_role(*, actor: User, membership: Membership) -> Membership:
 
 def revoke_role(*, actor: User, membership: Membership) -> None:
     """Take a role away, if it is still there. Refused for that of the console's last admin."""
-    with _by(actor, membership.place):
+    with _alone(actor, membership.place):
         revoked, _rows = Membership.objects.filter(pk=membership.pk).delete()
         if revoked:
             if membership.role == Role.ADMIN and membership.place is CONSOLE:
@@ -64,16 +75,18 @@ def revoke_role(*, actor: User, membership: Membership) -> None:
 
 
 def lock_out(*, actor: User, user: User) -> None:
-    """Let a person sign in no longer. Refused for oneself."""
+    """Let a person sign in no longer. Refused for oneself and for the console's last admin."""
     if user.pk == actor.pk:
         raise Refused(_("You cannot lock yourself out."))
-    with _by(actor, CONSOLE):
-        if User.objects.filter(pk=user.pk, is_active=True).update(is_active=False):
+    with _alone(actor, CONSOLE):
+        changed = User.objects.filter(pk=user.pk, is_active=True).update(is_active=False)
+        if changed:
+            _require_an_admin()
             audit.record("person.disabled", actor=actor, about=user)
 
 
 def let_in(*, actor: User, user: User) -> None:
     """Let a person sign in again."""
-    with _by(actor, CONSOLE):
+    with _alone(actor, CONSOLE):
         if User.objects.filter(pk=user.pk, is_active=False).update(is_active=True):
             audit.record("person.enabled", actor=actor, about=user)
