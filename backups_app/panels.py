@@ -89,7 +89,7 @@ def backups_card(request: HttpRequest, environment: Environment) -> SafeString:
         "backups": Backup.objects.listed().defer("manifest").filter(environment=environment)[:6],
         "replaced": ReplacedDatabase.objects.kept()
         .filter(target__environment=environment)
-        .select_related("target__environment")[:6],
+        .select_related("target__environment", "drop_work")[:6],
     }
     return render_to_string("backups_app/_environment_panel.html", context, request)
 
@@ -106,8 +106,7 @@ def run_backups(request: HttpRequest, run: Run) -> SafeString:
         "restored": source if run.kind == RunKind.RESTORE else None,
         "replaced": replaced,
         "may_undo": replaced is not None
-        and replaced.undone_at is None
-        and replaced.dropped_at is None
+        and replaced.may_be_undone
         and can(request.user, "restore.start", run.environment),
         "ways": run.result.get("ways", []),
         "key": new_key(),

@@ -237,10 +237,19 @@ def _record_exchange(replaced: ReplacedDatabase) -> None:
 
 
 def drop_replaced_database(replaced: ReplacedDatabase) -> None:
-    """Drop it on the server, if its name still belongs to the database that was replaced."""
+    """See to it that the replaced database is no longer on the server. Idempotent.
+
+    It is dropped only under the name that the swap gave it. Raises AdapterError when the server
+    cannot be asked, refuses, or still has it under another name.
+    """
     dsn = resolve_dsn(replaced.target)
     with server.connect(
         dsn, application_name="opsconsole:drop", database=server.MAINTENANCE_DATABASE
     ) as connection:
         if server.database_oid(connection, replaced.replaced_name) == replaced.old_oid:
             server.drop_database(connection, replaced.replaced_name)
+        left = server.database_name(connection, replaced.old_oid)
+    if left is not None:
+        raise AdapterError(
+            f"{replaced.replaced_name} is called {left} now: rename it back, or drop it by hand"
+        )

@@ -3,17 +3,9 @@
 from celery import shared_task
 
 from backups_app import restore_check
-from backups_app.models import ReplacedDatabase, RestoreCheck, Storage
+from backups_app.models import RestoreCheck, Storage
 from backups_app.services import policies, storages
-from backups_app.swapping import drop_replaced_database
 from opsconsole.models import Environment
-
-
-@shared_task(name="backups_app.drop_replaced")
-def drop_replaced(replaced_id: int) -> None:
-    drop_replaced_database(
-        ReplacedDatabase.objects.select_related("target__environment").get(pk=replaced_id)
-    )
 
 
 @shared_task(name="backups_app.test_storage")

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from backups_app.archive import StoredForm
 from backups_app.models.storage import Storage
 from opsconsole.choices import BackupReason, ProofLevel, Shown
-from opsconsole.models import Environment, Run, Target
+from opsconsole.models import Environment, Run, Target, WorkItem
 from opsconsole.targets import ddl_log
 from opsconsole.targets.event_triggers import EventTrigger
 from opsconsole.targets.server import ServerFacts
@@ -220,7 +220,7 @@ class RestoreCheck(models.Model):
 
 class ReplacedDatabaseQuerySet(models.QuerySet["ReplacedDatabase"]):
     def kept(self) -> ReplacedDatabaseQuerySet:
-        """Still on the server under their own name."""
+        """Still on the server under their own name, those that are being dropped too."""
         return self.filter(dropped_at=None, undone_at=None).exclude(swapped_at=None)
 
 
@@ -244,10 +244,13 @@ class ReplacedDatabase(models.Model):
     # The swap that this one takes back, and when one took this back.
     undoes = models.ForeignKey("self", null=True, on_delete=models.PROTECT, related_name="+")
     undone_at = models.DateTimeField(null=True)
-    dropped_at = models.DateTimeField(null=True)
+    # Asked for, by whom, and the work that does it; dropped once the server was seen without it.
+    drop_requested_at = models.DateTimeField(null=True)
+    drop_work = models.ForeignKey(WorkItem, null=True, on_delete=models.SET_NULL, related_name="+")
     dropped_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+"
     )
+    dropped_at = models.DateTimeField(null=True)
 
     objects = ReplacedDatabaseQuerySet.as_manager()
 
@@ -256,3 +259,8 @@ class ReplacedDatabase(models.Model):
 
     def __str__(self) -> str:
         return self.replaced_name
+
+    @property
+    def may_be_undone(self) -> bool:
+        gone = self.dropped_at or self.drop_requested_at or self.undone_at
+        return self.swapped_at is not None and not gone

@@ -12,11 +12,13 @@ from opsconsole.choices import ProofLevel, RunStatus
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, User
 from opsconsole.permissions import authorize
-from opsconsole.services import audit, runs
+from opsconsole.runner.registry import work_key
+from opsconsole.services import audit, runs, work
 from opsconsole.services.environments import require_typed_name
 from opsconsole.targets.server import NAME_BYTES
 
 RESERVED = {"postgres", "template0", "template1"}
+DROP = work_key("backups_app.drop_replaced")
 
 
 def request_restore(
@@ -116,16 +118,25 @@ def request_undo(
     """
     environment = replaced.target.environment
     authorize(actor, "restore.start", environment)
-    if replaced.dropped_at or replaced.undone_at or replaced.swapped_at is None:
-        raise Refused(_("%(name)s is no longer kept.") % {"name": replaced.replaced_name})
-    require_typed_name(environment, typed_name)
-    return runs.request_run(
-        actor=actor,
-        environment=environment,
-        reason=reason,
-        idempotency_key=idempotency_key,
-        parameters=UndoParameters(replaced=replaced.pk),
-    )
+    with transaction.atomic():
+        replaced = _lock(replaced)
+        if replaced.drop_requested_at and not replaced.dropped_at:
+            raise Refused(_("%(name)s is being dropped.") % {"name": replaced})
+        if not replaced.may_be_undone:
+            raise Refused(_("%(name)s is no longer kept.") % {"name": replaced})
+        require_typed_name(environment, typed_name)
+        return runs.request_run(
+            actor=actor,
+            environment=environment,
+            reason=reason,
+            idempotency_key=idempotency_key,
+            parameters=UndoParameters(replaced=replaced.pk),
+        )
+
+
+def _lock(replaced: ReplacedDatabase) -> ReplacedDatabase:
+    """The row as it is now, locked so that an undo and a drop are not asked for at once."""
+    return ReplacedDatabase.objects.select_for_update(of=("self",)).get(pk=replaced.pk)
 
 
 def choose_way_back(*, actor: User, run: Run, reason: str, idempotency_key: str,
@@ -150,17 +161,50 @@ def choose_way_back(*, actor: User, run: Run, reason: str, idempotency_key: str,
 
 
 def request_drop(*, actor: User, replaced: ReplacedDatabase) -> None:
-    """Queue the drop of a replaced database. Raises Refused when it is live or already gone."""
+    """Put the drop of a replaced database on the work list.
+
+    Raises Refused when it is live or gone, is already being dropped, or a run is undoing it.
+    """
     environment = replaced.target.environment
     authorize(actor, "replaced.drop", environment)
     with transaction.atomic():
-        changed = (
-            ReplacedDatabase.objects.kept()
-            .filter(pk=replaced.pk)
-            .update(dropped_at=Now(), dropped_by=actor)
+        replaced = _lock(replaced)
+        _require_droppable(replaced)
+        item = work.add(
+            DROP, f"{DROP}:{replaced.pk}", {"replaced": replaced.pk}, environment=environment
         )
-        if not changed:
-            raise Refused(_("It is already dropped, or was never replaced."))
-        audit.record("replaced.dropped", actor=actor, environment=environment, about=replaced,
-                     details={"size_bytes": replaced.size_bytes})  # fmt: skip
-        transaction.on_commit(lambda: runs.send_short("backups_app.drop_replaced", replaced.pk))
+        ReplacedDatabase.objects.filter(pk=replaced.pk).update(
+            drop_requested_at=Now(), dropped_by=actor, drop_work=item
+        )
+        audit.record("replaced.drop_requested", actor=actor, environment=environment,
+                     about=replaced, details={"size_bytes": replaced.size_bytes})  # fmt: skip
+
+
+def _require_droppable(replaced: ReplacedDatabase) -> None:
+    names: dict[str, object] = {"name": replaced}
+    if replaced.dropped_at:
+        raise Refused(_("%(name)s has already been dropped.") % names)
+    if replaced.drop_requested_at:
+        error = replaced.drop_work.last_error if replaced.drop_work else ""
+        raise Refused(
+            _("%(name)s is already being dropped; the last try failed: %(error)s")
+            % (names | {"error": error})
+            if error
+            else _("%(name)s is already being dropped.") % names
+        )
+    if not replaced.may_be_undone:
+        raise Refused(_("%(name)s is not a database that is kept.") % names)
+    undoing = Run.objects.holding(replaced.target_id).filter(parameters__undo=replaced.pk).first()
+    if undoing:
+        raise Refused(_("%(run)s is swapping %(name)s back in.") % (names | {"run": undoing}))
+
+
+def record_drop(replaced: ReplacedDatabase) -> None:
+    """Note that the server was seen without a replaced database; audited once."""
+    rows = ReplacedDatabase.objects.filter(pk=replaced.pk, dropped_at=None)
+    if rows.update(dropped_at=Now()):
+        audit.record(
+            "replaced.dropped", actor=None, environment=replaced.target.environment,
+            about=replaced, details={"size_bytes": replaced.size_bytes,
+                                     "requested_by": str(replaced.dropped_by or "")},
+        )  # fmt: skip

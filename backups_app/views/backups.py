@@ -26,7 +26,7 @@ def backup_list(request: HttpRequest) -> HttpResponse:
         rows = rows.filter(environment_id=environment_id)
     replaced = ReplacedDatabase.objects.kept().filter(
         target__environment__in=environments
-    ).select_related("run", "target__environment__application")  # fmt: skip
+    ).select_related("run", "target__environment__application", "drop_work")  # fmt: skip
     context = {
         "page": page_of(request, rows),
         "environments": environments,

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.utils import timezone
 
 
 class WorkItemQuerySet(models.QuerySet["WorkItem"]):
@@ -76,3 +77,16 @@ class WorkItem(models.Model):
 
     def __str__(self) -> str:
         return f"{self.work} ({self.key})"
+
+    @property
+    def is_being_tried(self) -> bool:
+        return self.lease_expires_at is not None and self.lease_expires_at >= timezone.now()
+
+    @property
+    def is_late(self) -> bool:
+        """The same as `late()` says of a row of known work."""
+        if self.done_at or self.attempts > settings.WORK_LATE_ATTEMPTS:
+            return self.done_at is None
+        overdue = timezone.now() - self.due_at > timedelta(seconds=settings.WORK_LATE_SECONDS)
+        has_failed = self.attempts == settings.WORK_LATE_ATTEMPTS
+        return not self.is_being_tried and (overdue or has_failed)

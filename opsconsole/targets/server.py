@@ -264,6 +264,11 @@ def database_oid(connection: psycopg.Connection, name: str) -> int | None:
     return int(row[0]) if row else None
 
 
+def database_name(connection: psycopg.Connection, oid: int) -> str | None:
+    row = connection.execute("SELECT datname FROM pg_database WHERE oid = %s", [oid]).fetchone()
+    return str(row[0]) if row else None
+
+
 @dataclass(frozen=True)
 class DatabaseShape:
     """What an empty database like another one is made with. No `owner`: who makes it owns it."""

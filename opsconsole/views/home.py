@@ -43,7 +43,6 @@ class Late:
     item: WorkItem
     title: str | Promise
     is_known: bool
-    is_being_tried: bool
     waits_for_its_next_try: bool
     may_retry: bool
 
@@ -113,7 +112,6 @@ def late_rows(user: User) -> list[Late]:
             item=item,
             title=WORK[item.work].title if item.work in WORK else item.work,
             is_known=item.work in WORK,
-            is_being_tried=bool(item.lease_expires_at and item.lease_expires_at > now),
             waits_for_its_next_try=item.due_at > now,
             may_retry=item in retryable and item.work in WORK,
         )

@@ -16,8 +16,9 @@ from backups_app.models import Backup, ReplacedDatabase
 from backups_app.stores.local import LocalStore
 from opsconsole.choices import ProofLevel, RunKind, RunStatus
 from opsconsole.exceptions import AdapterError, Refused
-from opsconsole.models import Run
+from opsconsole.models import Run, WorkItem
 from opsconsole.runner.executor import execute_run
+from opsconsole.runner.work import do_work
 from tests.backups_app.conftest import lose, restore
 from tests.conftest import log_of
 
@@ -285,7 +286,7 @@ def test_drop_removes_only_the_replaced_database(backup, environment, operator, 
     with pytest.raises(Refused):
         services.request_drop(actor=operator, replaced=replaced)
     services.request_drop(actor=admin, replaced=replaced)
-    swapping.drop_replaced_database(replaced)
+    do_work(WorkItem.objects.get().pk)
     swapping.drop_replaced_database(replaced)
     with psycopg.connect(environment.dsn) as connection:
         assert databases_like(connection) == []

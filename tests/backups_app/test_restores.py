@@ -14,7 +14,8 @@ from backups_app import proving, services
 from backups_app.models import Backup, ReplacedDatabase
 from opsconsole.choices import BackupReason, ProofLevel, RunStatus
 from opsconsole.exceptions import Refused, StepFailed
-from opsconsole.models import Run
+from opsconsole.models import Run, WorkItem
+from opsconsole.runner.work import do_work
 from opsconsole.targets import swap
 from opsconsole.targets.content import read_tables
 from tests.backups_app.conftest import execute, restore
@@ -157,7 +158,9 @@ def test_undo_is_refused_when_it_is_not_kept_or_not_confirmed(backup, environmen
     with pytest.raises(Refused, match="Type the environment's name"):
         undo(replaced, operator, "production")
     services.request_drop(actor=admin, replaced=replaced)
-    replaced.refresh_from_db()
+    with pytest.raises(Refused, match="is being dropped"):
+        undo(replaced, operator)
+    do_work(WorkItem.objects.get().pk)
     with pytest.raises(Refused, match="no longer kept"):
         undo(replaced, operator)
 

@@ -36,16 +36,14 @@ STAGING = "shop/staging"
 @pytest.fixture
 def inline_worker(monkeypatch):
     """Executes what is sent at once, as a worker with nothing else to do would."""
-    from backups_app import tasks as backups
     from migrations_app import tasks as migrations
     from opsconsole import tasks as platform
 
     tasks = {
         task.name: task
         for task in (
-            backups.drop_replaced, migrations.observe, migrations.observe_environment,
-            migrations.check_environment_drift,
-            platform.execute_run, platform.resolve_lost, platform.sample_health,
+            migrations.observe, migrations.observe_environment, migrations.check_environment_drift,
+            platform.do_work, platform.execute_run, platform.resolve_lost, platform.sample_health,
         )
     }  # fmt: skip
 

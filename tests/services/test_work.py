@@ -274,6 +274,7 @@ def test_item_is_late_after_three_failures(handler, broker, admin, settings):
     for _ in range(3):
         do_work(item.pk)
         late.append(list(work.late_work(admin)))
+        assert state(item).is_late == bool(late[-1])
         WorkItem.objects.update(due_at=Now())
     assert late == [[], [], [item]]
     do_work(item.pk)
@@ -285,9 +286,9 @@ def test_item_is_late_when_nobody_took_it_up(handler, broker, admin, settings):
     item = add()
     assert list(work.late_work(admin)) == []
     later(item, 200)
-    assert list(work.late_work(admin)) == [item]
+    assert (list(work.late_work(admin)), state(item).is_late) == ([item], True)
     assert work.claim(item.pk) is not None
-    assert list(work.late_work(admin)) == []
+    assert (list(work.late_work(admin)), state(item).is_late) == ([], False)
 
 
 def test_item_of_unknown_work_is_late_and_neither_sent_nor_dropped(broker, admin):
