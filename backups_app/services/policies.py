@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -176,20 +176,25 @@ def keep_schedules(environment: Environment, now: datetime | None = None) -> lis
 def _run_occurrence(
     environment: Environment, policy: BackupPolicy, kind: str, due_at: datetime
 ) -> Run | None:
-    try:
-        with transaction.atomic():
-            occurrence = ScheduledOccurrence.objects.create(
-                environment=environment, kind=kind, due_at=due_at
-            )
-    except IntegrityError:
-        return None
-    try:
-        run = _request(environment, policy, kind)
-    except Refused as refusal:
-        ScheduledOccurrence.objects.filter(pk=occurrence.pk).update(refusal=str(refusal)[:500])
-        return None
-    ScheduledOccurrence.objects.filter(pk=occurrence.pk).update(run=run)
-    return run
+    """Queue the run of one moment, in the transaction that says the moment was seen to.
+
+    A refusal is kept as why there is none. Any other error leaves no trace, and neither does a
+    console that cannot write it down (503): the next look tries again.
+    """
+    with transaction.atomic():
+        occurrence, is_new = ScheduledOccurrence.objects.get_or_create(
+            environment=environment, kind=kind, due_at=due_at
+        )
+        if not is_new:
+            return None
+        try:
+            occurrence.run = _request(environment, policy, kind)
+        except Refused as refusal:
+            if refusal.status == 503:
+                raise
+            occurrence.refusal = str(refusal)[:500]
+        occurrence.save(update_fields=["run", "refusal"])
+        return occurrence.run
 
 
 def _request(environment: Environment, policy: BackupPolicy, kind: str) -> Run:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import pytest
+from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
 from backups_app import alarms
 from backups_app.models import Backup, BackupPolicy, ScheduledOccurrence
-from backups_app.services import policies
+from backups_app.services import policies, request_backup
 from opsconsole.choices import BackupReason, ProofLevel, RunKind, RunStatus
+from opsconsole.exceptions import Refused
 from opsconsole.models import Run
 from tests.backups_app.conftest import execute
 
@@ -54,6 +57,70 @@ def test_refused_schedule_is_kept_as_missed_and_alarms(environment, set_policy):
     assert ScheduledOccurrence.objects.get().refusal == "There is no backup to prove."
     (alarm,) = alarms.alarms_of([environment])[environment.pk]
     assert "was missed: There is no backup to prove." in alarm
+
+
+@pytest.mark.parametrize("dies", [OperationalError("gone"), SystemExit("killed")])
+@pytest.mark.parametrize("is_requested", [False, True])
+def test_schedule_that_is_cut_off_around_the_request_leaves_nothing_and_is_tried_again(
+    environment, set_policy, monkeypatch, dies, is_requested
+):
+    set_policy(backup_cron="0 * * * *")
+    now = timezone.now().replace(minute=30) + timedelta(days=3)
+
+    def request_and_die(**asked) -> None:
+        if is_requested:
+            request_backup(**asked)
+        raise dies
+
+    with monkeypatch.context() as patch:
+        patch.setattr(policies, "request_backup", request_and_die)
+        with pytest.raises(type(dies)):
+            due(environment, now)
+    assert (ScheduledOccurrence.objects.count(), Run.objects.count()) == (0, 0)
+    assert due(environment, now) == ["backup"]
+    assert due(environment, now) == []
+    assert ScheduledOccurrence.objects.get().run == Run.objects.get()
+
+
+def test_schedule_whose_request_cannot_be_audited_is_tried_again(environment, set_policy):
+    set_policy(backup_cron="0 * * * *")
+    now = timezone.now().replace(minute=30) + timedelta(days=3)
+    nope = "ALTER TABLE opsconsole_auditevent {} CONSTRAINT nope"
+    with connection.cursor() as cursor:
+        cursor.execute(nope.format("ADD") + " CHECK (false) NOT VALID")
+        try:
+            with pytest.raises(Refused, match="the audit trail cannot record it"):
+                due(environment, now)
+        finally:
+            cursor.execute(nope.format("DROP"))
+    assert (ScheduledOccurrence.objects.count(), Run.objects.count()) == (0, 0)
+    assert due(environment, now) == ["backup"]
+
+
+def test_two_schedulers_at_once_make_one_run_of_a_moment(environment, set_policy):
+    set_policy(backup_cron="0 * * * *")
+    now = timezone.now().replace(minute=30) + timedelta(days=3)
+
+    def look(_: int) -> list[str]:
+        try:
+            return due(environment, now)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(look, range(6)))
+    assert sorted(made) == [[]] * 5 + [["backup"]]
+    assert ScheduledOccurrence.objects.get().run == Run.objects.get()
+
+
+def test_schedule_that_meets_a_running_backup_is_kept_as_missed(environment, set_policy, operator):
+    request_backup(actor=operator, environment=environment, idempotency_key="a" * 32)
+    set_policy(backup_cron="0 * * * *")
+    now = timezone.now().replace(minute=30) + timedelta(days=3)
+    assert due(environment, now) == []
+    missed = ScheduledOccurrence.objects.get()
+    assert (missed.run, "one run at a time" in missed.refusal) == (None, True)
+    assert due(environment, now) == []
 
 
 # -- alarms
