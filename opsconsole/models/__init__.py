@@ -3,7 +3,7 @@
 from opsconsole.models.access import CONSOLE, Console, Membership, Place, User
 from opsconsole.models.application import Application, Environment, Target, TargetState
 from opsconsole.models.audit import AuditEvent
-from opsconsole.models.health import HealthCheck, HealthResult
+from opsconsole.models.health import HealthCheck, HealthResult, HealthRollup
 from opsconsole.models.run import LogChunk, Plan, Run, Step
 from opsconsole.models.work import WorkItem
 from opsconsole.models.worker import Worker
@@ -16,6 +16,7 @@ __all__ = [
     "Environment",
     "HealthCheck",
     "HealthResult",
+    "HealthRollup",
     "LogChunk",
     "Membership",
     "Place",

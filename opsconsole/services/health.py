@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from django.db import transaction
 from django.utils import timezone
 
 from opsconsole.choices import Health
 from opsconsole.exceptions import AdapterError
-from opsconsole.models import Environment, HealthCheck, HealthResult, Run, User
+from opsconsole.models import Environment, HealthCheck, HealthResult, HealthRollup, Run, User
+from opsconsole.models.health import HALF_HOUR, half_hour_of
 from opsconsole.permissions import authorize
 from opsconsole.probes import PROBES, ProbeAnswer, ProbeRequest
 from opsconsole.services import audit
@@ -17,17 +21,27 @@ from opsconsole.services.secrets import resolve_dsn
 
 STRIP_BINS = 48
 KEEP_DAYS = 30
+KEEP_ROLLUP_DAYS = 366
 
 
 def check_environment(
     environment: Environment, *, run: Run | None = None, phase: str = ""
 ) -> list[HealthResult]:
     """Ask every enabled check once and store the answers. Call it on a worker."""
-    results = [
-        _result(environment, check, run, phase)
-        for check in environment.health_checks.filter(is_enabled=True)
-    ]
-    return HealthResult.objects.bulk_create(results)
+    return keep_results(
+        [
+            _result(environment, check, run, phase)
+            for check in environment.health_checks.filter(is_enabled=True)
+        ]
+    )
+
+
+def keep_results(results: list[HealthResult]) -> list[HealthResult]:
+    """Store answers, and count those of no run into their half hours."""
+    with transaction.atomic():
+        kept = HealthResult.objects.bulk_create(results)
+        HealthRollup.objects.add([result for result in kept if result.run_id is None])
+    return kept
 
 
 def _result(
@@ -37,6 +51,7 @@ def _result(
     return HealthResult(
         check_name=check.name,
         environment=environment,
+        target=environment.target if check.kind == HealthCheck.Kind.SQL else None,
         run=run,
         phase=phase,
         is_healthy=answer.is_healthy,
@@ -66,13 +81,14 @@ def request_check(*, actor: User, environment: Environment) -> None:
 
 @dataclass(frozen=True)
 class HealthDay:
-    """The last 24 hours of one environment: a strip, uptime in per cent, median latency in ms."""
+    """The last 48 half hours of one environment, the present one among them: a strip, uptime in
+    per cent, the average latency of healthy answers in ms."""
 
     now: Health
     latest: list[HealthResult]
     bins: list[int | None]
     uptime: float | None
-    median_ms: float | None
+    mean_ms: float | None
     last_failure: HealthResult | None
 
     @property
@@ -83,26 +99,60 @@ class HealthDay:
         return f"{self.uptime:.2f} % healthy in 24 hours, failures in {failed} of {STRIP_BINS} half hours"
 
 
-def summarize(samples: list[HealthResult]) -> HealthDay:
-    """Build the day from the scheduled samples of one environment, newest first."""
-    now = timezone.now()
-    day = [s for s in samples if now - s.observed_at < timedelta(hours=24)]
+def health_days(environments: list[Environment]) -> dict[int, HealthDay]:
+    """`{environment id: HealthDay}` with two queries, whatever their number and their samples'."""
+    start = half_hour_of(timezone.now()) - (STRIP_BINS - 1) * HALF_HOUR
+    found = list(
+        HealthRollup.objects.filter(environment__in=environments, starts_at__gte=start).order_by(
+            "-starts_at"
+        )
+    )
+    rollups: dict[int, list[HealthRollup]] = defaultdict(list)
+    for rollup in found:
+        rollups[rollup.environment_id].append(rollup)
+    results: dict[int, list[HealthResult]] = defaultdict(list)
+    for result in _telling(found):
+        results[result.environment_id].append(result)
+    return {e.pk: _summarize(start, rollups[e.pk], results[e.pk]) for e in environments}
+
+
+def _telling(rollups: list[HealthRollup]) -> Iterable[HealthResult]:
+    """The newest answer of each check and the newest that failed, the newest first."""
+    samples = HealthResult.objects.all()
+    latest = samples.newest_in(_newest_of_each(rollups))
+    failures = samples.filter(is_healthy=False).newest_in(
+        _newest_of_each(rollup for rollup in rollups if rollup.unhealthy)
+    )
+    return latest.union(failures, all=True).order_by("-observed_at")
+
+
+def _newest_of_each(rollups: Iterable[HealthRollup]) -> list[HealthRollup]:
+    """The first rollup of each check, the newest being first."""
+    found: dict[tuple[int, int | None, str], HealthRollup] = {}
+    for rollup in rollups:
+        found.setdefault((rollup.environment_id, rollup.target_id, rollup.check_name), rollup)
+    return list(found.values())
+
+
+def _summarize(
+    start: datetime, rollups: list[HealthRollup], results: list[HealthResult]
+) -> HealthDay:
     bins: list[int | None] = [None] * STRIP_BINS
-    for sample in day:
-        age = (now - sample.observed_at).total_seconds() / 86400
-        index = min(STRIP_BINS - 1, max(0, int((1 - age) * STRIP_BINS)))
-        bins[index] = max(bins[index] or 0, 0 if sample.is_healthy else 2)
-    latest: dict[str, HealthResult] = {}
-    for sample in samples:
-        latest.setdefault(sample.check_name, sample)
-    latencies = sorted(s.latency_ms for s in day if s.is_healthy)
+    for rollup in rollups:
+        index = min(STRIP_BINS - 1, (rollup.starts_at - start) // HALF_HOUR)
+        bins[index] = max(bins[index] or 0, 2 if rollup.unhealthy else 0)
+    samples = sum(rollup.samples for rollup in rollups)
+    healthy = samples - sum(rollup.unhealthy for rollup in rollups)
+    latest: dict[tuple[int | None, str], HealthResult] = {}
+    for result in results:
+        latest.setdefault((result.target_id, result.check_name), result)
     return HealthDay(
         now=_now(list(latest.values())),
         latest=list(latest.values()),
         bins=bins,
-        uptime=100 * sum(s.is_healthy for s in day) / len(day) if day else None,
-        median_ms=latencies[len(latencies) // 2] if latencies else None,
-        last_failure=next((s for s in day if not s.is_healthy), None),
+        uptime=100 * healthy / samples if samples else None,
+        mean_ms=sum(rollup.latency_sum_ms for rollup in rollups) / healthy if healthy else None,
+        last_failure=next((result for result in results if not result.is_healthy), None),
     )
 
 
@@ -112,18 +162,10 @@ def _now(latest: list[HealthResult]) -> Health:
     return Health.HEALTHY if all(s.is_healthy for s in latest) else Health.UNHEALTHY
 
 
-def health_days(environments: list[Environment]) -> dict[int, HealthDay]:
-    """`{environment id: HealthDay}` with one query, whatever their number."""
-    since = timezone.now() - timedelta(hours=24)
-    samples: dict[int, list[HealthResult]] = {e.pk: [] for e in environments}
-    for result in HealthResult.objects.filter(
-        environment__in=environments, observed_at__gt=since, run=None
-    ).order_by("-observed_at"):
-        samples[result.environment_id].append(result)
-    return {pk: summarize(found) for pk, found in samples.items()}
-
-
 def forget_old_samples() -> int:
-    """Delete scheduled samples older than 30 days; returns how many. Those of runs stay."""
-    limit = timezone.now() - timedelta(days=KEEP_DAYS)
+    """Delete scheduled samples older than 30 days; returns how many. Those of runs stay, and
+    half hours stay for a year."""
+    now = timezone.now()
+    HealthRollup.objects.filter(starts_at__lt=now - timedelta(days=KEEP_ROLLUP_DAYS)).delete()
+    limit = now - timedelta(days=KEEP_DAYS)
     return HealthResult.objects.filter(run=None, observed_at__lt=limit).delete()[0]

@@ -27,6 +27,7 @@ from opsconsole.models import (
     User,
 )
 from opsconsole.runner.executor import execute_run
+from opsconsole.services import health
 
 PAGES = ("home", "runs", "backups", "audit", "preferences")
 SETTINGS = ("settings", "application-add", "person-add", "role-add")
@@ -96,9 +97,10 @@ def make_many(environment: Environment, count: int) -> None:
         )  # fmt: skip
         target = Target.objects.create(environment=copy, dsn_reference="env:NOWHERE")
         target.states.create(data={"migrations": [], "refusals": [], "server": {}})
-        HealthResult.objects.create(
+        sample = HealthResult(
             environment=copy, check_name="x", is_healthy=True, latency_ms=1, summary="ok"
         )
+        health.keep_results([sample])
 
 
 @pytest.mark.parametrize("name", ["home", "runs", "backups"])
