@@ -63,7 +63,7 @@ def _environment(request: HttpRequest, action: str, **named: str | int) -> Envir
 
 def run_or_404(request: HttpRequest, run_id: int, action: str) -> Run:
     run = get_object_or_404(
-        Run.objects.for_list().select_related("target", "way_back"),
+        Run.objects.for_list().select_related("target", "way_back", "way_back_of"),
         pk=run_id,
         environment__in=visible_environments(request.user),  # type: ignore[arg-type]
     )

@@ -201,7 +201,7 @@ def test_drop_is_refused_while_a_run_swaps_the_database_back_in(replaced, admin,
 
 
 def test_drop_asked_for_and_lost_before_the_work_list_is_looked_at_again(replaced, broker):
-    migration = importlib.import_module("backups_app.migrations.0006_drops_seen_on_the_server")
+    migration = importlib.import_module("backups_app.migrations.0008_drops_seen_on_the_server")
     ReplacedDatabase.objects.update(dropped_at=Now())
     migration.look_again(apps, None)
     assert ReplacedDatabase.objects.kept().get().drop_requested_at is not None
