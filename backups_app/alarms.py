@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from statistics import median
 
@@ -21,11 +21,17 @@ SIZES_COMPARED = 7
 UNHEALTHY = (CopyState.CORRUPT, CopyState.MISSING, CopyState.FAILED, CopyState.UNREACHABLE)
 
 
-def alarms_of(environments: Iterable[Environment]) -> dict[int, list[str]]:
-    """`{environment id: sentences}`, with the same number of queries for any number of them."""
+def alarms_of(
+    environments: Collection[Environment], policies: dict[int, BackupPolicy] | None = None
+) -> dict[int, list[str]]:
+    """`{environment id: sentences}`, with the same number of queries for any number of them.
+
+    `policies` are those of the environments, where the caller has read them.
+    """
+    if policies is None:
+        policies = BackupPolicy.objects.by_environment(environments)
     ids = [environment.pk for environment in environments]
     found: dict[int, list[str]] = defaultdict(list)
-    policies = {p.environment_id: p for p in BackupPolicy.objects.filter(environment__in=ids)}
     backups: dict[int, list[Backup]] = defaultdict(list)
     for backup in (
         Backup.objects.filter(environment__in=ids, deleted_at=None)

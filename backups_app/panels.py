@@ -82,9 +82,11 @@ def storages_card(request: HttpRequest) -> SafeString:
 
 
 def backups_card(request: HttpRequest, environment: Environment) -> SafeString:
+    policies = BackupPolicy.objects.by_environment([environment])
+    policy = policies.get(environment.pk) or BackupPolicy.objects.default(environment)
     context = {
-        "alarms": alarms_of([environment])[environment.pk],
-        "policy_words": BackupPolicy.objects.of(environment).in_words,
+        "alarms": alarms_of([environment], policies)[environment.pk],
+        "policy_words": policy.in_words,
         "environment": environment,
         "backups": Backup.objects.listed().defer("manifest").filter(environment=environment)[:6],
         "replaced": ReplacedDatabase.objects.kept()

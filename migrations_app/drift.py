@@ -76,6 +76,15 @@ class Drift:
         ]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What a target should have beside the newest reading of what it has; None: not read yet."""
+
+    expected: ExpectedSchema | None
+    reading: SchemaReading | None
+    drift: Drift | None
+
+
 def concerns(logged: str, name: str) -> bool:
     """Whether what the log calls an object (`public.users`) is the changed one, or holds it.
 
@@ -209,21 +218,37 @@ def drift_of(target: Target) -> Drift | None:
 def drifts_of(targets: Iterable[Target]) -> dict[int, Drift]:
     """The drift of each target that has one, by its id. Two queries for all, and one for the
     schemas of those that drifted."""
+    found = comparisons_of(targets).items()
+    return {target_id: comparison.drift for target_id, comparison in found if comparison.drift}
+
+
+def comparisons_of(targets: Iterable[Target]) -> dict[int, Comparison]:
+    """What each target should have and has, by its id; as many queries as for their drifts."""
     ids = [target.pk for target in targets]
     expected = {
         each.target_id: each
         for each in ExpectedSchema.objects.filter(target__in=ids)
+        .select_related("run", "accepted_by")
+        .defer("run__parameters", "run__result", "run__summary")
         .order_by("target_id", "-since")
         .distinct("target_id")
     }
-    readings = (
-        SchemaReading.objects.filter(target__in=ids)
+    readings = {
+        each.target_id: each
+        for each in SchemaReading.objects.filter(target__in=ids)
         .order_by("target_id", "-last_read_at")
         .distinct("target_id")
-    )
+    }
+    drifts = _drifts_between(expected, readings)
+    return {pk: Comparison(expected.get(pk), readings.get(pk), drifts.get(pk)) for pk in ids}
+
+
+def _drifts_between(
+    expected: dict[int, ExpectedSchema], readings: dict[int, SchemaReading]
+) -> dict[int, Drift]:
     apart = [
         (should, reading)
-        for reading in readings
+        for reading in readings.values()
         if (should := expected.get(reading.target_id)) and should.schema_id != reading.schema_id
     ]
     if not apart:

@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from migrations_app.board import read_board
-from migrations_app.drift import drift_of, drifts_of
+from migrations_app.drift import comparisons_of, drifts_of
 from migrations_app.engines import ENGINES
 from migrations_app.parameters import MigrateParameters
 from migrations_app.services import doctor
@@ -62,7 +62,8 @@ def migrations_card(request: HttpRequest, environment: Environment) -> SafeStrin
 
 
 def drift_card(request: HttpRequest, environment: Environment) -> SafeString:
-    drift = drift_of(environment.target)
+    compared = comparisons_of([environment.target])[environment.target.pk]
+    drift = compared.drift
     log = drift.log if drift else []
     context = {
         "environment": environment,
@@ -70,10 +71,8 @@ def drift_card(request: HttpRequest, environment: Environment) -> SafeString:
         "entries": [entry | {"at": datetime.fromisoformat(entry["at"])} for entry in log[:LOGGED]],
         "more": len(log[LOGGED:]),
         "left_out": sql_of(drift).left_out if drift else [],
-        "reading": environment.target.schema_readings.first(),
-        "expected": environment.target.expected_schemas.select_related(
-            "run", "accepted_by"
-        ).first(),
+        "reading": compared.reading,
+        "expected": compared.expected,
         "key": new_key(),
     }
     return render_to_string("migrations_app/_drift.html", context, request)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -28,11 +29,18 @@ class BackupPolicyQuerySet(models.QuerySet["BackupPolicy"]):
     def of(self, environment: Environment) -> BackupPolicy:
         """The environment's policy; the default one, unsaved, where nobody has set any."""
         found = self.filter(environment=environment).select_related("storage").first()
-        return found or BackupPolicy(
-            environment=environment,
-            storage=Storage.objects.builtin(),
-            keep_days=settings.DATABASE_BACKUP_RETENTION_DAYS or None,
-        )
+        return found or self.default(environment, storage=Storage.objects.builtin())
+
+    def default(self, environment: Environment, **fields: Any) -> BackupPolicy:
+        """What holds where nobody has set a policy."""
+        keep_days = settings.DATABASE_BACKUP_RETENTION_DAYS or None
+        return BackupPolicy(environment=environment, keep_days=keep_days, **fields)
+
+    def by_environment(self, environments: Iterable[Environment]) -> dict[int, BackupPolicy]:
+        """`{environment id: policy}` of those that have one."""
+        return {
+            policy.environment_id: policy for policy in self.filter(environment__in=environments)
+        }
 
 
 class BackupPolicy(models.Model):

@@ -161,7 +161,9 @@ class Target(models.Model):
 
     @property
     def latest_state(self) -> TargetState | None:
-        return self.states.order_by("-observed_at").first()
+        """The newest; where a page has read `newest_states` for all its parts, the one of these."""
+        newest = getattr(self, "newest_states", None)
+        return next(iter(self.states.all()[:1] if newest is None else newest), None)
 
 
 class TargetState(models.Model):

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import messages
+from django.db.models import Prefetch, prefetch_related_objects
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
+from opsconsole.choices import RunStatus
 from opsconsole.exceptions import Refused
-from opsconsole.models import HealthResult
+from opsconsole.models import Environment, HealthResult, TargetState
 from opsconsole.panels import ENVIRONMENT_ACTIONS, ENVIRONMENT_PANELS
 from opsconsole.permissions import require
 from opsconsole.services import health, runs
-from opsconsole.views.home import stages_of
 from opsconsole.views.pages import environment_or_404, new_key
+
+RUNS_SHOWN = 8
 
 
 @require_GET
 @require("console.view")
 def environment_page(request: HttpRequest, application: str, environment: str) -> HttpResponse:
     found = environment_or_404(request, application, environment, "console.view")
-    stage = stages_of([found])[0]
-    context = {
-        "environment": found,
-        "stage": stage,
+    # Read once for all parts of the page.
+    newest = TargetState.objects.order_by("-observed_at")[:1]
+    prefetch_related_objects([found.target], Prefetch("states", newest, to_attr="newest_states"))
+    recent = found.runs.for_list()
+    holding = recent.filter(status=RunStatus.NEEDS_ATTENTION).order_by()
+    rows = list(recent[:RUNS_SHOWN].union(holding).order_by("-id"))
+    context = _health_context(found) | {
         "key": new_key(),
         "actions": [part(request, found) for part in ENVIRONMENT_ACTIONS],
         "panels": [part(request, found) for part in ENVIRONMENT_PANELS],
-        "runs": found.runs.for_list()[:8],
-        "checks": found.health_checks.all(),
-        "samples": HealthResult.objects.filter(environment=found, run=None)[:20],
+        "holder": next((r for r in rows if r.status == RunStatus.NEEDS_ATTENTION), None),
+        "runs": rows[:RUNS_SHOWN],
     }
     return render(request, "opsconsole/environment_page.html", context)
 
@@ -39,13 +46,16 @@ def environment_page(request: HttpRequest, application: str, environment: str) -
 @require("console.view")
 def environment_health(request: HttpRequest, application: str, environment: str) -> HttpResponse:
     found = environment_or_404(request, application, environment, "console.view")
-    stage = stages_of([found])[0]
-    samples = HealthResult.objects.filter(environment=found, run=None)[:20]
-    return render(
-        request,
-        "opsconsole/_environment_health.html",
-        {"environment": found, "stage": stage, "samples": samples},
-    )
+    return render(request, "opsconsole/_environment_health.html", _health_context(found))
+
+
+def _health_context(environment: Environment) -> dict[str, Any]:
+    return {
+        "environment": environment,
+        "day": health.health_days([environment])[environment.pk],
+        "samples": HealthResult.objects.filter(environment=environment, run=None)
+        .defer("answer")[:20],
+    }  # fmt: skip
 
 
 @require_POST

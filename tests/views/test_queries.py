@@ -9,10 +9,21 @@ from django.urls import reverse
 from django.utils import timezone
 
 from migrations_app.observation import observe_target
-from opsconsole.models import Environment, HealthResult, Membership, Run
+from opsconsole.choices import RunKind, RunStatus
+from opsconsole.models import Environment, HealthResult, Membership, Run, Target
 from opsconsole.services import health
 
 FINDING = "ALTER TABLE users ADD COLUMN note text;\nDROP TABLE targets;\n"
+
+
+def copy_of(environment: Environment, number: int) -> Environment:
+    copy = Environment.objects.create(
+        application=environment.application, slug=f"e{number}", name=f"E{number}",
+        position=number + 5, migrations_folder=environment.migrations_folder,
+    )  # fmt: skip
+    target = Target.objects.create(environment=copy, dsn_reference="env:NOWHERE")
+    target.states.create(data={"migrations": [], "refusals": [], "server": {}})
+    return copy
 
 
 def sample(environment: Environment, *, is_healthy: bool = True, check_name: str = "x") -> None:
@@ -46,6 +57,40 @@ def busy(environment, migrate, folder):
     return environment
 
 
+def test_environment_page_takes_20_queries_at_most(as_role, busy):
+    assert len(queries(as_role("admin"), busy.get_absolute_url())) <= 20
+
+
+def test_environment_page_takes_as_many_queries_for_three_of_each_as_for_one(
+    as_role, busy, operator
+):
+    client = as_role("admin")
+    few = queries(client, busy.get_absolute_url())
+    for number in range(2):
+        Run.objects.create(
+            kind=RunKind.BACKUP, status=RunStatus.FAILED, environment=busy, target=busy.target,
+            requested_by=operator, idempotency_key=f"r{number}",
+        )  # fmt: skip
+        sample(busy, check_name=f"c{number}", is_healthy=False)
+    assert len(queries(client, busy.get_absolute_url())) == len(few)
+
+
+def test_run_that_needs_a_decision_is_on_the_environment_page_however_old(
+    as_role, environment, operator
+):
+    statuses = [RunStatus.NEEDS_ATTENTION] + [RunStatus.SUCCEEDED] * 9
+    for number, status in enumerate(statuses):
+        Run.objects.create(
+            kind=RunKind.BACKUP if number else RunKind.RESTORE, status=status,
+            environment=environment, target=environment.target, requested_by=operator,
+            idempotency_key=f"r{number}", summary=f"summary {number}",
+        )  # fmt: skip
+    page = as_role("viewer").get(environment.get_absolute_url())
+    ids = list(Run.objects.order_by("-id").values_list("pk", flat=True))
+    assert [run.pk for run in page.context["runs"]] == ids[:8]
+    assert "summary 0" in page.content.decode()
+
+
 @pytest.mark.parametrize("role", ["viewer", "admin"])
 def test_roles_are_read_once_a_request(as_role, busy, role):
     for address in (busy.get_absolute_url(), reverse("run", args=[Run.objects.get().pk])):
@@ -66,3 +111,27 @@ def test_run_of_an_archived_environment_is_not_shown(as_role, busy):
     assert client.get(address).status_code == 200
     Environment.objects.update(archived_at=timezone.now())
     assert client.get(address).status_code == 404
+
+
+def test_home_takes_as_many_queries_for_three_environments_as_for_one(as_role, busy):
+    client = as_role("operator")
+    few = queries(client, "/")
+    for number in range(2):
+        copy = copy_of(busy, number)
+        for is_healthy in (True, False):
+            sample(copy, is_healthy=is_healthy)
+    assert len(queries(client, "/")) == len(few)
+
+
+@pytest.mark.parametrize("name", ["home", "environment"])
+def test_page_reads_no_more_samples_when_there_are_more(as_role, busy, name):
+    client = as_role("operator")
+    address = "/" if name == "home" else busy.get_absolute_url()
+    for _time in range(300):
+        sample(busy)
+    asked = [sql for sql in queries(client, address) if '"opsconsole_healthresult"' in sql]
+    with connection.cursor() as cursor:
+        for sql in asked:
+            cursor.execute(sql)
+            assert len(cursor.fetchall()) <= 20
+    assert len(asked) == (1 if name == "home" else 2)

@@ -42,7 +42,7 @@ def target(related_name: str) -> models.ForeignKey:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("opsconsole", "0007_folder_may_be_empty")]
+    dependencies = [("opsconsole", "0009_operations")]
 
     operations = [
         migrations.AddField("healthresult", "target", target("health_results")),
