@@ -17,7 +17,7 @@ from opsconsole.models.health import HALF_HOUR, half_hour_of
 from opsconsole.services import health
 
 NOON = half_hour_of(timezone.now()) - 2 * HALF_HOUR
-BEFORE = ("opsconsole", "0007_folder_may_be_empty")
+BEFORE = ("opsconsole", "0009_operations")
 
 
 def sample(environment, **fields) -> HealthResult:
