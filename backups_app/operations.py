@@ -90,6 +90,13 @@ class _Exchanging(_WithScratch[P, Exchanged]):
     action = "restore.start"
     changes_target = True
 
+    def on_failure(self, environment: Environment, parameters: P) -> str:
+        return _(
+            "If a step before the swap fails, the live database stays as it is. If health fails "
+            "after the swap, nothing is swapped back by itself: Undo brings the replaced database "
+            "back."
+        )
+
     def describe(self, context: RunContext[P, Exchanged]) -> str:
         replaced = context.result.replaced
         if not replaced:

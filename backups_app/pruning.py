@@ -7,6 +7,8 @@ from datetime import timedelta
 from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from backups_app import copies
 from backups_app.models import Backup, BackupCopy, BackupPolicy
@@ -15,8 +17,9 @@ from backups_app.parameters import PruneParameters
 from backups_app.results import PruneResult
 from backups_app.services.policies import decide_for
 from opsconsole.exceptions import AdapterError, StepFailed
-from opsconsole.models import Run
-from opsconsole.runner.step import RunContext, Step
+from opsconsole.models import Environment, Run
+from opsconsole.runner.documents import Parameters
+from opsconsole.runner.step import Promise, RunContext, Step
 from opsconsole.services import audit
 
 
@@ -24,6 +27,18 @@ class MarkExpired(Step):
     """Mark what the policy no longer keeps, and unmark what it keeps again."""
 
     name = "mark"
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        days = BackupPolicy.objects.of(environment).grace_days
+        return Promise(
+            _("Mark"),
+            ngettext(
+                "marks what the policy no longer keeps; in %(n)d day it is deleted, unless held",
+                "marks what the policy no longer keeps; in %(n)d days it is deleted, unless held",
+                days,
+            )
+            % {"n": days},
+        )
 
     def run(self, context: RunContext) -> str:
         policy = BackupPolicy.objects.of(context.environment)
@@ -52,6 +67,9 @@ class DeleteExpired(Step[PruneParameters, PruneResult]):
     """Delete the objects of what was marked and whose grace is over, then mark the row deleted."""
 
     name = "delete"
+
+    def promise(self, environment: Environment, parameters: PruneParameters) -> Promise:
+        return Promise(_("Delete"), _("deletes every copy of what was marked long enough ago"))
 
     def run(self, context: RunContext[PruneParameters, PruneResult]) -> str:
         goes = {d.id for d in decide_for(context.environment) if not d.keeps}

@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from backups_app.models import ReplacedDatabase
 from backups_app.services import restores
 from backups_app.swapping import drop_replaced_database
-from opsconsole.runner.registry import Work, register_work
+from opsconsole.runner.work_registry import Work, register_work
 
 
 def register() -> None:

@@ -34,7 +34,7 @@ from opsconsole.runner.documents import Parameters, Result
 from opsconsole.runner.health_step import HealthStep, failing
 from opsconsole.runner.operation import LostRun, Operation, Resolution
 from opsconsole.runner.registry import Periodic, register
-from opsconsole.runner.step import RunContext, Step
+from opsconsole.runner.step import Promise, RunContext, Step
 from opsconsole.services.health import check_environment
 from opsconsole.services.secrets import resolve_dsn
 from opsconsole.targets import activity, server
@@ -75,6 +75,30 @@ class Migrate(Operation[MigrateParameters, MigrateResult]):
             steps.Verify(),
             HealthStep("after"),
         ]
+
+    def promises(self, environment: Environment, parameters: MigrateParameters) -> list[Promise]:
+        preflight, *rest = super().promises(environment, parameters)
+        if environment.takes_backup:
+            return [preflight, *rest]
+        why = _("the policy skips it: you will not be able to roll back by restoring")
+        return [preflight, Promise(_("No backup"), why), *rest]
+
+    def on_failure(self, environment: Environment, parameters: MigrateParameters) -> str:
+        if not environment.takes_backup:
+            return _("If a later check fails, a person decides: there is no backup to restore.")
+        return {
+            AutoRollback.NO_WRITES: _(
+                "If a later check fails and no one else has written since the backup, the backup "
+                "is restored and the migrated database is kept. Otherwise a person decides."
+            ),
+            AutoRollback.ALWAYS: _(
+                "If a later check fails, the backup is restored. The migrated database is kept, "
+                "with everything written since the backup."
+            ),
+            AutoRollback.NEVER: _(
+                "If a later check fails, a person decides whether the backup is restored."
+            ),
+        }[AutoRollback(environment.auto_rollback)]
 
     def way_back(self, context: Migrating) -> MigrateSteps:
         return way_back(context)

@@ -8,7 +8,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections
 
 from opsconsole.models import WorkItem
-from opsconsole.runner.registry import WORK, WORK_KEYS
+from opsconsole.runner.work_registry import WORK, WORK_KEYS
 
 
 @register()

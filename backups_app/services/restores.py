@@ -12,7 +12,7 @@ from opsconsole.choices import ProofLevel, RunStatus
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, User
 from opsconsole.permissions import authorize
-from opsconsole.runner.registry import work_key
+from opsconsole.runner.work_registry import work_key
 from opsconsole.services import audit, runs, work
 from opsconsole.services.environments import require_typed_name
 from opsconsole.targets.server import NAME_BYTES

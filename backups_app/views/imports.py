@@ -7,9 +7,10 @@ from django.shortcuts import redirect, render
 
 from backups_app import services
 from backups_app.forms import ImportForm
-from backups_app.models import BackupPolicy
+from backups_app.parameters import ImportParameters
 from opsconsole.exceptions import Refused
 from opsconsole.permissions import require
+from opsconsole.runner.registry import outlook
 from opsconsole.views.pages import environment_or_404, new_key, posted_key
 
 
@@ -39,7 +40,7 @@ def import_backup(request: HttpRequest, application: str, environment: str) -> H
     context = {
         "environment": where,
         "form": form,
+        "outlook": outlook(ImportParameters(storage=0, key=""), where),
         "key": new_key(),
-        "storage": BackupPolicy.objects.of(where).storage,
     }
     return render(request, "backups_app/backup_import.html", context, status=status)

@@ -11,10 +11,12 @@ from django.views.decorators.http import require_GET, require_POST
 from backups_app import services
 from backups_app.forms import DropForm, RestoreForm, UndoForm
 from backups_app.models import ReplacedDatabase, RestoreCheck
+from backups_app.parameters import RestoreParameters, UndoParameters
 from backups_app.views.backups import backup_or_404
 from opsconsole.exceptions import Refused
 from opsconsole.models.keys import key_from
 from opsconsole.permissions import authorize, environments_for, require, visible_environments
+from opsconsole.runner.registry import outlook
 from opsconsole.views.pages import environment_by_key_or_404, new_key, posted_key, run_or_404
 
 
@@ -57,7 +59,12 @@ def restore(request: HttpRequest, pk: int) -> HttpResponse:
             else:
                 return redirect(run)
         status = status if status != 200 else 422
-    context = {"backup": backup, "form": form, "key": request.POST.get("key") or new_key()}
+    context = {
+        "backup": backup,
+        "form": form,
+        "outlook": outlook(RestoreParameters(backup=backup.pk), backup.environment),
+        "key": request.POST.get("key") or new_key(),
+    }
     return render(request, "backups_app/backup_restore.html", context, status=status)
 
 
@@ -138,6 +145,7 @@ def undo(request: HttpRequest, pk: int) -> HttpResponse:
         "replaced": replaced,
         "environment": replaced.target.environment,
         "form": form,
+        "outlook": outlook(UndoParameters(replaced=replaced.pk), replaced.target.environment),
         "key": request.POST.get("key") or new_key(),
     }
     return render(request, "backups_app/replaced_undo.html", context, status=status)

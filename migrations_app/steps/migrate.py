@@ -8,6 +8,8 @@ import time
 import psycopg
 from django.conf import settings
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from backups_app import building, swapping, taking
 from backups_app.results import WithReplaced
@@ -31,8 +33,9 @@ from opsconsole.models import Environment
 from opsconsole.models.keys import key_from
 from opsconsole.runner.documents import Parameters
 from opsconsole.runner.health_step import UNHEALTHY_BEFORE, check_once, failing
-from opsconsole.runner.step import Note, RunContext, Step
+from opsconsole.runner.step import Note, Promise, RunContext, Step
 from opsconsole.targets import activity, content, schema, server
+from opsconsole.templatetags.console import duration
 
 ENGINE = Note[Engine]("engine")
 SCRIPTS = Note[list[MigrationScript]]("scripts to apply")
@@ -58,6 +61,15 @@ class Preflight(Step):
     """Read everything anew; refuse whatever would not end well."""
 
     name = "preflight"
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        return Promise(
+            _("Preflight"),
+            _(
+                "reads everything again: if the history, the files or the database differ from "
+                "what you confirm here, nothing runs"
+            ),
+        )
 
     def run(self, context: RunContext) -> str:
         plan = context.run.plan
@@ -129,6 +141,12 @@ class Snapshot(Step[Parameters, WithSchema]):
 
     name = "snapshot"
 
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        return Promise(
+            _("Snapshot"),
+            _("keeps the schema and the row counts, to say afterwards exactly what changed"),
+        )
+
     def run(self, context: RunContext[Parameters, WithSchema]) -> str:
         with context.connect("snapshot") as connection:
             seen = drift.look_at(connection, context.run.target)
@@ -163,6 +181,25 @@ class Migrate(Step[Parameters, MigrateResult]):
     """Apply the plan, one script after the other, each with its row in the tool's history."""
 
     name = "migrate"
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        state = environment.target.latest_state
+        names = state.pending if state else []
+        return Promise(
+            _("Migrate"),
+            ngettext(
+                "applies %(n)d migration; stops waiting for a lock after %(wait)s and retries for "
+                "up to %(patience)s",
+                "applies %(n)d migrations, one after the other; stops waiting for a lock after "
+                "%(wait)s and retries for up to %(patience)s",
+                len(names),
+            )
+            % {
+                "n": len(names),
+                "wait": duration(environment.lock_timeout_seconds),
+                "patience": duration(environment.lock_patience_seconds),
+            },
+        )
 
     def run(self, context: Migrating) -> str:
         engine, scripts = context.get(ENGINE), context.get(SCRIPTS)
@@ -306,6 +343,15 @@ class Verify(Step[Parameters, MigrateResult]):
 
     name = "verify"
 
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        return Promise(
+            _("Verify"),
+            _(
+                "checks that the history equals the plan, and that only tables which the "
+                "migrations mention have changed"
+            ),
+        )
+
     def run(self, context: Migrating) -> str:
         engine = context.get(ENGINE)
         with context.connect("verify") as connection:
@@ -364,6 +410,12 @@ class Rollback(Step[Parameters, WithReplaced]):
     """Build the proven backup beside the migrated database and swap it in."""
 
     name = "rollback"
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        return Promise(
+            _("Roll back"),
+            _("restores the backup beside the migrated database and exchanges the two"),
+        )
 
     def run(self, context: RunContext[Parameters, WithReplaced]) -> str:
         # What failed before the run is in the backup too, and says nothing about the way back.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psycopg
+from django.utils.translation import gettext as _
 
 from migrations_app.drift import expect, keep_reading, look_at
 from migrations_app.engines import Engine, MigrationScript, ScriptFailed
@@ -20,7 +21,8 @@ from migrations_app.sources import engine_for
 from migrations_app.steps.migrate import limits_of
 from migrations_app.watch import Watch
 from opsconsole.exceptions import AdapterError, StepFailed
-from opsconsole.runner.step import RunContext, Step
+from opsconsole.models import Environment
+from opsconsole.runner.step import Promise, RunContext, Step
 from opsconsole.targets import schema, server
 
 END_SECONDS = 10
@@ -30,6 +32,14 @@ class ResolveHistory(Step[ResolveParameters]):
     """Mark a failed migration rolled back or applied in the tool's own history."""
 
     name = "resolve"
+
+    def promise(self, environment: Environment, parameters: ResolveParameters) -> Promise:
+        word = {"rolled_back": _("rolled back"), "applied": _("applied")}[parameters.mark]
+        return Promise(
+            _("Mark"),
+            _("marks %(name)s %(word)s in the history of migrations; nothing else is changed")
+            % {"name": parameters.migration, "word": word},
+        )
 
     def run(self, context: RunContext[ResolveParameters]) -> str:
         name, mark = context.parameters.migration, context.parameters.mark
@@ -52,6 +62,16 @@ class FinishRest(Step[FinishParameters, WithSchema]):
     """
 
     name = "finish"
+
+    def promise(self, environment: Environment, parameters: FinishParameters) -> Promise:
+        return Promise(
+            _("Finish"),
+            _(
+                "applies what of %(name)s is not in the database yet, and marks it applied; if "
+                "its file or the database differ from what was shown, nothing runs"
+            )
+            % {"name": parameters.migration},
+        )
 
     def run(self, context: RunContext[FinishParameters, WithSchema]) -> str:
         asked = context.parameters
@@ -102,6 +122,13 @@ class EndSession(Step[EndSessionParameters]):
 
     name = "end session"
 
+    def promise(self, environment: Environment, parameters: EndSessionParameters) -> Promise:
+        return Promise(
+            _("End session"),
+            _("ends process %(pid)d of %(user)s if it still holds the lock")
+            % {"pid": parameters.pid, "user": parameters.user},
+        )
+
     def run(self, context: RunContext[EndSessionParameters]) -> str:
         asked = context.parameters
         engine = engine_for(context.environment, context.dsn)
@@ -134,6 +161,13 @@ class AdoptDrift(Step[AdoptDriftParameters]):
     """Record a script as applied whose effect is live already, and expect the schema as it is."""
 
     name = "adopt"
+
+    def promise(self, environment: Environment, parameters: AdoptDriftParameters) -> Promise:
+        return Promise(
+            _("Adopt"),
+            _("marks %(name)s applied: what it does is in the database already")
+            % {"name": parameters.migration},
+        )
 
     def run(self, context: RunContext[AdoptDriftParameters]) -> str:
         asked = context.parameters

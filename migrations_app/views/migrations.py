@@ -14,12 +14,14 @@ from django.views.decorators.http import require_GET, require_POST
 
 from migrations_app.board import read_board
 from migrations_app.models import ScriptText
+from migrations_app.parameters import MigrateParameters
 from migrations_app.services import doctor, findings
 from migrations_app.services import migrations as services
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, TargetState
 from opsconsole.models.keys import key_from
 from opsconsole.permissions import require, visible_environments
+from opsconsole.runner.registry import outlook
 from opsconsole.views.pages import environment_or_404, new_key, posted_key
 
 
@@ -81,6 +83,7 @@ def _confirm_page(
             "checklist": _ticked(request, services.checklist_for(environment, plan.names)),
             "reason": request.POST.get("reason", ""),
             "typed_name": request.POST.get("typed_name", ""),
+            "outlook": outlook(MigrateParameters(), environment),
             "key": request.POST.get("key") or new_key(),
         }
     is_fragment = request.method == "GET" and request.htmx  # type: ignore[attr-defined]

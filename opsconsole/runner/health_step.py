@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from django.conf import settings
+from django.utils.translation import gettext as _
 
 from opsconsole.exceptions import NeedsAttention, StepFailed
-from opsconsole.models import HealthResult
-from opsconsole.runner.step import Note, RunContext, Step
+from opsconsole.models import Environment, HealthResult
+from opsconsole.runner.documents import Parameters
+from opsconsole.runner.step import Note, Promise, RunContext, Step
 from opsconsole.services.health import check_environment
 
 # What was failing before the run, one line; "" for nothing.
@@ -38,6 +40,15 @@ class HealthStep(Step):
 
     def __init__(self, phase: str) -> None:
         self.phase = phase
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        if not environment.health_checks.filter(is_enabled=True).exists():
+            return Promise(_("Health"), _("no health check is configured: nothing is checked"))
+        return Promise(
+            _("Health"),
+            _("runs every health check several times over %(seconds)s s")
+            % {"seconds": environment.settle_seconds},
+        )
 
     def run(self, context: RunContext) -> str:
         if not context.environment.health_checks.filter(is_enabled=True).exists():

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic
 
+from django.utils.translation import gettext as _
 from typing_extensions import TypeVar
 
 from opsconsole.choices import RunKind, RunStatus
 from opsconsole.models import Environment, Run
 from opsconsole.runner.documents import Parameters, Result, Unreadable
-from opsconsole.runner.step import RunContext, Step
+from opsconsole.runner.step import Promise, RunContext, Step
 
 P = TypeVar("P", bound=Parameters, default=Parameters)
 R = TypeVar("R", bound=Result, default=Result)
@@ -77,6 +78,16 @@ class Operation(ABC, Generic[P, R]):
     @abstractmethod
     def steps(self, environment: Environment, parameters: P) -> Sequence[Step[P, R]]:
         """The steps of a run, in order. Asks nothing outside the console's own database."""
+
+    def promises(self, environment: Environment, parameters: P) -> list[Promise]:
+        """What will happen, step by step, as a person confirms it."""
+        return [
+            step.promise(environment, parameters) for step in self.steps(environment, parameters)
+        ]
+
+    def on_failure(self, environment: Environment, parameters: P) -> str:
+        """What happens when a step fails, as a person confirms it."""
+        return _("If a step fails, the ones after it do not run.")
 
     def way_back(self, context: RunContext[P, R]) -> Sequence[Step[P, R]]:
         """The steps that go back after `context.failure`; none where there is nothing to undo.

@@ -42,11 +42,23 @@ class Note(Generic[T]):
     name: str
 
 
+@dataclass(frozen=True)
+class Promise:
+    """What a person is told before a run: `what` will happen, in a word or two, and `how`."""
+
+    what: str
+    how: str = ""
+
+
 class Step(ABC, Generic[P_contra, R_contra]):
     """One part of an operation, for every operation whose parameters are (also) `P_contra` and
     whose result is (also) `R_contra`: what it reads of the one and writes into the other."""
 
     name: ClassVar[str]
+
+    @abstractmethod
+    def promise(self, environment: Environment, parameters: P_contra) -> Promise:
+        """What it will do there, in the reader's language, from what is stored."""
 
     @abstractmethod
     def run(self, context: RunContext[P_contra, R_contra]) -> str:

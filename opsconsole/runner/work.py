@@ -11,7 +11,7 @@ from django.db import DatabaseError, connections
 
 from opsconsole.exceptions import ConsoleError, FencedOut
 from opsconsole.models import WorkItem
-from opsconsole.runner.registry import WORK
+from opsconsole.runner.work_registry import WORK
 from opsconsole.services import work
 from opsconsole.targets.server import reason_of
 

@@ -23,7 +23,7 @@ from opsconsole.exceptions import FencedOut, Refused
 from opsconsole.models import Environment, User, WorkItem
 from opsconsole.models.work import WorkItemQuerySet
 from opsconsole.permissions import work_of
-from opsconsole.runner.registry import WORK
+from opsconsole.runner.work_registry import WORK
 from opsconsole.services import audit
 from opsconsole.services.runs import in_seconds
 

@@ -17,7 +17,7 @@ from opsconsole.models import Environment, Run, TargetState, User, Worker, WorkI
 from opsconsole.models.keys import key_from
 from opsconsole.panels import ENVIRONMENT_FACTS, FINDERS, Fact, Found
 from opsconsole.permissions import require, visible_environments, work_of
-from opsconsole.runner.registry import WORK
+from opsconsole.runner.work_registry import WORK
 from opsconsole.services.health import HealthDay, health_days
 from opsconsole.services.work import late_work
 

@@ -19,9 +19,9 @@ from opsconsole.checks import check_work_keys, check_work_rows
 from opsconsole.exceptions import AdapterError, FencedOut, Refused
 from opsconsole.models import AuditEvent, Environment, Membership, User, Worker, WorkItem
 from opsconsole.permissions import work_of
-from opsconsole.runner import registry
-from opsconsole.runner.registry import Work
+from opsconsole.runner import work_registry
 from opsconsole.runner.work import do_work
+from opsconsole.runner.work_registry import Work
 from opsconsole.services import work
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
@@ -47,7 +47,7 @@ class Handler:
 @pytest.fixture
 def handler(monkeypatch) -> Handler:
     made = Handler()
-    monkeypatch.setitem(registry.WORK, KEY, Work(KEY, "Write a note", made))
+    monkeypatch.setitem(work_registry.WORK, KEY, Work(KEY, "Write a note", made))
     return made
 
 

@@ -12,8 +12,8 @@ from django.test import Client
 from django.urls import reverse
 
 from opsconsole.models import AuditEvent, Membership, User, WorkItem
-from opsconsole.runner import registry
-from opsconsole.runner.registry import Work
+from opsconsole.runner import work_registry
+from opsconsole.runner.work_registry import Work
 
 pytestmark = pytest.mark.django_db
 KEY = "test.note"
@@ -22,7 +22,7 @@ KEY = "test.note"
 @pytest.fixture(autouse=True)
 def _work(monkeypatch) -> None:
     monkeypatch.setitem(
-        registry.WORK, KEY, Work(KEY, "Write a note", lambda _arguments: lambda: None)
+        work_registry.WORK, KEY, Work(KEY, "Write a note", lambda _arguments: lambda: None)
     )
 
 

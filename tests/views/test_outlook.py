@@ -1,0 +1,155 @@
+"""What will happen, as pages say it: from the steps themselves."""
+
+from __future__ import annotations
+
+import html
+from datetime import timedelta
+
+import pytest
+from django.urls import reverse
+from django.utils import timezone
+
+from backups_app import parameters as backups
+from backups_app.models import Backup, BackupPolicy, ReplacedDatabase
+from migrations_app import parameters as migrations
+from migrations_app.observation import observe_target
+from opsconsole.choices import AutoRollback, ProofLevel
+from opsconsole.models import Run
+from opsconsole.runner.registry import OPERATIONS, outlook
+
+
+def what(asked, environment) -> list[str]:
+    return [promise.what for promise in outlook(asked, environment).promises]
+
+
+def how(asked, environment) -> dict[str, str]:
+    return {promise.what: promise.how for promise in outlook(asked, environment).promises}
+
+
+ASKED = {
+    migrations.MigrateParameters(): ["Preflight", "Backup", "Snapshot", "Migrate", "Verify",
+                                     "Health"],
+    migrations.ResolveParameters(migration="m", mark="applied"): ["Mark"],
+    migrations.FinishParameters(migration="m", checksum="c", landed=1): ["Backup", "Finish",
+                                                                         "Health"],
+    migrations.EndSessionParameters(pid=7, user="shop", since=None): ["End session"],
+    migrations.AdoptDriftParameters(migration="m", checksum="c", shown_schema="s"): ["Adopt"],
+    backups.BackupParameters(): ["Preflight", "Backup", "Prove", "Copy"],
+    backups.ProveParameters(backup=1): ["Preflight", "Prove"],
+    backups.ImportParameters(storage=1, key="k"): ["Preflight", "Import", "Prove", "Copy"],
+    backups.RestoreParameters(backup=1): ["Preflight", "Restore", "Swap", "Health"],
+    backups.RestoreParameters(backup=1, backs_up_first=True): ["Preflight", "Backup", "Restore",
+                                                               "Swap", "Health"],
+    backups.RestoreAsParameters(backup=1, database="copy"): ["Preflight", "Restore"],
+    backups.UndoParameters(replaced=1): ["Preflight", "Swap", "Health"],
+    backups.PruneParameters(): ["Mark", "Delete"],
+}  # fmt: skip
+
+
+def test_every_operation_says_what_it_will_do_also_of_what_is_gone(environment):
+    """Nothing with these ids is there: a page of something that was just deleted still answers."""
+    assert {type(asked).operation for asked in ASKED} == OPERATIONS.keys()
+    for asked, expected in ASKED.items():
+        told = outlook(asked, environment)
+        assert [promise.what for promise in told.promises] == expected
+        assert all(promise.how for promise in told.promises)
+        assert told.on_failure
+
+
+def test_migration_without_a_backup_says_so_in_its_place(environment):
+    environment.backup_before_migrate = False
+    asked = migrations.MigrateParameters()
+    assert what(asked, environment)[:3] == ["Preflight", "No backup", "Snapshot"]
+    assert "not be able to roll back" in how(asked, environment)["No backup"]
+    assert outlook(asked, environment).on_failure.endswith("there is no backup to restore.")
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        (
+            AutoRollback.NO_WRITES,
+            "no one else has written since the backup, the backup is restored",
+        ),
+        (AutoRollback.ALWAYS, "The migrated database is kept, with everything written since"),
+        (AutoRollback.NEVER, "a person decides whether the backup is restored"),
+    ],
+)
+def test_migration_says_what_the_policy_does_when_a_check_fails(environment, policy, text):
+    environment.auto_rollback = policy
+    assert text in outlook(migrations.MigrateParameters(), environment).on_failure
+
+
+def test_promises_tell_what_is_known_of_the_environment(environment, folder):
+    folder.add("20250201000000_add_team", "ALTER TABLE users ADD COLUMN team text;")
+    size = observe_target(environment.target).data["server"]["size_bytes"]
+    told = how(migrations.MigrateParameters(), environment)
+    assert f"{size / 1e6:,.1f} MB database" in told["Backup"]
+    assert "beside the live one" in told["Backup"]
+    assert told["Migrate"] == (
+        "applies 1 migration; stops waiting for a lock after 2.0 s and retries for up to 5 min 0 s"
+    )
+    assert told["Health"] == "runs every health check several times over 1 s"
+    environment.health_checks.update(is_enabled=False)
+    assert "no health check" in how(migrations.MigrateParameters(), environment)["Health"]
+    environment.target.scratch_dsn_encrypted = "sealed"
+    assert "on the scratch server" in how(backups.BackupParameters(), environment)["Prove"]
+
+
+@pytest.mark.parametrize("level", [level for level in ProofLevel if level >= 0])
+def test_each_level_of_proof_says_something_else(environment, level):
+    others = {
+        how(backups.ProveParameters(backup=1, level=other), environment)["Prove"]
+        for other in ProofLevel
+        if other != level
+    }
+    assert how(backups.ProveParameters(backup=1, level=level), environment)["Prove"] not in others
+
+
+@pytest.fixture
+def backup(environment, operator) -> Backup:
+    run = Run.objects.create(
+        operation="backup", kind="backup", status="succeeded", environment=environment,
+        target=environment.target, requested_by=operator, idempotency_key="b",
+    )  # fmt: skip
+    return Backup.objects.create(
+        environment=environment, target=environment.target, run=run, key="shop/staging/1.dump",
+        size_bytes=10**6, raw_bytes=10**7, sha256="0" * 64, proof=3, restore_seconds=1.5,
+        taken_at=timezone.now() - timedelta(days=1),
+        manifest={"format": "custom", "compression": "zstd:1", "recipients": [], "client": "18.1",
+                  "server": {"version": "18.1"},
+                  "content": {"tables": {"public.users": {"rows": 1200, "hash": "1"}}}},
+    )  # fmt: skip
+
+
+def test_pages_show_what_the_steps_promise(as_role, environment, backup, operator):
+    replaced = ReplacedDatabase.objects.create(
+        target=environment.target, run=backup.run, live_name="a", built_name="b",
+        replaced_name="shop__old_1", old_oid=1, new_oid=2, swapped_at=timezone.now(),
+    )  # fmt: skip
+    client = as_role("admin")
+    pages = {
+        reverse("backup-restore", args=[backup.pk]): backups.RestoreParameters(backup=backup.pk),
+        reverse("replaced-undo", args=[replaced.pk]): backups.UndoParameters(replaced=replaced.pk),
+        reverse("backup-import", args=["shop", "staging"]): backups.ImportParameters(
+            storage=1, key="k"
+        ),
+    }
+    for url, asked in pages.items():
+        page = html.unescape(client.get(url).content.decode())
+        told = outlook(asked, environment)
+        for promise in told.promises:
+            assert f"<span>{promise.what}</span><small>{promise.how}</small>" in page
+        assert told.on_failure in page
+    restore = how(backups.RestoreParameters(backup=backup.pk), environment)
+    assert "(1,200 rows, 10.0 MB, took 1.5 s when it was proven)" in restore["Restore"]
+    assert "shop__old_1" in how(backups.UndoParameters(replaced=replaced.pk), environment)["Swap"]
+
+
+def test_copies_that_the_policy_asks_for_are_named(environment):
+    from backups_app.models import Storage
+
+    policy = BackupPolicy.objects.of(environment)
+    policy.save()
+    policy.copies.add(Storage.objects.create(name="far away", address="file:///elsewhere"))
+    assert "far away" in how(backups.BackupParameters(), environment)["Copy"]
