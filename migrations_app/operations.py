@@ -25,14 +25,16 @@ from migrations_app.parameters import (
     ResolveParameters,
 )
 from migrations_app.results import FailedScript, FinishResult, Landed, MigrateResult
+from migrations_app.services.migrations import confirmation_gates, plan_gates
 from migrations_app.sources import engine_for
 from opsconsole.choices import AutoRollback, BackupReason, RunKind, RunStatus, StepStatus
 from opsconsole.exceptions import NeedsAttention
 from opsconsole.models import Environment, Run
 from opsconsole.runner import registry
 from opsconsole.runner.documents import Parameters, Result
+from opsconsole.runner.gates import Gate
 from opsconsole.runner.health_step import HealthStep, failing
-from opsconsole.runner.operation import LostRun, Operation, Resolution
+from opsconsole.runner.operation import Asked, LostRun, Operation, Resolution
 from opsconsole.runner.registry import Periodic, register
 from opsconsole.runner.step import Promise, RunContext, Step
 from opsconsole.services.health import check_environment
@@ -74,6 +76,12 @@ class Migrate(Operation[MigrateParameters, MigrateResult]):
             steps.Migrate(),
             steps.Verify(),
             HealthStep("after"),
+        ]
+
+    def gates(self, asked: Asked[MigrateParameters]) -> list[Gate]:
+        return [
+            *plan_gates(asked.environment),
+            *confirmation_gates(asked.environment, asked.plan, asked.parameters.checklist),
         ]
 
     def promises(self, environment: Environment, parameters: MigrateParameters) -> list[Promise]:

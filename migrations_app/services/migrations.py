@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from django.conf import settings
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from migrations_app.gates import (
+    ChecklistAnswered,
+    FindingsAnswered,
+    HistoryHealthy,
+    PlanCurrent,
+    SomethingPending,
+)
 from migrations_app.observation import plan_changes, plan_for
 from migrations_app.parameters import Answer, MigrateParameters
 from migrations_app.services.findings import stopping
@@ -14,10 +23,13 @@ from opsconsole.choices import Health
 from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Plan, Run, TargetState, User
 from opsconsole.permissions import authorize
+from opsconsole.runner.gates import FreshReading, Gate, in_the_way, judge
 from opsconsole.services import runs
 from opsconsole.services.environments import require_typed_name
 from opsconsole.services.health import health_days
 
+# The database is read every OBSERVE_SECONDS; after so many that did not come, nothing is started.
+READINGS_MISSED = 10
 CHECKLIST = (
     ("tested_earlier", gettext_lazy("These migrations ran in the earlier environment")),
     ("staging_validated", gettext_lazy("The application was validated there")),
@@ -34,20 +46,47 @@ def request_observation(environment: Environment) -> None:
         raise Refused(_("The database cannot be read now: the broker does not answer."), status=503)
 
 
+def plan_gates(environment: Environment) -> list[Gate]:
+    """What has to hold before any plan is applied there, by the newest state that was read."""
+    state = environment.target.latest_state
+    data = state.data if state else {}
+    link = f"{environment.get_absolute_url()}#migrations"
+    return [
+        FreshReading(
+            state.observed_at if state else None,
+            state.error if state else "",
+            settings.OBSERVE_SECONDS * READINGS_MISSED,
+        ),
+        HistoryHealthy(tuple(data.get("refusals", [])), link),
+        FindingsAnswered(
+            tuple(stopping(environment.application, data.get("migrations", []))), link
+        ),
+        *([SomethingPending(str(environment), len(state.pending))] if data and state else []),
+    ]
+
+
+def confirmation_gates(
+    environment: Environment, plan: Plan | None, checklist: dict[str, Answer]
+) -> list[Gate]:
+    """What has to hold of what was confirmed: the plan as it was shown, and the checklist."""
+    state = environment.target.latest_state
+    found = state.data.get("plan") if state else None
+    changes = plan_changes(plan.content, found) if plan and found else []
+    missing = [
+        str(text)
+        for key, text in CHECKLIST
+        if environment.is_protected and not (key in checklist and checklist[key].ok)
+    ]
+    return [PlanCurrent(tuple(changes)), ChecklistAnswered(tuple(missing))]
+
+
 def current_plan(environment: Environment) -> tuple[Plan, TargetState]:
     """The plan of the newest state. Raises Refused when there is nothing to run, with why."""
+    stop = in_the_way(judge(plan_gates(environment), timezone.now()))
+    if stop:
+        raise Refused(stop.why)
     state = environment.target.latest_state
-    if state is None:
-        raise Refused(_("The database has not been read yet."))
-    if state.error:
-        raise Refused(_("The database cannot be read: %(error)s") % {"error": state.error})
-    if state.data["refusals"]:
-        raise Refused("; ".join(state.data["refusals"]))
-    stops = stopping(environment.application, state.data["migrations"])
-    if stops:
-        raise Refused("; ".join(stops))
-    if not state.pending:
-        raise Refused(_("%(where)s is up to date: nothing is pending.") % {"where": environment})
+    assert state is not None
     return plan_for(environment.target, state), state
 
 
@@ -142,16 +181,12 @@ def request_migrate(
     before = Run.objects.filter(idempotency_key=idempotency_key, requested_by=actor).first()
     if before:
         return before
-    _require_confirmation(environment, typed_name, checklist or {})
+    # A confirmation by hand, of this request alone: it is not stored, and no gate.
+    if environment.is_protected:
+        require_typed_name(environment, typed_name)
     plan = Plan.objects.filter(target=environment.target, hash=plan_hash).first()
     if plan is None:
         raise Refused(_("This plan was never shown. Open the confirm page again."))
-    current, _state = current_plan(environment)
-    if current.hash != plan_hash:
-        changes = "; ".join(plan_changes(plan.content, current.content))
-        if changes:
-            raise Refused(_("Not started, because it changed since it was shown: %(changes)s.")
-                          % {"changes": changes})  # fmt: skip
     return runs.request_run(
         actor=actor,
         environment=environment,
@@ -162,19 +197,3 @@ def request_migrate(
             checklist=checklist or {}, commit=plan.content.get("commit", "")
         ),
     )
-
-
-def _require_confirmation(
-    environment: Environment, typed_name: str, checklist: dict[str, Answer]
-) -> None:
-    if not environment.is_protected:
-        return
-    require_typed_name(environment, typed_name)
-    missing = [
-        str(text) for key, text in CHECKLIST if key not in checklist or not checklist[key].ok
-    ]
-    if missing:
-        raise Refused(
-            _("Not confirmed yet: %(items)s.") % {"items": "; ".join(missing)},
-            status=422, field="checklist",
-        )  # fmt: skip

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
@@ -21,6 +22,7 @@ from opsconsole.exceptions import Refused
 from opsconsole.models import Environment, Run, TargetState
 from opsconsole.models.keys import key_from
 from opsconsole.permissions import require, visible_environments
+from opsconsole.runner.gates import judge
 from opsconsole.runner.registry import outlook
 from opsconsole.views.pages import environment_or_404, new_key, posted_key
 
@@ -70,7 +72,12 @@ def _confirm_page(
     request: HttpRequest, environment: Environment, state: TargetState, refusal: str = "",
     status: int = 200,
 ) -> HttpResponse:  # fmt: skip
-    context: dict[str, Any] = {"environment": environment, "state": state, "refusal": refusal}
+    context: dict[str, Any] = {
+        "environment": environment,
+        "state": state,
+        "refusal": refusal,
+        "gates": judge(services.plan_gates(environment), timezone.now()),
+    }
     try:
         plan, _state = services.current_plan(environment)
     except Refused as error:

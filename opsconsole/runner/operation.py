@@ -11,8 +11,9 @@ from django.utils.translation import gettext as _
 from typing_extensions import TypeVar
 
 from opsconsole.choices import RunKind, RunStatus
-from opsconsole.models import Environment, Run
+from opsconsole.models import Environment, Plan, Run, User
 from opsconsole.runner.documents import Parameters, Result, Unreadable
+from opsconsole.runner.gates import Gate
 from opsconsole.runner.step import Promise, RunContext, Step
 
 P = TypeVar("P", bound=Parameters, default=Parameters)
@@ -25,6 +26,16 @@ class Resolution:
 
     status: RunStatus
     summary: str
+
+
+@dataclass(frozen=True)
+class Asked(Generic[P]):
+    """A run as it is requested or claimed. A requester of None is the console's own schedule."""
+
+    environment: Environment
+    requester: User | None
+    parameters: P
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,13 @@ class Operation(ABC, Generic[P, R]):
     @abstractmethod
     def steps(self, environment: Environment, parameters: P) -> Sequence[Step[P, R]]:
         """The steps of a run, in order. Asks nothing outside the console's own database."""
+
+    def gates(self, asked: Asked[P]) -> list[Gate]:
+        """What has to hold before it, with the stored evidence; reads no target.
+
+        Besides what holds for every operation: the requester's right, and that the plan is intact.
+        """
+        return []
 
     def promises(self, environment: Environment, parameters: P) -> list[Promise]:
         """What will happen, step by step, as a person confirms it."""

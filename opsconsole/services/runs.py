@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 from django.db.models import DateTimeField, ExpressionWrapper, Value
 from django.db.models.functions import Now
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from opsconsole.choices import RunStatus, StepStatus
@@ -21,7 +22,8 @@ from opsconsole.exceptions import FencedOut, Refused
 from opsconsole.models import AuditEvent, Environment, Plan, Run, Step, User
 from opsconsole.permissions import authorize, can
 from opsconsole.runner.documents import Parameters, Unreadable
-from opsconsole.runner.operation import Operation
+from opsconsole.runner.gates import Gate, Judged, PlanIntact, RequesterMay, in_the_way, judge
+from opsconsole.runner.operation import Asked, Operation
 from opsconsole.runner.registry import OPERATIONS
 from opsconsole.services import audit
 from opsconsole.services.transitions import is_allowed
@@ -50,8 +52,8 @@ def request_run(
 
     `parameters` say what is done, and with it by which operation. An actor of None is the
     console's own schedule, which needs no role. `way_back_of` names the run needing attention
-    whose exit this one is. Raises Refused when the actor may not, or when another run holds the
-    target.
+    whose exit this one is. Raises Refused when the actor may not, when a gate of the operation is
+    closed or has to be waited for, or when another run holds the target.
     """
     operation = OPERATIONS[parameters.operation]
     if actor is not None:
@@ -59,6 +61,9 @@ def request_run(
     before = Run.objects.filter(idempotency_key=idempotency_key, requested_by=actor).first()
     if before:
         return before
+    stop = in_the_way(_judged(operation, Asked(environment, actor, parameters, plan)))
+    if stop:
+        raise Refused(stop.why, status=422 if stop.field else 409, field=stop.field)
     try:
         with transaction.atomic():
             run = Run(
@@ -99,6 +104,17 @@ def request_run(
             return before
         raise Refused(_who_holds(environment, operation)) from None
     return run
+
+
+def _judged(operation: Operation, asked: Asked) -> list[Judged]:
+    """The gates that every operation has, and its own."""
+    gates: list[Gate] = []
+    if asked.requester:
+        may = can(asked.requester, operation.action, asked.environment)
+        gates.append(RequesterMay(str(asked.requester), may))
+    if asked.plan:
+        gates.append(PlanIntact(asked.plan.hash, Plan.hash_of(asked.plan.content)))
+    return judge([*gates, *operation.gates(asked)], timezone.now())
 
 
 def _hand_over(needing: Run, way_back: Run) -> None:
@@ -169,8 +185,9 @@ def send_short(task: str, object_id: int, expires: float | None = None) -> bool:
 def claim_run(run_id: int, worker_name: str) -> Run | None:
     """Claim a queued run for this worker, in one transaction without network.
 
-    Checks again what was checked at the request: the right of who asked, and that the plan
-    is the one confirmed. Returns None for a duplicate delivery or a refused claim (audited).
+    Judges again the gates that were judged at the request. Returns None for a duplicate delivery
+    or a refused claim (audited), and for a run that a gate keeps waiting: that one stays queued,
+    and the sweeper sends it again.
     """
     with transaction.atomic():
         run = Run.objects.select_for_update(of=("self",)).select_related(
@@ -185,7 +202,10 @@ def claim_run(run_id: int, worker_name: str) -> Run | None:
                 details={"worker": worker_name, "status": run.status},
             )
             return None
-        refusal = _claim_refusal(run)
+        try:
+            refusal = _claim_refusal(run)
+        except _NotYet:
+            return None
         if refusal:
             _change(run, RunStatus.FAILED, summary=refusal, finished_at=Now())
             audit.record("run.refused", actor=None, run=run, reason=refusal,
@@ -205,23 +225,27 @@ def claim_run(run_id: int, worker_name: str) -> Run | None:
     return run
 
 
+class _NotYet(Exception):
+    """A gate has to be waited for."""
+
+
 def _claim_refusal(run: Run) -> str:
+    """Why the run may not be claimed, "" when it may. Raises _NotYet when it may not for now."""
     operation = OPERATIONS.get(run.operation)
     if operation is None:
         return _("Refused: this version of the console cannot run %(title)s.") % {
             "title": run.title
         }
     try:
-        operation.read(run)
+        asked = Asked(run.environment, run.requested_by, operation.read(run), run.plan)
     except Unreadable as error:
         return _("Refused: what was asked cannot be read: %(why)s.") % {"why": error}
-    if run.requested_by and not can(run.requested_by, operation.action, run.environment):
-        return _("Refused: %(user)s no longer has the right to run this.") % {
-            "user": run.requested_by
-        }
-    if run.plan and Plan.hash_of(run.plan.content) != run.plan.hash:
-        return _("Refused: the stored plan is not the one that was confirmed.")
-    return ""
+    stop = in_the_way(_judged(operation, asked), at_claim=True)
+    if stop is None:
+        return ""
+    if not stop.is_closed:
+        raise _NotYet
+    return _("Refused: %(why)s") % {"why": stop.why}
 
 
 def _change(run: Run, status: RunStatus, **fields: object) -> None:

@@ -206,14 +206,15 @@ def test_field_that_an_operation_does_not_know_is_refused(asked):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=3,
 )
 NAMES = st.sampled_from(
     sorted({name for _kind, stored, asked in OLD for name in {**stored, **asked.stored()}})
 )
 
 
-@given(st.sampled_from(sorted(TITLES)), st.dictionaries(NAMES, JSON), st.integers(0, 3))
+@given(st.sampled_from(sorted(TITLES)), st.dictionaries(NAMES, JSON, max_size=4), st.integers(0, 3))
 def test_whatever_is_stored_is_read_or_unreadable_and_has_a_title(key, data, version):
     operation = OPERATIONS[key]
     run = Run(operation=key, kind=operation.kind, parameters=data, parameters_version=version)

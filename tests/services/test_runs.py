@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
@@ -14,14 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backups_app.parameters import BackupParameters, ProveParameters, RestoreParameters
-from migrations_app.parameters import MigrateParameters
+from migrations_app.parameters import EndSessionParameters
 from opsconsole.choices import RunStatus
 from opsconsole.exceptions import FencedOut, Refused
 from opsconsole.models import AuditEvent, Plan, Run
+from opsconsole.runner.gates import Closed, Gate, Waiting
+from opsconsole.runner.registry import OPERATIONS
 from opsconsole.services import audit, runs
 from opsconsole.services.transitions import ALLOWED, is_allowed
 
-MIGRATE = MigrateParameters()
+# Changes the target, and asks for nothing before.
+MIGRATE = EndSessionParameters(pid=1, user="shop", since=None)
 BACKUP = BackupParameters()
 RESTORE = RestoreParameters(backup=1)
 
@@ -111,6 +115,58 @@ def test_claim_is_refused_when_the_stored_plan_was_altered(environment, operator
     assert runs.claim_run(run.pk, "w") is None
     run.refresh_from_db()
     assert "not the one that was confirmed" in run.summary
+
+
+@dataclass(frozen=True)
+class Until(Gate):
+    verdict: Waiting | Closed
+    name = "until"
+
+    def check(self, now):
+        return self.verdict
+
+
+def with_gate(monkeypatch, verdict) -> None:
+    monkeypatch.setattr(type(OPERATIONS["backup"]), "gates", lambda *_: [Until(verdict)])
+
+
+def test_run_that_a_gate_keeps_waiting_stays_queued_and_is_claimed_once_it_opens(
+    environment, operator, monkeypatch
+):
+    run = ask(operator, environment, BACKUP)
+    with monkeypatch.context() as meanwhile:
+        with_gate(meanwhile, Waiting("not before Monday"))
+        assert runs.claim_run(run.pk, "w") is None
+    run.refresh_from_db()
+    assert (run.status, run.claim_token) == (RunStatus.QUEUED, None)
+    assert not AuditEvent.objects.filter(action="run.refused").exists()
+    assert runs.claim_run(run.pk, "w").status == RunStatus.RUNNING
+
+
+def test_claim_is_refused_when_a_gate_has_closed_meanwhile(environment, operator, monkeypatch):
+    run = ask(operator, environment, BACKUP)
+    with_gate(monkeypatch, Closed("frozen for the release."))
+    assert runs.claim_run(run.pk, "w") is None
+    run.refresh_from_db()
+    assert (run.status, run.summary) == (RunStatus.FAILED, "Refused: frozen for the release.")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "field"),
+    [
+        (Waiting("not before Monday"), 409, ""),
+        (Closed("frozen"), 409, ""),
+        (Closed("say who knows", field="note"), 422, "note"),
+    ],
+)
+def test_request_is_refused_by_a_gate_that_is_not_open(
+    environment, operator, monkeypatch, verdict, status, field
+):
+    with_gate(monkeypatch, verdict)
+    with pytest.raises(Refused, match=verdict.why) as refusal:
+        ask(operator, environment, BACKUP)
+    assert (refusal.value.status, refusal.value.field) == (status, field)
+    assert not Run.objects.exists()
 
 
 def claimed(environment, operator) -> Run:
