@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from backups_app.models import Backup, BackupCopy, BackupPolicy, ScheduledOccurrence
 from backups_app.models.backup import CopyState
 from opsconsole.choices import BackupReason, ProofLevel, RunStatus
-from opsconsole.models import Environment
+from opsconsole.environments.models import Environment
 
 # A backup this much smaller or larger than its predecessors' median is worth a look.
 SIZE_FACTOR = 2.0

@@ -6,7 +6,8 @@ class BackupsConfig(AppConfig):
     verbose_name = "Backups"
 
     def ready(self) -> None:
-        from backups_app import operations, panels, work
+        from backups_app import panels
+        from backups_app.runs import operations, work
 
         operations.register_all()
         panels.register()

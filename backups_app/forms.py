@@ -12,12 +12,12 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext_lazy as _
 
 from backups_app import schedules
-from backups_app.encryption import parse_recipients
+from backups_app.archives.encryption import parse_recipients
 from backups_app.exceptions import BadKey
 from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.stores.kinds import Credentials, canonical_key, open_store
+from opsconsole.environments.models import Environment
 from opsconsole.exceptions import AdapterError
-from opsconsole.models import Environment
 
 
 class RestoreForm(forms.Form):

@@ -12,13 +12,15 @@ from django.utils.translation import gettext as _
 from backups_app.alarms import alarms_of
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
 from backups_app.parameters import OfBackup
-from opsconsole import panels
+from opsconsole.access.models import CONSOLE, User
+from opsconsole.access.permissions import can, visible_environments
 from opsconsole.choices import RunKind
-from opsconsole.models import CONSOLE, Environment, Run, User
-from opsconsole.panels import Fact, Found
-from opsconsole.permissions import can, visible_environments
-from opsconsole.runner.registry import parameters_of
-from opsconsole.views.pages import new_key
+from opsconsole.environments import panels
+from opsconsole.environments.models import Environment
+from opsconsole.environments.panels import Fact, Found
+from opsconsole.runs.models import Run
+from opsconsole.runs.registry import parameters_of
+from opsconsole.web.pages import new_key
 
 
 def register() -> None:

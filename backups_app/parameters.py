@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from opsconsole.choices import BackupReason, ProofLevel
-from opsconsole.runner.documents import Parameters, Stored
+from opsconsole.runs.documents import Parameters, Stored
 
 
 class BackupParameters(Parameters):

@@ -8,10 +8,12 @@ from django.utils import timezone
 
 from backups_app.models import Backup
 from backups_app.models.backup import CopyState
+from opsconsole.access.models import CONSOLE, User
+from opsconsole.access.permissions import authorize
+from opsconsole.environments import secrets
+from opsconsole.environments.models import Environment
+from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused
-from opsconsole.models import CONSOLE, Environment, User
-from opsconsole.permissions import authorize
-from opsconsole.services import audit, secrets
 
 NEWEST = 5
 

@@ -2,10 +2,10 @@
 
 from celery import shared_task
 
-from backups_app import restore_check
 from backups_app.models import RestoreCheck, Storage
+from backups_app.runs import restore_check
 from backups_app.services import policies, storages
-from opsconsole.models import Environment
+from opsconsole.environments.models import Environment
 
 
 @shared_task(name="backups_app.test_storage")

@@ -27,7 +27,7 @@ def main(megabytes: int) -> None:
 
     from backups_app.models import Backup
     from backups_app.services import request_backup
-    from opsconsole.models import Step
+    from opsconsole.runs.models import Step
     from opsconsole.targets.tools import find_tools
 
     environment, actor = bench.make_environment(megabytes), bench.admin()

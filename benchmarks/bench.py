@@ -14,14 +14,14 @@ def start() -> None:
 
     import tests.embedded  # noqa: F401  (starts them when it is imported)
 
-    os.environ["DJANGO_SETTINGS_MODULE"] = "opsconsole.settings"
+    os.environ["DJANGO_SETTINGS_MODULE"] = "opsconsole.project.settings"
     os.environ["OPSCONSOLE_TIME_SCALE"] = "1"
     import django
     from django.core.management import call_command
 
     django.setup()
     call_command("migrate", verbosity=0)
-    from opsconsole.services import secrets
+    from opsconsole.environments import secrets
 
     secrets.allow_opening()
 
@@ -32,8 +32,8 @@ def make_environment(megabytes: int) -> Any:
     from django.conf import settings
 
     from opsconsole.embedded.postgres import set_role
-    from opsconsole.models import Application, Environment, Target
-    from opsconsole.services.secrets import seal
+    from opsconsole.environments.models import Application, Environment, Target
+    from opsconsole.environments.secrets import seal
 
     name = f"bench{uuid.uuid4().hex[:6]}"
     superuser = settings.OPSCONSOLE_HOME.read_addresses().superuser_dsn
@@ -61,7 +61,7 @@ def make_environment(megabytes: int) -> Any:
 
 
 def admin() -> Any:
-    from opsconsole.models import Membership, User
+    from opsconsole.access.models import Membership, User
 
     user, made = User.objects.get_or_create(username="bench")
     if made:
@@ -71,7 +71,7 @@ def admin() -> Any:
 
 def execute(run: Any) -> Any:
     """Run it here; fails loudly unless it succeeded."""
-    from opsconsole.runner.executor import execute_run
+    from opsconsole.runs.executor import execute_run
 
     execute_run(run.pk, "bench")
     run.refresh_from_db()
@@ -85,7 +85,7 @@ def prisma(root: Any, environment: Any, *words: str) -> str:
     import shutil
     import subprocess
 
-    from migrations_app.demo import SOURCE
+    from opsconsole.project.demo import SOURCE
     from tests.migrations_app.test_prisma_cli import HERE
     from tests.toolbox import prisma as cli
 

@@ -47,7 +47,7 @@ def apply_all(environment) -> None:
 
 
 def refresh(environments) -> None:
-    from migrations_app.observation import observe_target
+    from migrations_app.reading.observation import observe_target
 
     for environment in environments:
         state = observe_target(environment.target)
@@ -67,9 +67,9 @@ def queries_of_one_refresh(environment) -> list[str]:
 
     psycopg.Cursor.execute = note  # type: ignore[method-assign]
     try:
-        from migrations_app.observation import observe
-        from migrations_app.sources import engine_for
-        from opsconsole.services.secrets import resolve_dsn
+        from migrations_app.reading.observation import observe
+        from migrations_app.sources.folders import engine_for
+        from opsconsole.environments.secrets import resolve_dsn
         from opsconsole.targets import server
 
         dsn = resolve_dsn(environment.target)

@@ -117,9 +117,9 @@ def add(environment, name: str, text: str) -> None:
 
 
 def migrate(environment) -> None:
-    from migrations_app.observation import observe_target
+    from migrations_app.reading.observation import observe_target
     from migrations_app.services.migrations import current_plan, request_migrate
-    from opsconsole.models import Environment
+    from opsconsole.environments.models import Environment
 
     environment = Environment.objects.select_related("target", "application").get(pk=environment.pk)
     observe_target(environment.target)

@@ -6,7 +6,8 @@ class MigrationsConfig(AppConfig):
     verbose_name = "Migrations"
 
     def ready(self) -> None:
-        from migrations_app import operations, panels
+        from migrations_app import panels
+        from migrations_app.runs import operations
 
         operations.register_all()
         panels.register()

@@ -7,10 +7,10 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
-from migrations_app.git import check_ref, check_url
 from migrations_app.models import Repository
+from migrations_app.sources.git import check_ref, check_url
+from opsconsole.environments.models import Application
 from opsconsole.exceptions import AdapterError
-from opsconsole.models import Application
 
 
 class SecretArea(forms.Textarea):

@@ -7,7 +7,9 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.models import Application, Environment, Run, Target, User
+from opsconsole.access.models import User
+from opsconsole.environments.models import Application, Environment, Target
+from opsconsole.runs.models import Run
 
 
 class ScriptText(models.Model):

@@ -10,19 +10,21 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from migrations_app.board import read_board
-from migrations_app.drift import comparisons_of, drifts_of
 from migrations_app.engines import ENGINES
 from migrations_app.parameters import MigrateParameters
+from migrations_app.reading.drift import comparisons_of, drifts_of
+from migrations_app.reading.matrix import read_board
 from migrations_app.services import doctor
 from migrations_app.services.drift import sql_of
 from migrations_app.views.migrations import as_shown
-from opsconsole import panels
-from opsconsole.models import CONSOLE, Application, Environment, Run, User
-from opsconsole.panels import Fact, Found
-from opsconsole.permissions import applications_for, can, visible_environments
-from opsconsole.runner.registry import parameters_of
-from opsconsole.views.pages import new_key
+from opsconsole.access.models import CONSOLE, User
+from opsconsole.access.permissions import applications_for, can, visible_environments
+from opsconsole.environments import panels
+from opsconsole.environments.models import Application, Environment
+from opsconsole.environments.panels import Fact, Found
+from opsconsole.runs.models import Run
+from opsconsole.runs.registry import parameters_of
+from opsconsole.web.pages import new_key
 
 PENDING_STATES = {"pending", "out_of_order"}
 LOGGED = 10

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from opsconsole.runner.documents import Parameters, Stored
+from opsconsole.runs.documents import Parameters, Stored
 
 
 class Answer(BaseModel):

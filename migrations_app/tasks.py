@@ -2,9 +2,9 @@
 
 from celery import shared_task
 
-from migrations_app.drift import check_drift
-from migrations_app.observation import observe_target
-from opsconsole.models import Environment, Target
+from migrations_app.reading.drift import check_drift
+from migrations_app.reading.observation import observe_target
+from opsconsole.environments.models import Environment, Target
 
 
 @shared_task(name="migrations_app.observe")

@@ -1,6 +1,3 @@
-"""Ops Console: the Django project and its platform app."""
+"""Ops Console: the platform, one package per subject, and the project that puts it together."""
 
-from opsconsole.celery import app as celery_app
-
-__all__ = ["celery_app"]
 __version__ = "0.1.0"

@@ -7,4 +7,4 @@ class OpsConsoleConfig(AppConfig):
     verbose_name = "Ops Console"
 
     def ready(self) -> None:
-        from opsconsole import checks, signals  # noqa: F401  (they connect themselves)
+        from opsconsole.runs import reporting as signals  # noqa: F401  (they connect themselves)

@@ -53,7 +53,7 @@ def _plain_settings(settings) -> None:
 
 @pytest.fixture(autouse=True)
 def _as_worker(monkeypatch) -> None:
-    from opsconsole.services import secrets
+    from opsconsole.environments import secrets
 
     monkeypatch.setattr(secrets, "_may_open", True)
 
@@ -61,7 +61,7 @@ def _as_worker(monkeypatch) -> None:
 @pytest.fixture
 def person(db) -> Callable:
     """`person("operator")` makes a user with that role everywhere."""
-    from opsconsole.models import Membership, User
+    from opsconsole.access.models import Membership, User
 
     def make(role: str, name: str = "") -> User:
         user = User.objects.create_user(name or role, password="pw")
@@ -186,8 +186,9 @@ def folder(settings) -> Iterator[Folder]:
 @pytest.fixture
 def make_environment(db, database, folder) -> Callable:
     """`make_environment("staging")` makes an environment on a database with one migration applied."""
-    from opsconsole.models import Application, Environment, HealthCheck, Target
-    from opsconsole.services.secrets import seal
+    from opsconsole.environments.models import Application, Environment, Target
+    from opsconsole.environments.secrets import seal
+    from opsconsole.health.models import HealthCheck
 
     def make(slug: str = "staging", *, position: int = 1, **fields) -> Environment:
         application, _ = Application.objects.get_or_create(slug="shop", defaults={"name": "Shop"})
@@ -236,10 +237,11 @@ def target(environment) -> Iterator[psycopg.Connection]:
 @pytest.fixture
 def migrate(transactional_db, environment, operator) -> Callable:
     """`migrate()` reads, plans, requests and executes a migrate run here; returns the run."""
-    from migrations_app.observation import observe_target
+    from migrations_app.reading.observation import observe_target
     from migrations_app.services.migrations import current_plan, request_migrate
-    from opsconsole.models import Environment, Run
-    from opsconsole.runner.executor import execute_run
+    from opsconsole.environments.models import Environment
+    from opsconsole.runs.executor import execute_run
+    from opsconsole.runs.models import Run
 
     def run(between: Callable[[], None] = lambda: None, **asked) -> Run:
         fresh = Environment.objects.select_related("target", "application").get(pk=environment.pk)

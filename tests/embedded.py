@@ -37,9 +37,9 @@ def start() -> None:
         return
     import psycopg
 
-    from opsconsole import launch
     from opsconsole.embedded import postgres
     from opsconsole.embedded.home import Home
+    from opsconsole.project import launch
 
     postgres.SETTINGS |= {
         "wal_level": "logical", "max_prepared_transactions": "5", "fsync": "off",

@@ -10,13 +10,15 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from backups_app.archive import StoredForm
+from backups_app.archives.archive import StoredForm
 from backups_app.models.storage import Storage
 from opsconsole.choices import BackupReason, ProofLevel, Shown
-from opsconsole.models import Environment, Run, Target, WorkItem
+from opsconsole.environments.models import Environment, Target
+from opsconsole.runs.models import Run
 from opsconsole.targets import ddl_log
 from opsconsole.targets.event_triggers import EventTrigger
 from opsconsole.targets.server import ServerFacts
+from opsconsole.work.models import WorkItem
 
 
 class BackupQuerySet(models.QuerySet["Backup"]):

@@ -15,7 +15,7 @@ from backups_app import schedules
 from backups_app.models.storage import Storage
 from backups_app.retention import Rules
 from opsconsole.choices import BackupReason, ProofLevel
-from opsconsole.models import Environment
+from opsconsole.environments.models import Environment
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrPromise as StrPromise

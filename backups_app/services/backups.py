@@ -14,11 +14,14 @@ from backups_app.models import Backup
 from backups_app.models.backup import CopyState
 from backups_app.parameters import BackupParameters, ProveParameters
 from backups_app.stores.local import LocalStore
+from opsconsole.access.models import User
+from opsconsole.access.permissions import authorize
 from opsconsole.choices import BackupReason, ProofLevel
+from opsconsole.environments.models import Environment
+from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused
-from opsconsole.models import Environment, Run, User
-from opsconsole.permissions import authorize
-from opsconsole.services import audit, runs
+from opsconsole.runs import services as runs
+from opsconsole.runs.models import Run
 
 
 def request_backup(

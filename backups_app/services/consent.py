@@ -11,9 +11,10 @@ from django.utils.translation import gettext as _
 
 from backups_app.models import Backup, Storage
 from backups_app.stores.places import Place, place_of
+from opsconsole.access.models import User
+from opsconsole.access.permissions import can
+from opsconsole.environments.models import Environment
 from opsconsole.exceptions import AdapterError, Refused
-from opsconsole.models import Environment, User
-from opsconsole.permissions import can
 
 
 def require_take_out(actor: User | None, sources: Iterable[Environment]) -> None:

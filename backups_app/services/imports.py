@@ -10,17 +10,19 @@ from django.conf import settings
 from django.utils.text import get_valid_filename
 from django.utils.translation import gettext as _
 
-from backups_app.foreign import NOT_AN_ARCHIVE, may_be_archive
+from backups_app.archives.foreign import NOT_AN_ARCHIVE, may_be_archive
 from backups_app.models import Backup, Storage
 from backups_app.parameters import ImportParameters
 from backups_app.services.consent import require_archive
 from backups_app.stores.kinds import canonical_key
 from backups_app.stores.local import LocalStore
 from backups_app.stores.places import place_of
+from opsconsole.access.models import User
+from opsconsole.access.permissions import authorize
+from opsconsole.environments.models import Environment
 from opsconsole.exceptions import AdapterError, Refused
-from opsconsole.models import Environment, Run, User
-from opsconsole.permissions import authorize
-from opsconsole.services import runs
+from opsconsole.runs import services as runs
+from opsconsole.runs.models import Run
 
 INCOMING = "incoming"
 

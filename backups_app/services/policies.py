@@ -18,11 +18,14 @@ from backups_app.models import Backup, BackupPolicy, ScheduledOccurrence, Storag
 from backups_app.parameters import PruneParameters
 from backups_app.retention import Decision, Fact, decide, simulate
 from backups_app.services.backups import request_backup, request_verify
+from opsconsole.access.models import User
+from opsconsole.access.permissions import authorize
 from opsconsole.choices import BackupReason, ProofLevel, RunKind, RunStatus
+from opsconsole.environments.models import Environment
+from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused
-from opsconsole.models import Environment, Run, User
-from opsconsole.permissions import authorize
-from opsconsole.services import audit, runs
+from opsconsole.runs import services as runs
+from opsconsole.runs.models import Run
 
 DAYS_SIMULATED = 365
 LATE = timedelta(hours=24)

@@ -8,14 +8,18 @@ from django.utils.translation import gettext as _
 
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, RestoreCheck
 from backups_app.parameters import RestoreAsParameters, RestoreParameters, UndoParameters
+from opsconsole.access.models import User
+from opsconsole.access.permissions import authorize
 from opsconsole.choices import ProofLevel, RunStatus
+from opsconsole.environments.models import Environment
+from opsconsole.environments.services import require_typed_name
+from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused
-from opsconsole.models import Environment, Run, User
-from opsconsole.permissions import authorize
-from opsconsole.runner.work_registry import work_key
-from opsconsole.services import audit, runs, work
-from opsconsole.services.environments import require_typed_name
+from opsconsole.runs import services as runs
+from opsconsole.runs.models import Run
 from opsconsole.targets.server import NAME_BYTES
+from opsconsole.work import services as work
+from opsconsole.work.registry import work_key
 
 RESERVED = {"postgres", "template0", "template1"}
 DROP = work_key("backups_app.drop_replaced")

@@ -9,14 +9,15 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
-from backups_app import copies
 from backups_app.models import BackupPolicy, Storage
+from backups_app.runs import copies
+from opsconsole.access.models import CONSOLE, User
+from opsconsole.access.permissions import authorize
+from opsconsole.environments.secrets import seal
+from opsconsole.environments.services import fields_of
+from opsconsole.events import recording as audit
 from opsconsole.exceptions import AdapterError, Refused
-from opsconsole.models import CONSOLE, User
-from opsconsole.permissions import authorize
-from opsconsole.services import audit, runs
-from opsconsole.services.environments import fields_of
-from opsconsole.services.secrets import seal
+from opsconsole.runs import services as runs
 
 FIELDS = ["name", "url", "access_key"]
 

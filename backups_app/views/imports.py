@@ -8,10 +8,10 @@ from django.shortcuts import redirect, render
 from backups_app import services
 from backups_app.forms import ImportForm
 from backups_app.parameters import ImportParameters
+from opsconsole.access.permissions import require
 from opsconsole.exceptions import Refused
-from opsconsole.permissions import require
-from opsconsole.runner.registry import outlook
-from opsconsole.views.pages import environment_or_404, new_key, posted_key
+from opsconsole.runs.registry import outlook
+from opsconsole.web.pages import environment_or_404, new_key, posted_key
 
 
 @require("backup.import")

@@ -13,11 +13,11 @@ from backups_app.forms import DropForm, RestoreForm, UndoForm
 from backups_app.models import ReplacedDatabase, RestoreCheck
 from backups_app.parameters import RestoreParameters, UndoParameters
 from backups_app.views.backups import backup_or_404
+from opsconsole.access.permissions import authorize, environments_for, require, visible_environments
 from opsconsole.exceptions import Refused
-from opsconsole.models.keys import key_from
-from opsconsole.permissions import authorize, environments_for, require, visible_environments
-from opsconsole.runner.registry import outlook
-from opsconsole.views.pages import environment_by_key_or_404, new_key, posted_key, run_or_404
+from opsconsole.runs.registry import outlook
+from opsconsole.web.keys import key_from
+from opsconsole.web.pages import environment_by_key_or_404, new_key, posted_key, run_or_404
 
 
 def _field_of(form: RestoreForm) -> str:

@@ -11,9 +11,9 @@ from django.views.decorators.http import require_GET, require_POST
 from backups_app.forms import PolicyForm, StorageForm
 from backups_app.models import BackupPolicy, Storage
 from backups_app.services import policies, storages
-from opsconsole.permissions import require, require_on_console
-from opsconsole.services.environments import fields_of
-from opsconsole.views.pages import environment_or_404, new_key, posted_key
+from opsconsole.access.permissions import require, require_on_console
+from opsconsole.environments.services import fields_of
+from opsconsole.web.pages import environment_or_404, new_key, posted_key
 
 
 @require("settings.edit")

@@ -32,7 +32,7 @@ from migrations_app.engines.kinds import (
 from migrations_app.engines.prisma import SPLITTING_SINCE, PrismaEngine
 from migrations_app.engines.statements import transaction_control
 from opsconsole.exceptions import AdapterError, Cancelled
-from opsconsole.runner.process import Tool, allowed_environment
+from opsconsole.processes.process import Tool, allowed_environment
 from opsconsole.targets import server
 
 SEARCHED_PARENTS = 4

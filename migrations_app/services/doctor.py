@@ -15,11 +15,13 @@ from migrations_app.engines import ENGINES
 from migrations_app.engines.evidence import Evidence, Trace
 from migrations_app.models import ScriptText
 from migrations_app.parameters import EndSessionParameters, FinishParameters, ResolveParameters
+from opsconsole.access.models import User
+from opsconsole.access.permissions import authorize
+from opsconsole.environments.models import Environment, TargetState
 from opsconsole.exceptions import Refused
-from opsconsole.models import Environment, Run, TargetState, User
-from opsconsole.models.keys import key_from
-from opsconsole.permissions import authorize
-from opsconsole.services import runs
+from opsconsole.runs import services as runs
+from opsconsole.runs.models import Run
+from opsconsole.web.keys import key_from
 
 MARKS = {"rolled_back", "applied", "finish"}
 TROUBLED = ("failed", "running", "edited", "missing_locally")

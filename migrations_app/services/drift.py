@@ -8,16 +8,19 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from migrations_app.drift import Drift, drift_of, expect
+from migrations_app.assess.schema_sql import Written, write_sql
 from migrations_app.engines import ENGINES
 from migrations_app.models import ExpectedSchema
-from migrations_app.observation import store_scripts
 from migrations_app.parameters import AdoptDriftParameters
-from migrations_app.schema_sql import Written, write_sql
+from migrations_app.reading.drift import Drift, drift_of, expect
+from migrations_app.reading.observation import store_scripts
+from opsconsole.access.models import User
+from opsconsole.access.permissions import authorize
+from opsconsole.environments.models import Environment
+from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused
-from opsconsole.models import Environment, Run, User
-from opsconsole.permissions import authorize
-from opsconsole.services import audit, runs
+from opsconsole.runs import services as runs
+from opsconsole.runs.models import Run
 
 TITLE = re.compile(r"[a-z0-9][a-z0-9_]{0,60}")
 

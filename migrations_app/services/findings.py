@@ -9,12 +9,13 @@ from typing import Any
 from django.db import transaction
 from django.utils.translation import gettext as _
 
-from migrations_app.lint import RULES, Level
+from migrations_app.assess.lint import RULES, Level
 from migrations_app.models import LintLevel, Waiver
+from opsconsole.access.models import User
+from opsconsole.access.permissions import authorize
+from opsconsole.environments.models import Application, Environment
+from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused
-from opsconsole.models import Application, Environment, User
-from opsconsole.permissions import authorize
-from opsconsole.services import audit
 
 
 @dataclass(frozen=True)

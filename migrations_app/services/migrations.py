@@ -9,24 +9,26 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from migrations_app.gates import (
+from migrations_app.parameters import Answer, MigrateParameters
+from migrations_app.reading.observation import plan_changes, plan_for
+from migrations_app.runs.gates import (
     ChecklistAnswered,
     FindingsAnswered,
     HistoryHealthy,
     PlanCurrent,
     SomethingPending,
 )
-from migrations_app.observation import plan_changes, plan_for
-from migrations_app.parameters import Answer, MigrateParameters
 from migrations_app.services.findings import stopping
+from opsconsole.access.models import User
+from opsconsole.access.permissions import authorize
 from opsconsole.choices import Health
+from opsconsole.environments.models import Environment, TargetState
+from opsconsole.environments.services import require_typed_name
 from opsconsole.exceptions import Refused
-from opsconsole.models import Environment, Plan, Run, TargetState, User
-from opsconsole.permissions import authorize
-from opsconsole.runner.gates import FreshReading, Gate, in_the_way, judge
-from opsconsole.services import runs
-from opsconsole.services.environments import require_typed_name
-from opsconsole.services.health import health_days
+from opsconsole.health.services import health_days
+from opsconsole.runs import services as runs
+from opsconsole.runs.gates import FreshReading, Gate, in_the_way, judge
+from opsconsole.runs.models import Plan, Run
 
 # The database is read every OBSERVE_SECONDS; after so many that did not come, nothing is started.
 READINGS_MISSED = 10

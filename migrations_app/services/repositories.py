@@ -7,11 +7,13 @@ from typing import Any
 from django.db import transaction
 
 from migrations_app.models import Repository
-from opsconsole.models import Application, User
-from opsconsole.permissions import authorize
-from opsconsole.services import audit, runs
-from opsconsole.services.environments import fields_of
-from opsconsole.services.secrets import seal
+from opsconsole.access.models import User
+from opsconsole.access.permissions import authorize
+from opsconsole.environments.models import Application
+from opsconsole.environments.secrets import seal
+from opsconsole.environments.services import fields_of
+from opsconsole.events import recording as audit
+from opsconsole.runs import services as runs
 
 FIELDS = ["url", "ref", "folder", "refs"]
 

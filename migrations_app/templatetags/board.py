@@ -11,7 +11,7 @@ from django.utils.timezone import localtime
 from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 
-from migrations_app.board import LOOKS, Cell
+from migrations_app.reading.matrix import LOOKS, Cell
 from opsconsole.templatetags.console import duration, icon
 
 register = template.Library()

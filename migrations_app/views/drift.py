@@ -8,12 +8,12 @@ from django.shortcuts import redirect
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
-from migrations_app.drift import drift_of
+from migrations_app.reading.drift import drift_of
 from migrations_app.services import drift as services
+from opsconsole.access.permissions import require
 from opsconsole.exceptions import Refused
-from opsconsole.permissions import require
 from opsconsole.targets import ddl_log
-from opsconsole.views.pages import environment_or_404, posted_key
+from opsconsole.web.pages import environment_or_404, posted_key
 
 
 @require_POST

@@ -13,18 +13,19 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
-from migrations_app.board import read_board
 from migrations_app.models import ScriptText
 from migrations_app.parameters import MigrateParameters
+from migrations_app.reading.matrix import read_board
 from migrations_app.services import doctor, findings
 from migrations_app.services import migrations as services
+from opsconsole.access.permissions import require, visible_environments
+from opsconsole.environments.models import Environment, TargetState
 from opsconsole.exceptions import Refused
-from opsconsole.models import Environment, Run, TargetState
-from opsconsole.models.keys import key_from
-from opsconsole.permissions import require, visible_environments
-from opsconsole.runner.gates import judge
-from opsconsole.runner.registry import outlook
-from opsconsole.views.pages import environment_or_404, new_key, posted_key
+from opsconsole.runs.gates import judge
+from opsconsole.runs.models import Run
+from opsconsole.runs.registry import outlook
+from opsconsole.web.keys import key_from
+from opsconsole.web.pages import environment_or_404, new_key, posted_key
 
 
 def as_shown(environment: Environment, migrations: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ from django.views.decorators.http import require_POST
 from migrations_app.forms import RepositoryForm
 from migrations_app.models import Repository
 from migrations_app.services import repositories
-from opsconsole.permissions import require
-from opsconsole.views.pages import application_or_404
+from opsconsole.access.permissions import require
+from opsconsole.web.pages import application_or_404
 
 
 @require("settings.edit")

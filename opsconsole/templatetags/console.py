@@ -18,10 +18,10 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PostgresLexer
 
+from opsconsole.access.models import Console, Place
+from opsconsole.access.permissions import can as user_can
+from opsconsole.access.permissions import can_somewhere as user_can_somewhere
 from opsconsole.choices import look_of
-from opsconsole.models import Console, Place
-from opsconsole.permissions import can as user_can
-from opsconsole.permissions import can_somewhere as user_can_somewhere
 
 register = template.Library()
 STRIP_TONES = {0: "", 1: "w", 2: "b", None: "n"}

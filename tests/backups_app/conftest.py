@@ -12,9 +12,10 @@ from backups_app import services
 from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.services import storages
 from opsconsole.choices import RunStatus
-from opsconsole.models import Environment, Run
-from opsconsole.runner.executor import execute_run
-from opsconsole.runner.resolver import resolve_lost_run
+from opsconsole.environments.models import Environment
+from opsconsole.runs.executor import execute_run
+from opsconsole.runs.models import Run
+from opsconsole.runs.resolver import resolve_lost_run
 from tests.s3 import scripted_s3
 
 

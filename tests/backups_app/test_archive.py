@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backups_app import encryption
-from backups_app.archive import StoredForm, read_archive, tar_of, unpack_tar, write_archive
-from backups_app.encryption import new_identity, parse_recipients, public_key
+from backups_app.archives import encryption
+from backups_app.archives.archive import StoredForm, read_archive, tar_of, unpack_tar, write_archive
+from backups_app.archives.encryption import new_identity, parse_recipients, public_key
 from backups_app.exceptions import ArchiveCorrupt
 from opsconsole.exceptions import AdapterError
 

@@ -11,14 +11,16 @@ import psycopg
 import pytest
 from django.conf import settings
 
-from backups_app import building, copies, operations, restore_check, services, swapping
+from backups_app import services
 from backups_app.models import Backup, ReplacedDatabase
+from backups_app.runs import building, copies, operations, restore_check, swapping
 from backups_app.stores.local import LocalStore
 from opsconsole.choices import ProofLevel, RunKind, RunStatus
 from opsconsole.exceptions import AdapterError, Refused
-from opsconsole.models import Run, WorkItem
-from opsconsole.runner.executor import execute_run
-from opsconsole.runner.work import do_work
+from opsconsole.runs.executor import execute_run
+from opsconsole.runs.models import Run
+from opsconsole.work.models import WorkItem
+from opsconsole.work.worker import do_work
 from tests.backups_app.conftest import lose, restore
 from tests.conftest import log_of
 
@@ -349,7 +351,7 @@ def test_run_stays_lost_while_the_target_does_not_answer(environment, operator, 
 
 
 def test_other_application_s_backup_is_refused(backup, make_environment, operator):
-    from opsconsole.models import Application
+    from opsconsole.environments.models import Application
 
     other = make_environment("development", position=2)
     other.application = Application.objects.create(name="Other", slug="other")
@@ -373,7 +375,7 @@ def test_killed_swap_child_leaves_the_live_database_open(
 
     import psutil
 
-    from opsconsole.runner.step import RunContext
+    from opsconsole.runs.step import RunContext
 
     # A stopped backend does not end: the exchange is held open between closed and emptied.
     stubborn = psycopg.connect(environment.dsn)

@@ -17,12 +17,14 @@ from psycopg import sql
 
 from backups_app import services
 from backups_app.models import ReplacedDatabase
-from backups_app.swapping import drop_replaced_database
+from backups_app.runs.swapping import drop_replaced_database
 from opsconsole.choices import RunKind, RunStatus
+from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
-from opsconsole.models import AuditEvent, Run, WorkItem
-from opsconsole.runner.work import do_work
-from opsconsole.services import work
+from opsconsole.runs.models import Run
+from opsconsole.work import services as work
+from opsconsole.work.models import WorkItem
+from opsconsole.work.worker import do_work
 from tests.conftest import superuser
 
 pytestmark = pytest.mark.usefixtures("transactional_db")

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from backups_app import services
+from backups_app.archives.restore import Restoration, entries_of
 from backups_app.models import Backup
-from backups_app.restore import Restoration, entries_of
-from backups_app.restore_check import find
+from backups_app.runs.restore_check import find
 from opsconsole.choices import ProofLevel, RunStatus
 from opsconsole.targets import ddl_log
 from opsconsole.targets.event_triggers import EventTrigger

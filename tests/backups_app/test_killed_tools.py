@@ -18,11 +18,12 @@ from backups_app.models import Backup, ReplacedDatabase, Storage
 from backups_app.services import storages
 from opsconsole.choices import ProofLevel, RunStatus
 from opsconsole.embedded.postgres import set_role
-from opsconsole.models import Environment, Run
-from opsconsole.runner.executor import execute_run
-from opsconsole.runner.recorder import Recorder
-from opsconsole.runner.resolver import resolve_lost_run
-from opsconsole.services.secrets import seal
+from opsconsole.environments.models import Environment
+from opsconsole.environments.secrets import seal
+from opsconsole.runs.executor import execute_run
+from opsconsole.runs.models import Run
+from opsconsole.runs.recorder import Recorder
+from opsconsole.runs.resolver import resolve_lost_run
 from tests.backups_app.conftest import restore
 from tests.s3 import scripted_s3
 from tests.servers import Server, postgres_15

@@ -10,14 +10,16 @@ from unittest.mock import Mock
 import psycopg
 import pytest
 
-from backups_app import proving, services
+from backups_app import services
 from backups_app.models import Backup, ReplacedDatabase
+from backups_app.runs import proving
 from opsconsole.choices import BackupReason, ProofLevel, RunStatus
 from opsconsole.exceptions import Refused, StepFailed
-from opsconsole.models import Run, WorkItem
-from opsconsole.runner.work import do_work
+from opsconsole.runs.models import Run
 from opsconsole.targets import swap
 from opsconsole.targets.content import read_tables
+from opsconsole.work.models import WorkItem
+from opsconsole.work.worker import do_work
 from tests.backups_app.conftest import execute, restore
 from tests.conftest import autovacuum_at_work
 
@@ -132,7 +134,7 @@ def test_undo_brings_the_other_state_back_hash_equal_and_can_be_undone(
 def test_undo_is_open_from_the_moment_the_names_are_exchanged(
     backup, environment, operator, monkeypatch
 ):
-    from opsconsole.runner.recorder import Recorder
+    from opsconsole.runs.recorder import Recorder
     from tests.conftest import superuser
 
     replaced = ReplacedDatabase.objects.get(run=restore(operator, backup, environment))

@@ -14,7 +14,7 @@ from backups_app.models import Backup, BackupPolicy, ScheduledOccurrence
 from backups_app.services import policies, request_backup
 from opsconsole.choices import BackupReason, ProofLevel, RunKind, RunStatus
 from opsconsole.exceptions import Refused
-from opsconsole.models import Run
+from opsconsole.runs.models import Run
 from tests.backups_app.conftest import execute
 
 pytestmark = pytest.mark.usefixtures("transactional_db")

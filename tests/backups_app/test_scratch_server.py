@@ -8,11 +8,12 @@ import psycopg
 import pytest
 from django.urls import reverse
 
-from backups_app import building, services
+from backups_app import services
 from backups_app.models import Backup
+from backups_app.runs import building
 from opsconsole.choices import ProofLevel, RunStatus
-from opsconsole.models import AuditEvent
-from opsconsole.services.secrets import resolve_scratch_dsn, seal
+from opsconsole.environments.secrets import resolve_scratch_dsn, seal
+from opsconsole.events.models import AuditEvent
 from tests.backups_app.conftest import lose
 from tests.conftest import log_of, superuser
 

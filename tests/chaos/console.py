@@ -216,7 +216,7 @@ class Console:
         )
         subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, check=True,
-            env=self.environment | {"DJANGO_SETTINGS_MODULE": "opsconsole.settings"},
+            env=self.environment | {"DJANGO_SETTINGS_MODULE": "opsconsole.project.settings"},
         )  # fmt: skip
 
     def database(self) -> psycopg.Connection:

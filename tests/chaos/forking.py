@@ -31,9 +31,9 @@ def run(order: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    os.environ["DJANGO_SETTINGS_MODULE"] = "opsconsole.settings"
+    os.environ["DJANGO_SETTINGS_MODULE"] = "opsconsole.project.settings"
     django.setup()
-    for name in ("migrations_app.management.commands.ops", "opsconsole.urls"):
+    for name in ("opsconsole.project.management.commands.ops", "opsconsole.project.urls"):
         importlib.import_module(name)
     for line in sys.stdin:
         child = os.fork()

@@ -5,16 +5,16 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from migrations_app.effects import functions_called
+from migrations_app.assess.effects import functions_called
+from migrations_app.assess.lint import RULES, Assessment, Level, assess
 from migrations_app.engines.kinds import MigrationScript
 from migrations_app.engines.statements import split_statements, without_wrapper
-from migrations_app.lint import RULES, Assessment, Level, assess
 from migrations_app.models import Waiver
-from migrations_app.observation import observe_target
+from migrations_app.reading.observation import observe_target
 from migrations_app.services import findings
 from migrations_app.services.migrations import current_plan
+from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
-from opsconsole.models import AuditEvent
 from opsconsole.targets.relations import read_catalogue
 
 BIG = """
@@ -200,7 +200,7 @@ def test_unknown_rule_or_level_changes_nothing(environment, admin):
 
 
 def test_missing_linter_is_said_and_stops_nothing(environment, folder, monkeypatch):
-    monkeypatch.setattr("migrations_app.lint.TOOL", "/nowhere/squawk")
+    monkeypatch.setattr("migrations_app.assess.lint.TOOL", "/nowhere/squawk")
     folder.add("20990101000000_odd", "ALTER TABLE users ADD COLUMN only_here_once int;")
     state = observe_target(environment.target)
     assert "squawk could not be run" in state.data["lint_problem"]

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from migrations_app.board import read_board
-from migrations_app.demo import SOURCE
-from migrations_app.observation import observe_target
-from opsconsole.models import Environment
+from migrations_app.reading.matrix import read_board
+from migrations_app.reading.observation import observe_target
+from opsconsole.environments.models import Environment
+from opsconsole.project.demo import SOURCE
 from tests.migrations_app.test_prisma_cli import HERE, run_prisma
 
 FIRST = "20250101000000_init"

@@ -10,15 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrations_app import drift
-from migrations_app.drift import check_drift, drift_of, patched
-from migrations_app.observation import observe_target
+from migrations_app.reading import drift
+from migrations_app.reading.drift import check_drift, drift_of, patched
+from migrations_app.reading.observation import observe_target
 from migrations_app.services import doctor
 from migrations_app.services import drift as services
 from opsconsole.choices import RunStatus
+from opsconsole.environments.models import Environment
+from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
-from opsconsole.models import AuditEvent, Environment, Run
-from opsconsole.runner.executor import execute_run
+from opsconsole.runs.executor import execute_run
+from opsconsole.runs.models import Run
 from tests.conftest import log_of
 
 BY_HAND = "ALTER TABLE users ADD COLUMN phone text; CREATE INDEX users_phone ON users (phone);"
@@ -299,7 +301,7 @@ class TestPages:
 def test_drift_of_many_environments_is_found_with_the_same_queries(
     make_environment, django_assert_num_queries, folder
 ):
-    from migrations_app.drift import drifts_of
+    from migrations_app.reading.drift import drifts_of
 
     targets = []
     for number in range(3):

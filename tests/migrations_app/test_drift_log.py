@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from migrations_app.drift import check_drift, concerns, drift_of
 from migrations_app.models import SchemaReading
-from migrations_app.observation import observe_target
+from migrations_app.reading.drift import check_drift, concerns, drift_of
+from migrations_app.reading.observation import observe_target
 from migrations_app.services import drift as services
 from opsconsole.choices import RunStatus
 from opsconsole.targets import ddl_log

@@ -11,7 +11,7 @@ import pytest
 from django.conf import settings
 from psycopg.conninfo import make_conninfo
 
-from migrations_app.effects import Effect, LockMode, effect_of, functions_called
+from migrations_app.assess.effects import Effect, LockMode, effect_of, functions_called
 from opsconsole.targets.relations import Catalogue, Relation, read_catalogue
 from tests.conftest import superuser
 from tests.servers import postgres_15

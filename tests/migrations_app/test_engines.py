@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from migrations_app.demo import SOURCE
 from migrations_app.engines import ENGINES
+from opsconsole.project.demo import SOURCE
 from tests.conftest import PASSWORD
 from tests.contracts.engine import EngineContract, NativeContract, OwnToolContract
 from tests.migrations_app.test_prisma_cli import HERE, NO_DOWNLOADS, run_prisma

@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from migrations_app import git
-from migrations_app.git import Repository, check_ref, check_url, read_folder
+from migrations_app.sources import git
+from migrations_app.sources.git import Repository, check_ref, check_url, read_folder
 from opsconsole.exceptions import AdapterError
 
 FOLDER = "prisma/migrations"

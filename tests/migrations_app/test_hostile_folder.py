@@ -7,7 +7,7 @@ import os
 import psycopg
 import pytest
 
-from migrations_app.observation import observe_target
+from migrations_app.reading.observation import observe_target
 from migrations_app.services.migrations import current_plan
 from opsconsole.choices import RunStatus
 from opsconsole.exceptions import Refused

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from migrations_app.observation import observe_target, plan_changes, plan_for
+from migrations_app.reading.observation import observe_target, plan_changes, plan_for
 from migrations_app.services.migrations import checklist_for, current_plan, request_observation
-from migrations_app.sources import engine_for
+from migrations_app.sources.folders import engine_for
 from opsconsole.exceptions import AdapterError, Refused
-from opsconsole.services import runs
+from opsconsole.runs import services as runs
 from opsconsole.targets.dsn import Dsn
 
 

@@ -12,20 +12,15 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 
 from backups_app.models import Backup
-from migrations_app import demo
-from migrations_app.observation import observe_target
+from migrations_app.reading.observation import observe_target
+from opsconsole.access.models import Membership, User
 from opsconsole.choices import RunStatus
-from opsconsole.models import (
-    Application,
-    AuditEvent,
-    Environment,
-    HealthCheck,
-    Membership,
-    Run,
-    Target,
-    User,
-)
-from opsconsole.services import runs
+from opsconsole.environments.models import Application, Environment, Target
+from opsconsole.events.models import AuditEvent
+from opsconsole.health.models import HealthCheck
+from opsconsole.project import demo
+from opsconsole.runs import services as runs
+from opsconsole.runs.models import Run
 from opsconsole.targets import ddl_log
 from tests.conftest import superuser
 
@@ -37,7 +32,7 @@ STAGING = "shop/staging"
 def inline_worker(monkeypatch):
     """Executes what is sent at once, as a worker with nothing else to do would."""
     from migrations_app import tasks as migrations
-    from opsconsole import tasks as platform
+    from opsconsole.runs import tasks as platform
 
     tasks = {
         task.name: task
@@ -51,7 +46,7 @@ def inline_worker(monkeypatch):
         tasks[name].run(*args)
 
     monkeypatch.setattr(current_app, "send_task", send)
-    from opsconsole.tasks import sample_health
+    from opsconsole.runs.tasks import sample_health
 
     monkeypatch.setattr(
         sample_health, "apply_async", lambda args, **_options: sample_health.run(*args)
@@ -232,7 +227,7 @@ def test_health_without_a_check_is_refused(ops, shop):
 
 def test_silence_of_the_workers_is_said(ops, shop, monkeypatch):
     monkeypatch.setattr(current_app, "send_task", lambda *_args, **_options: None)
-    monkeypatch.setattr("migrations_app.management.commands.ops.ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("opsconsole.project.management.commands.ops.ANSWER_SECONDS", 0.3)
     for verb in ("pending", "migrate", "drift"):
         ops(verb, STAGING)
         assert (ops.status, "(0.3 s were waited)" in ops.said) == (2, True), verb
@@ -244,7 +239,7 @@ def test_ctrl_c_while_waiting_leaves_the_run_to_go_on(ops, shop, monkeypatch):
     def interrupt(_seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("migrations_app.management.commands.ops.time.sleep", interrupt)
+    monkeypatch.setattr("opsconsole.project.management.commands.ops.time.sleep", interrupt)
     ops("backup", STAGING, "--wait")
     assert (ops.status, "what was started goes on" in ops.said) == (130, True)
     assert Run.objects.get().status == RunStatus.QUEUED

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from migrations_app.demo import SOURCE
 from migrations_app.engines import Limits
 from migrations_app.engines.prisma import PrismaEngine
+from opsconsole.project.demo import SOURCE
 from opsconsole.targets.tools import find_tools
 from tests.conftest import PASSWORD
 from tests.toolbox import prisma

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from django.conf import settings
 
-from migrations_app.schema_sql import write_sql
+from migrations_app.assess.schema_sql import write_sql
 from opsconsole.targets.schema import read_schema, schema_changes
 from tests.servers import postgres_15
 

@@ -12,9 +12,12 @@ from django.urls import URLPattern, get_resolver, reverse
 
 from backups_app import services as backups
 from backups_app.models import Storage
-from migrations_app.observation import observe_target
-from opsconsole.models import AuditEvent, Environment, HealthCheck, Run
-from opsconsole.runner.executor import execute_run
+from migrations_app.reading.observation import observe_target
+from opsconsole.environments.models import Environment
+from opsconsole.events.models import AuditEvent
+from opsconsole.health.models import HealthCheck
+from opsconsole.runs.executor import execute_run
+from opsconsole.runs.models import Run
 
 TEXTS = ["²", "9" * 5000, "9" * 18, "a\x00b", "é" * 600, "\r\nX: \u202e%'{}"]
 PARAMETERS = {"q", "page", "after", "environment", "who", "what", "since", "until", "status",

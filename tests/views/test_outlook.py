@@ -12,10 +12,10 @@ from django.utils import timezone
 from backups_app import parameters as backups
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase
 from migrations_app import parameters as migrations
-from migrations_app.observation import observe_target
+from migrations_app.reading.observation import observe_target
 from opsconsole.choices import AutoRollback, ProofLevel
-from opsconsole.models import Run
-from opsconsole.runner.registry import OPERATIONS, outlook
+from opsconsole.runs.models import Run
+from opsconsole.runs.registry import OPERATIONS, outlook
 
 
 def what(asked, environment) -> list[str]:

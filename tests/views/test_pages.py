@@ -13,21 +13,15 @@ from django.utils import timezone
 
 from backups_app import services as backups
 from backups_app.models import Backup
-from migrations_app.observation import observe_target
+from migrations_app.reading.observation import observe_target
+from opsconsole.access.models import Membership, User
 from opsconsole.choices import Role, RunStatus
-from opsconsole.models import (
-    Application,
-    AuditEvent,
-    Environment,
-    HealthCheck,
-    HealthResult,
-    Membership,
-    Run,
-    Target,
-    User,
-)
-from opsconsole.runner.executor import execute_run
-from opsconsole.services import health
+from opsconsole.environments.models import Application, Environment, Target
+from opsconsole.events.models import AuditEvent
+from opsconsole.health import services as health
+from opsconsole.health.models import HealthCheck, HealthResult
+from opsconsole.runs.executor import execute_run
+from opsconsole.runs.models import Run
 
 PAGES = ("home", "runs", "backups", "audit", "preferences")
 SETTINGS = ("settings", "application-add", "person-add", "role-add")

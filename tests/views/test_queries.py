@@ -8,10 +8,13 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from migrations_app.observation import observe_target
+from migrations_app.reading.observation import observe_target
+from opsconsole.access.models import Membership
 from opsconsole.choices import RunKind, RunStatus
-from opsconsole.models import Environment, HealthResult, Membership, Run, Target
-from opsconsole.services import health
+from opsconsole.environments.models import Environment, Target
+from opsconsole.health import services as health
+from opsconsole.health.models import HealthResult
+from opsconsole.runs.models import Run
 
 FINDING = "ALTER TABLE users ADD COLUMN note text;\nDROP TABLE targets;\n"
 

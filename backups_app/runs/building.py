@@ -1,0 +1,191 @@
+"""Databases built from a backup beside the target: to prove it, or to be swapped in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from django.conf import settings
+
+from backups_app.archives.dump import ToolSession
+from backups_app.archives.restore import Restoration, entries_of, restore_archive
+from backups_app.models import Backup, BackupPolicy
+from backups_app.runs import copies
+from opsconsole.environments import secrets
+from opsconsole.exceptions import AdapterError, StepFailed
+from opsconsole.runs.step import Estimate, RunContext
+from opsconsole.targets import content, ddl_log, server
+from opsconsole.targets.dsn import Dsn
+from opsconsole.targets.server import ServerFacts
+from opsconsole.targets.tools import ClientTools, choose_tools, find_tools
+
+
+def proof_name(database: str, run_id: int) -> str:
+    return server.name_beside(database, f"__proof{run_id}")
+
+
+def built_name(database: str, run_id: int) -> str:
+    return server.name_beside(database, f"__new{run_id}")
+
+
+def tools_for(dsn: Dsn, major: int) -> ClientTools:
+    """The installed client tools for a server of that version; raises AdapterError."""
+    found = find_tools(settings.PG_TOOLS_FOLDERS)
+    return choose_tools(found, server_major=major, is_local=dsn.is_local)
+
+
+def scratch_dsn(context: RunContext) -> Dsn:
+    """Where scratch databases are built: the target's scratch server, or its own server."""
+    if not context.run.target.scratch_dsn_encrypted:
+        return context.dsn
+    place = secrets.resolve_scratch_dsn(context.run.target)
+    context.recorder.hide(place.password)
+    return place
+
+
+def tool_session(context: RunContext, part: str) -> ToolSession:
+    return ToolSession(
+        application_name=context.session_name(part),
+        on_line=lambda line: context.log(f"  {line}"),
+        is_stopping=lambda: context.is_stopping,
+        heartbeat_seconds=settings.TOOL_HEARTBEAT_SECONDS,
+        grace_seconds=settings.TOOL_TERM_GRACE_SECONDS,
+    )
+
+
+def require_scratch(context: RunContext, own: ServerFacts) -> None:
+    """Raise StepFailed when no scratch database can be made where the target's are built.
+
+    `own` is what was read of the target's own server.
+    """
+    place, facts = scratch_dsn(context), own
+    if place != context.dsn:
+        facts = _facts_of(context, place)
+        context.log(f"preflight: scratch server {place.shown()}, PostgreSQL {facts.version}")
+    if not facts.may_create_databases:
+        raise StepFailed(
+            f"the role {facts.user} may not create databases, so no backup could be proven: "
+            f"ALTER ROLE {facts.user} CREATEDB"
+        )
+
+
+def _facts_of(context: RunContext, place: Dsn) -> ServerFacts:
+    try:
+        with context.connect("scratch", database=server.MAINTENANCE_DATABASE, on=place) as session:
+            return server.read_facts(session)
+    except AdapterError as error:
+        raise StepFailed(f"the scratch server {place.shown()}: {error}") from error
+
+
+def scratch_folder() -> Path:
+    """Where archives are unpacked for parallel work, private to the console's account."""
+    return Path(settings.BACKUPS_SCRATCH)
+
+
+def require_restorer(tools: ClientTools, backup: Backup) -> None:
+    """Raise StepFailed when pg_restore is older than the pg_dump that made the archive."""
+    archived_by = int(str(backup.manifest["client"]).split(".")[0])
+    if tools.major < archived_by:
+        raise StepFailed(
+            f"the archive was made by pg_dump {archived_by}, and a PostgreSQL {tools.major} server "
+            "needs an archive of its own version or older"
+        )
+
+
+def build_database(
+    context: RunContext, backup: Backup, name: str, *, keeps_owners: bool, on: Dsn | None = None
+) -> None:
+    """Create `name` beside the target, or on another server, and restore the backup into it."""
+    place = on or context.dsn
+    with context.connect("shape", database=server.MAINTENANCE_DATABASE) as connection:
+        shape = server.read_shape(connection, context.dsn.database)
+    with context.connect("build", database=server.MAINTENANCE_DATABASE, on=place) as connection:
+        server.drop_database(connection, name)
+        server.create_database(
+            connection, name, shape if place == context.dsn else replace(shape, owner=None)
+        )
+        facts = server.read_facts(connection)
+    tools = tools_for(place, facts.major)
+    require_restorer(tools, backup)
+    lost = backup.event_triggers_lost(facts)
+    if lost:
+        names = ", ".join(each.name for each in lost)
+        context.log(
+            f"restore: without these event triggers and their functions, as {facts.user} is no "
+            f"superuser: {names}",
+            "hm",
+        )
+    logs = [each for each in backup.event_triggers if each.name in ddl_log.TRIGGERS]
+    how = Restoration(
+        database=name,
+        format=backup.form.format,
+        jobs=BackupPolicy.objects.of(context.environment).jobs,
+        keeps_owners=keeps_owners,
+        scratch_folder=scratch_folder(),
+        without=entries_of([*lost, *logs]),
+    )
+    if how.needs_folder:
+        copies.require_space(scratch_folder(), backup.raw_bytes, "the temporary folder")
+    restore_archive(
+        tools, place, how, copies.reader(context, backup),
+        session=tool_session(context, "restore"),
+        on_progress=Estimate(context, backup.raw_bytes).update,
+    )  # fmt: skip
+
+
+def mask_if_needed(context: RunContext, backup: Backup, database: str) -> None:
+    """Run the masking script of the backup's environment when its data goes to another one.
+
+    Raises StepFailed with the script's error: nothing unmasked is then swapped in.
+    """
+    script = BackupPolicy.objects.of(backup.environment).masking_sql.strip()
+    if backup.environment_id == context.environment.pk or not script:
+        return
+    context.log(f"restore: masking the data of {backup.environment}")
+    try:
+        with context.connect("mask", database=database, autocommit=False) as connection:
+            connection.execute(script.encode())
+    except psycopg.Error as error:
+        raise StepFailed(f"the masking script failed: {server.reason_of(error)}") from error
+    context.log("restore: masked", "ok")
+
+
+def compare_content(
+    context: RunContext, backup: Backup, database: str, *, on: Dsn | None = None
+) -> list[str]:
+    """Differences between what the manifest says and what the database holds, one line each."""
+    expected = backup.manifest["content"]
+    with context.connect("compare", database=database, on=on) as connection:
+        problems = content.differences(expected["tables"], content.read_tables(connection))
+        problems += content.sequence_differences(
+            expected["sequences_before"],
+            expected["sequences_after"],
+            content.read_sequences(connection),
+        )
+        if content.read_large_objects(connection) != expected["large_objects"]:
+            problems.append("large objects differ")
+    return problems
+
+
+def count_content(context: RunContext, database: str, *, on: Dsn) -> dict[str, Any]:
+    """What a restored database holds, as the content of a manifest."""
+    with context.connect("count", database=database, on=on) as connection:
+        sequences = content.read_sequences(connection)
+        return {
+            "tables": content.read_tables(connection),
+            "large_objects": content.read_large_objects(connection),
+            "sequences_before": sequences,
+            "sequences_after": sequences,
+        }
+
+
+def drop_scratch(context: RunContext, name: str, *, on: Dsn | None = None) -> None:
+    """Drop a scratch database of this run, on a session that a stop does not touch."""
+    with server.connect(
+        on or context.dsn,
+        application_name=context.session_name("cleanup"),
+        database=server.MAINTENANCE_DATABASE,
+    ) as connection:
+        server.drop_database(connection, name)

@@ -1,0 +1,378 @@
+"""The operations on backups: what they do, and how their end is read after a lost worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import psycopg
+from django.utils.translation import gettext as _
+from typing_extensions import TypeVar
+
+from backups_app.models import ReplacedDatabase
+from backups_app.models.backup import CopyState
+from backups_app.parameters import (
+    BackupParameters,
+    ImportParameters,
+    ProveParameters,
+    PruneParameters,
+    RestoreAsParameters,
+    RestoreParameters,
+    UndoParameters,
+)
+from backups_app.runs import building, copies, importing, pruning, steps, swapping
+from backups_app.runs.results import (
+    PruneResult,
+    RestoreAsResult,
+    RestoreResult,
+    WithBackup,
+    WithReplaced,
+)
+from backups_app.runs.taking import BACKUP
+from opsconsole.choices import BackupReason, ProofLevel, RunKind, RunStatus
+from opsconsole.environments.models import Environment
+from opsconsole.environments.secrets import resolve_dsn, resolve_scratch_dsn
+from opsconsole.exceptions import AdapterError
+from opsconsole.health.step import HealthStep
+from opsconsole.runs.documents import Parameters, Result
+from opsconsole.runs.models import Run
+from opsconsole.runs.operation import LostRun, Operation, Resolution
+from opsconsole.runs.registry import PERIODIC, Periodic, register
+from opsconsole.runs.step import RunContext, Step
+from opsconsole.targets import server
+
+P = TypeVar("P", bound=Parameters)
+R = TypeVar("R", bound=Result)
+Exchanged = TypeVar("Exchanged", bound=WithReplaced)
+
+
+def register_all() -> None:
+    register(TakeBackup())
+    register(Prove())
+    register(Import())
+    register(Restore())
+    register(RestoreAs())
+    register(Undo())
+    register(Prune())
+    PERIODIC.append(Periodic("backups_app.tend", "TEND_SECONDS"))
+
+
+class _WithScratch(Operation[P, R]):
+    """One that may build scratch databases."""
+
+    def cleanup(self, context: RunContext[P, R]) -> None:
+        drop_scratch_databases(context)
+
+
+class _Proving(_WithScratch[P, WithBackup]):
+    """One whose outcome is a backup, and how far that is proven."""
+
+    action = "run.start"
+
+    def describe(self, context: RunContext[P, WithBackup]) -> str:
+        backup = context.find(BACKUP)
+        if backup is None:
+            return "No backup was taken. The database was only read."
+        size = f"{backup.size_bytes / 1e6:,.1f} MB"
+        unknown = backup.copies.filter(state=CopyState.UNREACHABLE).select_related("storage")
+        return f"Backup {backup.pk}, {size}, {backup.proof_level.label}." + "".join(
+            f" The copy in {copy.storage} could not be checked; the proof stays as it was."
+            for copy in unknown
+        )
+
+    def resolve(self, lost: LostRun[P, WithBackup]) -> Resolution:
+        return _resolved_backup(lost.run)
+
+
+class _Exchanging(_WithScratch[P, Exchanged]):
+    """One that puts another database in the place of the live one, and keeps that."""
+
+    kind = RunKind.RESTORE
+    action = "restore.start"
+    changes_target = True
+
+    def on_failure(self, environment: Environment, parameters: P) -> str:
+        return _(
+            "If a step before the swap fails, the live database stays as it is. If health fails "
+            "after the swap, nothing is swapped back by itself: Undo brings the replaced database "
+            "back."
+        )
+
+    def describe(self, context: RunContext[P, Exchanged]) -> str:
+        replaced = context.result.replaced
+        if not replaced:
+            return "The live database was not touched."
+        return f"The restored database is live; the replaced one is kept as {replaced}."
+
+    def resolve(self, lost: LostRun[P, Exchanged]) -> Resolution:
+        happened = settle_server(lost.run)
+        if not happened:
+            return Resolution(
+                RunStatus.FAILED,
+                "The worker was lost, and the server shows that the live database was not "
+                "replaced.",
+            )
+        lost.result.replaced = happened[-1].replaced_name
+        return Resolution(
+            RunStatus.SUCCEEDED,
+            "The worker was lost, and the server shows that the restored database is live; "
+            f"the replaced one is kept as {happened[-1].replaced_name}.",
+        )
+
+
+class TakeBackup(_Proving[BackupParameters]):
+    """Take a backup, prove it and copy it where the policy says."""
+
+    Parameters = BackupParameters
+    Result = WithBackup
+    kind = RunKind.BACKUP
+
+    def steps(
+        self, environment: Environment, parameters: BackupParameters
+    ) -> Sequence[Step[BackupParameters, WithBackup]]:
+        return [
+            steps.BackupPreflight(),
+            steps.TakeBackup(parameters.reason),
+            steps.ProveBackup(),
+            steps.CopyBackup(),
+        ]
+
+
+class Prove(_Proving[ProveParameters]):
+    """Prove a backup again, as far as asked."""
+
+    Parameters = ProveParameters
+    Result = WithBackup
+    kind = RunKind.VERIFY
+
+    def steps(
+        self, environment: Environment, parameters: ProveParameters
+    ) -> Sequence[Step[ProveParameters, WithBackup]]:
+        return [steps.BackupPreflight(), steps.ProveAgain()]
+
+
+class Import(_WithScratch[ImportParameters, WithBackup]):
+    """Take in an archive that was made elsewhere, and prove it."""
+
+    Parameters = ImportParameters
+    Result = WithBackup
+    kind = RunKind.IMPORT
+    action = "backup.import"
+
+    def title(self, where: str, parameters: ImportParameters) -> str:
+        return _("Import a backup of %(where)s") % {"where": where}
+
+    def steps(
+        self, environment: Environment, parameters: ImportParameters
+    ) -> Sequence[Step[ImportParameters, WithBackup]]:
+        return [
+            steps.ImportPreflight(),
+            steps.ImportArchive(),
+            steps.ReleaseFromQuarantine(),
+            steps.CopyBackup(),
+        ]
+
+    def describe(self, context: RunContext[ImportParameters, WithBackup]) -> str:
+        backup = context.find(BACKUP)
+        if backup is None:
+            return "Nothing was imported. No database was touched."
+        if backup.proof < ProofLevel.RESTORED:
+            return f"Backup {backup.pk} stays in quarantine: it was not restored yet."
+        return f"Backup {backup.pk}, {backup.size_bytes / 1e6:,.1f} MB, was restored and counted."
+
+    def resolve(self, lost: LostRun[ImportParameters, WithBackup]) -> Resolution:
+        importing.discard_upload(lost.parameters)
+        return _resolved_backup(lost.run)
+
+    def cleanup(self, context: RunContext[ImportParameters, WithBackup]) -> None:
+        importing.discard_upload(context.parameters)
+        super().cleanup(context)
+
+
+class Restore(_Exchanging[RestoreParameters, RestoreResult]):
+    """Build a backup beside the live database, exchange the two, and keep the replaced one."""
+
+    Parameters = RestoreParameters
+    Result = RestoreResult
+
+    def title(self, where: str, parameters: RestoreParameters) -> str:
+        return _("Restore %(where)s from backup %(backup)s") % {
+            "where": where,
+            "backup": parameters.backup,
+        }
+
+    def steps(
+        self, environment: Environment, parameters: RestoreParameters
+    ) -> Sequence[Step[RestoreParameters, RestoreResult]]:
+        first: list[Step[RestoreParameters, RestoreResult]] = []
+        if parameters.backs_up_first:
+            first = [steps.TakeProvenBackup(BackupReason.BEFORE_RESTORE)]
+        return [
+            steps.RestorePreflight(exchanges=True),
+            *first,
+            steps.BuildReplacement(),
+            steps.SwapIn(),
+            HealthStep("after"),
+        ]
+
+
+class RestoreAs(_WithScratch[RestoreAsParameters, RestoreAsResult]):
+    """Restore a backup into a new database of the environment's server; nothing is replaced."""
+
+    Parameters = RestoreAsParameters
+    Result = RestoreAsResult
+    kind = RunKind.RESTORE
+    action = "restore.start"
+    changes_target = True
+
+    def title(self, where: str, parameters: RestoreAsParameters) -> str:
+        return _("Restore backup %(backup)s of %(where)s as %(database)s") % {
+            "where": where,
+            "backup": parameters.backup,
+            "database": parameters.database,
+        }
+
+    def steps(
+        self, environment: Environment, parameters: RestoreAsParameters
+    ) -> Sequence[Step[RestoreAsParameters, RestoreAsResult]]:
+        return [steps.RestorePreflight(exchanges=False), steps.BuildNewDatabase()]
+
+    def describe(self, context: RunContext[RestoreAsParameters, RestoreAsResult]) -> str:
+        made = context.result.database
+        if not made:
+            return "The live database was not touched."
+        return f"The new database {made} holds the backup. The live database was not touched."
+
+    def resolve(self, lost: LostRun[RestoreAsParameters, RestoreAsResult]) -> Resolution:
+        settle_server(lost.run)
+        made = lost.parameters.database
+        if not _exists(lost.run, made):
+            return Resolution(
+                RunStatus.FAILED,
+                "The worker was lost, and the server shows that the live database was not "
+                "replaced.",
+            )
+        lost.result.database = made
+        return Resolution(
+            RunStatus.SUCCEEDED,
+            f"The worker was lost after the backup was restored into {made} and compared.",
+        )
+
+
+class Undo(_Exchanging[UndoParameters, WithReplaced]):
+    """Exchange the live database with one that a restore replaced; both stay."""
+
+    Parameters = UndoParameters
+    Result = WithReplaced
+
+    def title(self, where: str, parameters: UndoParameters) -> str:
+        return _("Undo the restore of %(where)s") % {"where": where}
+
+    def steps(
+        self, environment: Environment, parameters: UndoParameters
+    ) -> Sequence[Step[UndoParameters, WithReplaced]]:
+        return [steps.UndoPreflight(), steps.SwapBack(), HealthStep("after")]
+
+
+class Prune(Operation[PruneParameters, PruneResult]):
+    """Mark what the policy no longer keeps, and delete what was marked long enough."""
+
+    Parameters = PruneParameters
+    Result = PruneResult
+    kind = RunKind.PRUNE
+    action = "backup.prune"
+
+    def steps(
+        self, environment: Environment, parameters: PruneParameters
+    ) -> Sequence[Step[PruneParameters, PruneResult]]:
+        return [pruning.MarkExpired(), pruning.DeleteExpired()]
+
+    def describe(self, context: RunContext[PruneParameters, PruneResult]) -> str:
+        return f"{context.result.deleted} backups deleted. No database was touched."
+
+    def resolve(self, lost: LostRun[PruneParameters, PruneResult]) -> Resolution:
+        pruning.forget_deletions(lost.run)
+        return Resolution(
+            RunStatus.FAILED,
+            "The worker was lost while backups were being deleted. What was marked is marked, and "
+            "the next pruning goes on.",
+        )
+
+
+def drop_scratch_databases(context: RunContext) -> None:
+    """Drop the scratch databases of this run. A swapped-in one no longer bears its name."""
+    database, run_id = context.dsn.database, context.run.pk
+    building.drop_scratch(context, building.built_name(database, run_id))
+    building.drop_scratch(
+        context, building.proof_name(database, run_id), on=building.scratch_dsn(context)
+    )
+
+
+def settle_server(run: Run) -> list[ReplacedDatabase]:
+    """After a lost worker: end its sessions, settle its swap, drop its scratch databases.
+
+    Returns the swaps that happened. Raises AdapterError while its sessions are still there.
+    """
+    dsn = resolve_dsn(run.target)
+    with server.connect(
+        dsn, application_name=f"opsconsole:resolve:{run.pk}", database=server.MAINTENANCE_DATABASE
+    ) as connection:
+        connection.execute("SET lock_timeout = '2s'")
+        # The swap's own session is left to complete or reopen: it is done within seconds.
+        server.wait_for_sessions_end(connection, f"{server.APPLICATION_PREFIX}{run.pk}:swap", 6)
+        left = server.end_sessions(connection, f"{server.APPLICATION_PREFIX}{run.pk}:", seconds=10)
+        if left:
+            raise AdapterError(f"{len(left)} sessions of the lost run are still on the server")
+        happened = []
+        for replaced in ReplacedDatabase.objects.filter(run=run):
+            with suppress(psycopg.errors.InvalidCatalogName):
+                if swapping.reconcile_swap(connection, replaced):
+                    happened.append(replaced)
+        server.drop_database(connection, building.built_name(dsn.database, run.pk))
+        if not run.target.scratch_dsn_encrypted:
+            server.drop_database(connection, building.proof_name(dsn.database, run.pk))
+    if run.target.scratch_dsn_encrypted:
+        _settle_scratch_server(run, building.proof_name(dsn.database, run.pk))
+    copies.discard_halves(run)
+    return happened
+
+
+def _settle_scratch_server(run: Run, name: str) -> None:
+    """Drop the run's scratch database there. One that cannot be reached holds up nothing."""
+    with (
+        suppress(AdapterError),
+        server.connect(
+            resolve_scratch_dsn(run.target),
+            application_name=f"opsconsole:resolve:{run.pk}",
+            database=server.MAINTENANCE_DATABASE,
+        ) as connection,
+    ):
+        server.drop_database(connection, name)
+
+
+def _exists(run: Run, database: str) -> bool:
+    with server.connect(
+        resolve_dsn(run.target),
+        application_name=f"opsconsole:resolve:{run.pk}",
+        database=server.MAINTENANCE_DATABASE,
+    ) as connection:
+        return server.database_oid(connection, database) is not None
+
+
+def _resolved_backup(run: Run) -> Resolution:
+    settle_server(run)
+    backup = run.backups.first()
+    if backup and backup.proof >= ProofLevel.RESTORED:
+        return Resolution(
+            RunStatus.SUCCEEDED, f"The worker was lost after backup {backup.pk} was proven."
+        )
+    if backup:
+        return Resolution(
+            RunStatus.FAILED,
+            f"The worker was lost before backup {backup.pk} was proven; it stays listed as "
+            f"{backup.proof_level.label}.",
+        )
+    return Resolution(
+        RunStatus.FAILED,
+        "The worker was lost. No backup was taken; the database was only read.",
+    )

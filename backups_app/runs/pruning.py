@@ -1,0 +1,157 @@
+"""Delete what no rule keeps, in two phases: mark with a reason, delete when the grace is over."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.db import transaction
+from django.db.models.functions import Now
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from backups_app.models import Backup, BackupCopy, BackupPolicy
+from backups_app.models.backup import CopyState
+from backups_app.parameters import PruneParameters
+from backups_app.runs import copies
+from backups_app.runs.results import PruneResult
+from backups_app.services.policies import decide_for
+from opsconsole.environments.models import Environment
+from opsconsole.events import recording as audit
+from opsconsole.exceptions import AdapterError, StepFailed
+from opsconsole.runs.documents import Parameters
+from opsconsole.runs.models import Run
+from opsconsole.runs.step import Promise, RunContext, Step
+
+
+class MarkExpired(Step):
+    """Mark what the policy no longer keeps, and unmark what it keeps again."""
+
+    name = "mark"
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        days = BackupPolicy.objects.of(environment).grace_days
+        return Promise(
+            _("Mark"),
+            ngettext(
+                "marks what the policy no longer keeps; in %(n)d day it is deleted, unless held",
+                "marks what the policy no longer keeps; in %(n)d days it is deleted, unless held",
+                days,
+            )
+            % {"n": days},
+        )
+
+    def run(self, context: RunContext) -> str:
+        policy = BackupPolicy.objects.of(context.environment)
+        due_at = timezone.now() + timedelta(days=policy.grace_days)
+        marked = 0
+        rows = Backup.objects.filter(environment=context.environment, deleted_at=None)
+        for decision in decide_for(context.environment, policy):
+            if decision.keeps:
+                if (
+                    rows.filter(pk=decision.id)
+                    .exclude(expires_at=None)
+                    .update(expires_at=None, expiry_reason="")
+                ):
+                    context.log(f"backup {decision.id} stays after all: {decision.why}")
+                continue
+            changed = rows.filter(pk=decision.id, expires_at=None).update(
+                expires_at=due_at, expiry_reason=decision.why
+            )
+            if changed:
+                marked += 1
+                context.log(f"backup {decision.id} goes on {due_at:%d %b %Y}: {decision.why}")
+        return f"{marked} marked, {policy.grace_days} days of grace"
+
+
+class DeleteExpired(Step[PruneParameters, PruneResult]):
+    """Delete the objects of what was marked and whose grace is over, then mark the row deleted."""
+
+    name = "delete"
+
+    def promise(self, environment: Environment, parameters: PruneParameters) -> Promise:
+        return Promise(_("Delete"), _("deletes every copy of what was marked long enough ago"))
+
+    def run(self, context: RunContext[PruneParameters, PruneResult]) -> str:
+        goes = {d.id for d in decide_for(context.environment) if not d.keeps}
+        due = Backup.objects.filter(pk__in=goes, deleted_at=None, expires_at__lte=timezone.now())
+        deleted, problems = 0, []
+        for backup in due.order_by("taken_at"):
+            context.check()
+            try:
+                deleted += delete_backup(context, backup)
+            except AdapterError as error:
+                context.log(f"backup {backup.pk}: {error}", "no")
+                problems.append(f"backup {backup.pk}: {error}")
+        context.result.deleted = deleted
+        if problems:
+            raise StepFailed(f"{len(problems)} could not be deleted, {deleted} were: {problems[0]}")
+        return f"{deleted} deleted"
+
+
+def delete_backup(context: RunContext, backup: Backup) -> bool:
+    """Delete every copy, then mark the row deleted; False when a hold came first.
+
+    No transaction is open while a storage is asked, and what became of each copy is recorded as
+    soon as it is known. Raises AdapterError; what is left is tried again by the next pruning.
+    """
+    for copy in backup.copies.exclude(state=CopyState.DELETED).select_related("storage"):
+        if not _begin_deletion(backup, copy):
+            return False
+        try:
+            copies.delete_objects(copies.store_of(copy.storage), backup.key)
+        except AdapterError as error:
+            _record_failure(copy, str(error))
+            raise
+        _record_deletion(context, backup, copy)
+    return _mark_deleted(context, backup)
+
+
+def forget_deletions(run: Run) -> None:
+    """After a lost worker: of copies that were being deleted nobody knows whether they are there."""
+    BackupCopy.objects.filter(backup__environment=run.environment, state=CopyState.DELETING).update(
+        state=CopyState.UNREACHABLE, problem="the worker was lost while it was deleted"
+    )
+
+
+def _is_due(backup: Backup) -> bool:
+    """Lock the row, so that a hold is either seen here or finds what this transaction writes."""
+    locked = Backup.objects.select_for_update(of=("self",)).get(pk=backup.pk)
+    return not locked.is_held and locked.expires_at is not None
+
+
+def _begin_deletion(backup: Backup, copy: BackupCopy) -> bool:
+    with transaction.atomic():
+        if not _is_due(backup):
+            return False
+        BackupCopy.objects.filter(pk=copy.pk).update(state=CopyState.DELETING, problem="")
+    return True
+
+
+def _record_failure(copy: BackupCopy, problem: str) -> None:
+    """It may be gone or not: the archive is deleted before what lies beside it."""
+    BackupCopy.objects.filter(pk=copy.pk).update(state=CopyState.UNREACHABLE, problem=problem[:500])
+
+
+def _record_deletion(context: RunContext, backup: Backup, copy: BackupCopy) -> None:
+    with transaction.atomic():
+        BackupCopy.objects.filter(pk=copy.pk).update(state=CopyState.DELETED)
+        audit.record(
+            "backup.copy_deleted", actor=None, run=context.run, about=backup,
+            reason=backup.expiry_reason,
+            details={"key": backup.key, "storage": copy.storage.address},
+        )  # fmt: skip
+
+
+def _mark_deleted(context: RunContext, backup: Backup) -> bool:
+    with transaction.atomic():
+        if not _is_due(backup):
+            return False
+        Backup.objects.filter(pk=backup.pk).update(deleted_at=Now())
+        audit.record(
+            "backup.deleted", actor=None, run=context.run, about=backup,
+            reason=backup.expiry_reason,
+            details={"key": backup.key, "size_bytes": backup.size_bytes},
+        )  # fmt: skip
+    context.log(f"backup {backup.pk} is deleted: {backup.expiry_reason}")
+    return True

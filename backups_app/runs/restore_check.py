@@ -1,0 +1,226 @@
+"""What stands in the way of a restore, and what it would leave behind. Reads only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psycopg
+from django.conf import settings
+
+from backups_app.models import Backup, RestoreCheck
+from backups_app.runs.swapping import sessions_not_ours_to_end
+from opsconsole.environments.secrets import resolve_dsn
+from opsconsole.exceptions import AdapterError
+from opsconsole.targets import activity, server
+from opsconsole.targets.server import ServerFacts
+from opsconsole.targets.tools import choose_tools, find_tools
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. Only a blocking one stops a restore."""
+
+    what: str
+    text: str
+    is_ok: bool = True
+
+
+def check_restore(check: RestoreCheck) -> None:
+    """On a worker: look at the target and keep what was found, or why it could not be looked at."""
+    target = check.environment.target
+    try:
+        dsn = resolve_dsn(target)
+        with server.connect(
+            dsn, application_name="opsconsole:check", timeout_seconds=20
+        ) as session:
+            findings = find(
+                session, check.backup, is_local=dsn.is_local,
+                keeps_owners=check.backup.keeps_owners_in(target.pk),
+            )  # fmt: skip
+            is_same = check.backup.target_id == target.pk
+            check.data = {
+                "findings": [asdict(finding) for finding in findings],
+                "losses": losses(session, check.backup) if is_same else None,
+            }
+    except (AdapterError, psycopg.Error) as error:
+        check.error = str(error) or type(error).__name__
+    check.is_done = True
+    check.save(update_fields=["data", "error", "is_done"])
+
+
+def find(
+    connection: psycopg.Connection,
+    backup: Backup,
+    *,
+    is_local: bool,
+    keeps_owners: bool,
+    exchanges: bool = True,
+) -> list[Finding]:
+    """Everything that is looked at before a restore into the connected database.
+
+    With `exchanges` off (a new database beside it), what only an exchange needs is left out.
+    `keeps_owners` tells whether the archive's owners must exist.
+    """
+    facts = server.read_facts(connection)
+    findings = [
+        _version(facts, backup, is_local=is_local),
+        _rights(facts, exchanges=exchanges),
+        _extensions(connection, backup),
+        _owners(connection, backup, keeps_owners=keeps_owners),
+        *_event_triggers(facts, backup),
+        _space(backup, facts),
+    ]
+    if exchanges:
+        findings += [_prepared(connection), _slots(connection), _sessions(connection, facts)]
+    return findings
+
+
+def _version(facts: ServerFacts, backup: Backup, *, is_local: bool) -> Finding:
+    archived_by = int(str(backup.manifest["client"]).split(".")[0])
+    said = f"PostgreSQL {facts.version}; the archive is pg_dump {backup.manifest['client']}'s"
+    if facts.major < archived_by:
+        return Finding(
+            "versions",
+            f"{said}: a server needs an archive of its own version or older",
+            is_ok=False,
+        )
+    try:
+        tools = choose_tools(
+            find_tools(settings.PG_TOOLS_FOLDERS), server_major=facts.major, is_local=is_local
+        )
+    except AdapterError as error:
+        return Finding("versions", str(error), is_ok=False)
+    return Finding("versions", f"{said}, pg_restore {tools.version} is here")
+
+
+def _rights(facts: ServerFacts, *, exchanges: bool) -> Finding:
+    if not facts.may_create_databases:
+        return Finding(
+            "rights",
+            f"the role {facts.user} may not create databases: ALTER ROLE {facts.user} CREATEDB. "
+            "Where the host does not allow a second database, restore into another server and "
+            "point the application there",
+            is_ok=False,
+        )
+    if exchanges and not facts.owns_database:
+        return Finding(
+            "rights",
+            f"the role {facts.user} must own {facts.database} to exchange it for a restored one: "
+            f"ALTER DATABASE {facts.database} OWNER TO {facts.user}",
+            is_ok=False,
+        )
+    return Finding("rights", f"{facts.user} may create databases and exchange this one")
+
+
+def _extensions(connection: psycopg.Connection, backup: Backup) -> Finding:
+    wanted = backup.manifest.get("extensions", {})
+    there = {
+        row[0] for row in connection.execute("SELECT name FROM pg_available_extensions").fetchall()
+    }
+    missing = sorted(set(wanted) - there)
+    if missing:
+        return Finding(
+            "extensions", f"not installed on this server: {', '.join(missing)}", is_ok=False
+        )
+    return Finding("extensions", f"{', '.join(sorted(wanted)) or 'none'}: all available")
+
+
+def _owners(connection: psycopg.Connection, backup: Backup, *, keeps_owners: bool) -> Finding:
+    if not keeps_owners:
+        return Finding("roles", "everything will belong to the role of this environment")
+    wanted = backup.manifest.get("owners", [])
+    there = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
+    missing = sorted(set(wanted) - there)
+    if missing:
+        return Finding(
+            "roles",
+            f"owners that this server lacks: {', '.join(missing)}; the archive's .globals.sql "
+            "makes them",
+            is_ok=False,
+        )
+    return Finding("roles", "every owner exists here")
+
+
+def _event_triggers(facts: ServerFacts, backup: Backup) -> list[Finding]:
+    if lost := backup.event_triggers_lost(facts):
+        return [Finding(
+            "event triggers",
+            f"{', '.join(each.name for each in lost)}, with their functions, will be missing "
+            f"afterwards: only a superuser makes them, and {facts.user} is none. Have one make "
+            "them again",
+        )]  # fmt: skip
+    return []
+
+
+def _space(backup: Backup, facts: ServerFacts) -> Finding:
+    size = int(backup.manifest["server"].get("size_bytes", backup.raw_bytes))
+    return Finding(
+        "space",
+        f"about {size / 1e6:,.0f} MB more on the server while both databases are there "
+        f"(the live one has {facts.size_bytes / 1e6:,.0f} MB)",
+    )
+
+
+def _prepared(connection: psycopg.Connection) -> Finding:
+    row = connection.execute(
+        "SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()"
+    ).fetchone()
+    if row and row[0]:
+        return Finding(
+            "prepared transactions",
+            f"{row[0]} prepared transactions block the exchange: COMMIT PREPARED or "
+            "ROLLBACK PREPARED them first (pg_prepared_xacts lists them)",
+            is_ok=False,
+        )
+    return Finding("prepared transactions", "none")
+
+
+def _slots(connection: psycopg.Connection) -> Finding:
+    rows = connection.execute(
+        "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"
+    ).fetchall()
+    if rows:
+        return Finding(
+            "replication slots",
+            f"the logical replication slot {rows[0][0]} would stay with the replaced database: "
+            "drop it first",
+            is_ok=False,
+        )
+    return Finding("replication slots", "none")
+
+
+def _sessions(connection: psycopg.Connection, facts: ServerFacts) -> Finding:
+    foreign = sessions_not_ours_to_end(connection, facts.database)
+    if foreign:
+        return Finding(
+            "sessions",
+            f"sessions of a role this one may not end are in the way: {', '.join(foreign)}",
+            is_ok=False,
+        )
+    return Finding("sessions", "all can be ended by this role")
+
+
+def losses(connection: psycopg.Connection, backup: Backup) -> list[dict[str, Any]] | None:
+    """Per table: rows in the backup, and rows written since it as an upper bound.
+
+    None where it cannot be known: another database bears the name now, or its statistics
+    began anew.
+    """
+    before = backup.manifest.get("rows_written_by_table")
+    oid = server.database_oid(connection, connection.info.dbname)
+    if before is None or oid != backup.manifest.get("database_oid"):
+        return None
+    now = activity.rows_written_by_table(connection)
+    if any(now.get(name, 0) < count for name, count in before.items() if name in now):
+        return None
+    tables = backup.tables
+    return [
+        {
+            "table": name,
+            "rows": tables.get(name, {}).get("rows"),
+            "written": count - before.get(name, 0),
+        }
+        for name, count in sorted(now.items(), key=lambda item: before.get(item[0], 0) - item[1])
+        if count > before.get(name, 0)
+    ]

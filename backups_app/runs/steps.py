@@ -1,0 +1,416 @@
+"""The steps of taking, proving and restoring backups."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.utils.formats import date_format
+from django.utils.timezone import localtime
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from backups_app.models import Backup, BackupPolicy, ReplacedDatabase
+from backups_app.parameters import (
+    ImportParameters,
+    OfBackup,
+    ProveParameters,
+    RestoreAsParameters,
+    UndoParameters,
+)
+from backups_app.runs import building, importing, proving, restore_check, swapping, taking
+from backups_app.runs.results import RestoreAsResult, WithBackup, WithReplaced
+from backups_app.runs.taking import BACKUP
+from opsconsole.choices import BackupReason, ProofLevel
+from opsconsole.environments.models import Environment
+from opsconsole.exceptions import StepFailed
+from opsconsole.runs.documents import Parameters
+from opsconsole.runs.step import Note, Promise, RunContext, Step
+from opsconsole.targets import server
+from opsconsole.templatetags.console import duration, grouped, megabytes
+
+RESTORES = Note[Backup]("backup to restore")
+BUILT = Note[str]("name of the built database")
+UNDOES = Note[ReplacedDatabase]("replaced database to bring back")
+
+
+class BackupPreflight(Step):
+    name = "preflight"
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        return Promise(
+            _("Preflight"), _("checks the server's version, the client tools and the free space")
+        )
+
+    def run(self, context: RunContext) -> str:
+        with context.connect("preflight") as connection:
+            facts = server.read_facts(connection)
+        tools = building.tools_for(context.dsn, facts.major)
+        taking.require_space(context, facts.size_bytes)
+        building.require_scratch(context, facts)
+        context.log(
+            f"preflight: PostgreSQL {facts.version}, pg_dump {tools.version}, "
+            f"{facts.size_bytes / 1e6:,.1f} MB"
+        )
+        return f"PostgreSQL {facts.version}, {facts.size_bytes / 1e6:,.1f} MB"
+
+
+class TakeBackup(Step[Parameters, WithBackup]):
+    name = "backup"
+
+    def __init__(self, reason: BackupReason) -> None:
+        self.reason = reason
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        return Promise(_("Backup"), _dumped(environment))
+
+    def run(self, context: RunContext[Parameters, WithBackup]) -> str:
+        backup = taking.take_backup(context, self.reason)
+        return f"{backup.size_bytes / 1e6:,.1f} MB"
+
+
+class ProveBackup(Step):
+    name = "prove"
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        return Promise(_("Prove"), _proven(environment))
+
+    def run(self, context: RunContext) -> str:
+        backup = context.get(BACKUP)
+        proving.prove_backup(context, backup)
+        return f"content equal, {backup.rows:,} rows"
+
+
+class ImportPreflight(Step):
+    """What an import needs of the servers: the source and the disk are found out by reading."""
+
+    name = "preflight"
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        return Promise(
+            _("Preflight"), _("checks that a scratch database can be made to restore it into")
+        )
+
+    def run(self, context: RunContext) -> str:
+        with context.connect("preflight") as connection:
+            facts = server.read_facts(connection)
+        building.require_scratch(context, facts)
+        return f"PostgreSQL {facts.version}"
+
+
+class ImportArchive(Step[ImportParameters, WithBackup]):
+    name = "import"
+
+    def promise(self, environment: Environment, parameters: ImportParameters) -> Promise:
+        storage = BackupPolicy.objects.of(environment).storage
+        return Promise(
+            _("Import"),
+            _(
+                "a worker unpacks and lists the archive, and stores it in %(storage)s, compressed "
+                "and encrypted as the policy says; plain SQL is refused, and never run"
+            )
+            % {"storage": storage},
+        )
+
+    def run(self, context: RunContext[ImportParameters, WithBackup]) -> str:
+        backup = importing.import_archive(context)
+        return f"{backup.size_bytes / 1e6:,.1f} MB, in quarantine"
+
+
+class ReleaseFromQuarantine(Step):
+    """Restore it into a scratch database; what that then holds is what it is compared with later."""
+
+    name = "prove"
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        return Promise(
+            _("Prove"),
+            _(
+                "restores it into a scratch database %(where)s, and counts and hashes its rows; "
+                "until that has worked it is in quarantine. Everything in it then belongs to the "
+                "environment's role"
+            )
+            % {"where": _where_scratch(environment)},
+        )
+
+    def run(self, context: RunContext) -> str:
+        backup = context.get(BACKUP)
+        proving.prove_backup(context, backup, ProofLevel.RESTORED)
+        return f"restored, {backup.rows:,} rows"
+
+
+class CopyBackup(Step):
+    """To the policy's other storages; one that fails leaves the others and the backup as they are."""
+
+    name = "copy"
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        policy = BackupPolicy.objects.of(environment)
+        names = [str(each) for each in policy.copies.all()] if policy.pk else []
+        if not names:
+            return Promise(_("Copy"), _("the policy asks for no other copy"))
+        return Promise(
+            _("Copy"),
+            _("copies it to %(storages)s, and reads each copy back")
+            % {"storages": ", ".join(names)},
+        )
+
+    def run(self, context: RunContext) -> str:
+        problems = taking.copy_backup(context, context.get(BACKUP))
+        if problems:
+            raise StepFailed(f"the backup is proven, but not copied everywhere: {problems[0]}")
+        return "in every storage of the policy"
+
+
+class TakeProvenBackup(Step[Parameters, WithBackup]):
+    """Both in one step, as part of a run that changes the database."""
+
+    name = "backup"
+
+    def __init__(self, reason: BackupReason) -> None:
+        self.reason = reason
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        return Promise(_("Backup"), f"{_dumped(environment)}; {_proven(environment)}")
+
+    def run(self, context: RunContext[Parameters, WithBackup]) -> str:
+        backup = taking.take_backup(context, self.reason)
+        proving.prove_backup(context, backup)
+        # A copy that fails is told, and does not stop the run: one proven backup is there.
+        taking.copy_backup(context, backup)
+        return f"proven: content equal, {backup.size_bytes / 1e6:,.1f} MB"
+
+
+class ProveAgain(Step[ProveParameters, WithBackup]):
+    name = "prove"
+
+    def promise(self, environment: Environment, parameters: ProveParameters) -> Promise:
+        how = {
+            ProofLevel.CHECKSUM: _("compares the checksum of every copy"),
+            ProofLevel.DECODED: _("has pg_restore read the whole archive"),
+            ProofLevel.RESTORED: _("restores it into a scratch database and counts its rows"),
+            ProofLevel.CONTENT: _proven(environment),
+        }
+        return Promise(_("Prove"), how.get(parameters.level, ""))
+
+    def run(self, context: RunContext[ProveParameters, WithBackup]) -> str:
+        backup = Backup.objects.get(pk=context.parameters.backup)
+        context.put(BACKUP, backup)
+        context.result.backup = backup.pk
+        level = context.parameters.level
+        proving.prove_backup(context, backup, level)
+        if level >= ProofLevel.RESTORED:
+            return f"{level.label}, restored in {backup.restore_seconds:,.1f} s"
+        return str(level.label)
+
+
+class RestorePreflight(Step[OfBackup]):
+    """`exchanges`: whether the restored database is to take the live one's place."""
+
+    name = "preflight"
+
+    def __init__(self, *, exchanges: bool) -> None:
+        self.exchanges = exchanges
+
+    def promise(self, environment: Environment, parameters: OfBackup) -> Promise:
+        if self.exchanges:
+            how = _("checks versions, rights, extensions, roles, and what blocks an exchange")
+        else:
+            how = _("checks versions, rights, extensions and roles")
+        return Promise(_("Preflight"), how)
+
+    def run(self, context: RunContext[OfBackup]) -> str:
+        backup = Backup.objects.get(pk=context.parameters.backup)
+        context.put(RESTORES, backup)
+        with context.connect("preflight") as connection:
+            findings = restore_check.find(
+                connection,
+                backup,
+                is_local=context.dsn.is_local,
+                keeps_owners=backup.keeps_owners_in(context.run.target_id),
+                exchanges=self.exchanges,
+            )
+        for finding in findings:
+            context.log(f"preflight: {finding.what}: {finding.text}", "" if finding.is_ok else "no")
+        blocking = [finding.text for finding in findings if not finding.is_ok]
+        if blocking:
+            raise StepFailed(blocking[0])
+        return "nothing blocks"
+
+
+class BuildReplacement(Step[OfBackup]):
+    """Restore beside the live database and compare with the manifest; the live one is not touched."""
+
+    name = "restore"
+
+    def promise(self, environment: Environment, parameters: OfBackup) -> Promise:
+        return Promise(
+            _("Restore"),
+            _(
+                "builds a new database beside the live one%(size)s and compares it with the "
+                "backup, table by table: if a single row differs, nothing is replaced"
+            )
+            % {"size": _size_of(parameters)},
+        )
+
+    def run(self, context: RunContext[OfBackup]) -> str:
+        backup = context.get(RESTORES)
+        context.put(BUILT, swapping.build_replacement(context, backup))
+        return f"{backup.rows:,} rows, content equal"
+
+
+class BuildNewDatabase(Step[RestoreAsParameters, RestoreAsResult]):
+    """Restore into a new database of the same server, which stays there under its own name."""
+
+    name = "restore"
+
+    def promise(self, environment: Environment, parameters: RestoreAsParameters) -> Promise:
+        return Promise(
+            _("Restore"),
+            _(
+                "builds the new database %(name)s on the same server%(size)s and compares it with "
+                "the backup, table by table; the live database is not touched"
+            )
+            % {"name": parameters.database, "size": _size_of(parameters)},
+        )
+
+    def run(self, context: RunContext[RestoreAsParameters, RestoreAsResult]) -> str:
+        backup = context.get(RESTORES)
+        name = context.parameters.database
+        built = building.built_name(context.dsn.database, context.run.pk)
+        with context.connect("new", database=server.MAINTENANCE_DATABASE) as connection:
+            if server.database_oid(connection, name) is not None:
+                raise StepFailed(f"there already is a database {name}: choose another name")
+        keeps_owners = backup.keeps_owners_in(context.run.target_id)
+        building.build_database(context, backup, built, keeps_owners=keeps_owners)
+        problems = building.compare_content(context, backup, built)
+        if problems:
+            raise StepFailed(f"the restored copy differs from the backup: {problems[0]}")
+        building.mask_if_needed(context, backup, built)
+        context.close_sessions()
+        with context.connect("new", database=server.MAINTENANCE_DATABASE) as connection:
+            server.rename_database(connection, built, name)
+        context.result.database = name
+        context.log(f"restore: {backup.rows:,} rows in {name}, content equal", "ok")
+        return f"{backup.rows:,} rows in {name}, content equal"
+
+
+class UndoPreflight(Step[UndoParameters]):
+    name = "preflight"
+
+    def promise(self, environment: Environment, parameters: UndoParameters) -> Promise:
+        return Promise(
+            _("Preflight"),
+            _("checks that the replaced database is still there, and no other took its place"),
+        )
+
+    def run(self, context: RunContext[UndoParameters]) -> str:
+        replaced = ReplacedDatabase.objects.get(pk=context.parameters.replaced)
+        with context.connect("preflight", database=server.MAINTENANCE_DATABASE) as connection:
+            kept = server.database_oid(connection, replaced.replaced_name)
+            live = server.database_oid(connection, replaced.live_name)
+        if kept != replaced.old_oid:
+            raise StepFailed(f"{replaced.replaced_name} is no longer on the server")
+        if live != replaced.new_oid:
+            raise StepFailed(
+                f"{replaced.live_name} is not the database that this restore made: another one "
+                "has replaced it since"
+            )
+        context.put(UNDOES, replaced)
+        return f"{replaced.replaced_name} is there, closed"
+
+
+class SwapBack(Step[UndoParameters, WithReplaced]):
+    """Exchange the live database with the one that it had replaced."""
+
+    name = "swap"
+
+    def promise(self, environment: Environment, parameters: UndoParameters) -> Promise:
+        replaced = ReplacedDatabase.objects.filter(pk=parameters.replaced).first()
+        return Promise(
+            _("Swap"),
+            _(
+                "brings %(name)s back: %(exchange)s. The restored database is kept, closed, with "
+                "everything written since %(when)s; the application no longer sees it"
+            )
+            % {
+                "name": replaced.replaced_name if replaced else "",
+                "exchange": _exchange(),
+                "when": _moment(replaced.swapped_at if replaced else None),
+            },
+        )
+
+    def run(self, context: RunContext[UndoParameters, WithReplaced]) -> str:
+        undoes = context.get(UNDOES)
+        replaced = swapping.swap_in(context, undoes.replaced_name, undoes)
+        return f"undone; the restored database is kept as {replaced.replaced_name}"
+
+
+class SwapIn(Step[OfBackup, WithReplaced]):
+    name = "swap"
+
+    def promise(self, environment: Environment, parameters: OfBackup) -> Promise:
+        backup = Backup.objects.defer("manifest").filter(pk=parameters.backup).first()
+        return Promise(
+            _("Swap"),
+            _(
+                "%(exchange)s. The replaced database is kept, closed, with everything written "
+                "since %(when)s; the application no longer sees it"
+            )
+            % {
+                "exchange": _exchange(),
+                "when": _moment(backup.taken_at if backup else None),
+            },
+        )
+
+    def run(self, context: RunContext[OfBackup, WithReplaced]) -> str:
+        replaced = swapping.swap_in(context, context.get(BUILT))
+        return f"replaced database kept as {replaced.replaced_name}"
+
+
+# -- what people are told before
+
+
+def _dumped(environment: Environment) -> str:
+    state = environment.target.latest_state
+    size = state.data.get("server", {}).get("size_bytes") if state else None
+    if size is None:
+        return _("dumps the database in one snapshot")
+    return _("dumps the %(size)s database in one snapshot") % {"size": megabytes(size)}
+
+
+def _proven(environment: Environment) -> str:
+    return _(
+        "restores the backup into a scratch database %(where)s and compares every row and sequence"
+    ) % {"where": _where_scratch(environment)}
+
+
+def _where_scratch(environment: Environment) -> str:
+    if environment.target.scratch_dsn_encrypted:
+        return _("on the scratch server")
+    return _("beside the live one")
+
+
+def _size_of(parameters: OfBackup) -> str:
+    """How large it is and how long it took, in brackets; "" where that is not known."""
+    backup = Backup.objects.filter(pk=parameters.backup).first()
+    if backup is None or not backup.is_counted:
+        return ""
+    facts = [
+        ngettext("%(n)s row", "%(n)s rows", backup.rows) % {"n": grouped(backup.rows)},
+        megabytes(backup.raw_bytes),
+    ]
+    if backup.restore_seconds is not None:
+        took = _("took %(time)s when it was proven")
+        facts.append(took % {"time": duration(backup.restore_seconds)})
+    return f" ({', '.join(facts)})"
+
+
+def _exchange() -> str:
+    return _(
+        "exchanges the names of the two databases in one short window, usually well under a "
+        "second; every session is cut off and can reconnect at once"
+    )
+
+
+def _moment(moment: datetime | None) -> str:
+    return date_format(localtime(moment), "j M Y, H:i") if moment else _("then")

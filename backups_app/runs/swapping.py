@@ -1,0 +1,255 @@
+"""Exchange a built database with the live one, and know afterwards which is which."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+
+import psycopg
+from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
+from psycopg import sql
+
+from backups_app.models import Backup, ReplacedDatabase
+from backups_app.runs import building
+from backups_app.runs.results import WithReplaced
+from opsconsole.environments.secrets import resolve_dsn
+from opsconsole.exceptions import AdapterError, NeedsAttention, StepFailed
+from opsconsole.processes.process import allowed_environment
+from opsconsole.runs.documents import Parameters
+from opsconsole.runs.step import RunContext
+from opsconsole.targets import server, swap
+
+
+def prepare_for_swap(context: RunContext, name: str) -> None:
+    """Carry over what belongs to the database rather than to its contents; gather statistics."""
+    with context.connect("prepare", database=server.MAINTENANCE_DATABASE) as connection:
+        for statement in _settings_to_carry(connection, context.dsn.database, name):
+            try:
+                connection.execute(statement)
+            except psycopg.errors.InsufficientPrivilege as error:
+                context.log(f"  not carried over: {server.reason_of(error)}", "hm")
+    with context.connect("analyze", database=name) as connection:
+        connection.execute("ANALYZE")
+
+
+def _settings_to_carry(connection: psycopg.Connection, live: str, name: str) -> list[sql.Composed]:
+    """Statements that give `name` the settings, rights and comment that stay with the old OID."""
+    target, statements = sql.Identifier(name), []
+    for role, setting in connection.execute(
+        "SELECT r.rolname, unnest(s.setconfig) FROM pg_db_role_setting s JOIN pg_database d"
+        " ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole WHERE d.datname = %s",
+        [live],
+    ):
+        parameter, _equals, value = setting.partition("=")
+        head = sql.SQL("ALTER ROLE {} IN DATABASE {}").format(sql.Identifier(role), target) if role else sql.SQL("ALTER DATABASE {}").format(target)  # fmt: skip  # noqa: E501
+        statements.append(
+            head + sql.SQL(" SET {} = {}").format(sql.Identifier(parameter), sql.Literal(value))
+        )
+    for role, privilege, grantable in connection.execute(
+        "SELECT CASE a.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(a.grantee) END,"
+        " a.privilege_type, a.is_grantable FROM pg_database d, aclexplode(d.datacl) a"
+        " WHERE d.datname = %s AND a.grantee <> d.datdba",
+        [live],
+    ):
+        to = sql.Identifier(role) if role else sql.SQL("PUBLIC")
+        option = sql.SQL(" WITH GRANT OPTION" if grantable else "")
+        statements.append(
+            sql.SQL("GRANT {} ON DATABASE {} TO {}").format(sql.SQL(privilege), target, to) + option
+        )
+    row = connection.execute(
+        "SELECT datconnlimit, shobj_description(oid, 'pg_database') FROM pg_database"
+        " WHERE datname = %s",
+        [live],
+    ).fetchone()
+    if row and row[0] >= 0:
+        statements.append(
+            sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(target, sql.Literal(row[0]))
+        )
+    if row and row[1]:
+        statements.append(
+            sql.SQL("COMMENT ON DATABASE {} IS {}").format(target, sql.Literal(row[1]))
+        )
+    return statements
+
+
+def build_replacement(context: RunContext, backup: Backup) -> str:
+    """Restore beside the live database and compare with the manifest; returns the built one's name.
+
+    The live database is not touched. Raises StepFailed when a single row differs.
+    """
+    name = building.built_name(context.dsn.database, context.run.pk)
+    context.log(f"restore: building {name} beside the live database")
+    keeps_owners = backup.keeps_owners_in(context.run.target_id)
+    building.build_database(context, backup, name, keeps_owners=keeps_owners)
+    problems = building.compare_content(context, backup, name)
+    if problems:
+        raise StepFailed(f"the restored copy differs from the backup: {problems[0]}")
+    building.mask_if_needed(context, backup, name)
+    prepare_for_swap(context, name)
+    context.log(f"restore: {backup.rows:,} rows, content equal", "ok")
+    return name
+
+
+def swap_in(
+    context: RunContext[Parameters, WithReplaced],
+    built: str,
+    undoes: ReplacedDatabase | None = None,
+) -> ReplacedDatabase:
+    """Exchange the built database with the live one; both OIDs are kept first.
+
+    `undoes` is the swap that is taken back, when `built` is what it replaced.
+
+    The child that does it completes or reopens by itself. Whatever it says, the server's
+    catalogue decides: raises StepFailed when the live database stayed, NeedsAttention when
+    the server cannot be asked.
+    """
+    replaced = _record_intent(context, built, undoes)
+    context.close_sessions()
+    order = swap.Order(
+        conninfo=context.dsn.conninfo(
+            application_name=context.session_name("swap"), database=server.MAINTENANCE_DATABASE
+        ),
+        live=replaced.live_name,
+        built=built,
+        replaced=replaced.replaced_name,
+    )
+    said = _run_swap(context, order)
+    if not settle_swap(context, replaced):
+        why = next((s for s in reversed(said) if s.startswith("failed")), "the swap did not finish")
+        raise StepFailed(f"the databases were not exchanged, the live one is open: {why}")
+    context.result.replaced = replaced.replaced_name
+    context.log(f"swap: done; the replaced database is kept as {replaced.replaced_name}", "ok")
+    return replaced
+
+
+def _record_intent(
+    context: RunContext, built: str, undoes: ReplacedDatabase | None
+) -> ReplacedDatabase:
+    live = context.dsn.database
+    moment = datetime.now(UTC).strftime("%Y%m%d%H%M%S")
+    with context.connect("swap:before", database=server.MAINTENANCE_DATABASE) as connection:
+        old, new = server.database_oid(connection, live), server.database_oid(connection, built)
+        if old is None or new is None:
+            raise StepFailed("one of the two databases is gone")
+        row = connection.execute("SELECT pg_database_size(%s::oid)", [old]).fetchone()
+        foreign = sessions_not_ours_to_end(connection, live)
+        if undoes and not foreign:
+            # A replaced database is closed; it has to be open when it takes the live name.
+            swap.set_open(connection, built, is_open=True)
+    if foreign:
+        raise StepFailed(
+            f"sessions of a role this one may not end are in the way: {', '.join(foreign)}"
+        )
+    return ReplacedDatabase.objects.create(
+        undoes=undoes,
+        target=context.run.target,
+        run=context.run,
+        live_name=live,
+        built_name=built,
+        replaced_name=server.name_beside(live, f"__old_{moment}_{context.run.pk}"),
+        old_oid=old,
+        new_oid=new,
+        size_bytes=row[0] if row else 0,
+    )
+
+
+def sessions_not_ours_to_end(connection: psycopg.Connection, database: str) -> list[str]:
+    """Names of roles with sessions in the database that this role may not end."""
+    rows = connection.execute(
+        "SELECT DISTINCT usename::text FROM pg_stat_activity WHERE datname = %s AND usename IS NOT"
+        " NULL AND NOT pg_has_role(current_user, usesysid, 'MEMBER')"
+        " AND NOT pg_has_role(current_user, 'pg_signal_backend', 'MEMBER')",
+        [database],
+    )
+    return [row[0] for row in rows]
+
+
+def _run_swap(context: RunContext, order: swap.Order) -> list[str]:
+    """Start the child in a session of its own, and log each sub-step as it is told."""
+    said: list[str] = []
+    child = subprocess.Popen(
+        [sys.executable, "-m", "opsconsole.targets.swap"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd=settings.BASE_DIR,
+        env=allowed_environment(PYTHONPATH=os.pathsep.join(sys.path)),
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with child:
+        child.stdin.write(order.as_json().encode() + b"\n")
+        child.stdin.close()
+        for line in child.stdout:
+            said.append(str(json.loads(line)["step"]))
+            context.log(f"swap: {said[-1]}")
+    return said
+
+
+def settle_swap(context: RunContext, replaced: ReplacedDatabase) -> bool:
+    """Read from the catalogue whether the swap happened, reopen what is closed, record it."""
+    for _attempt in range(20):
+        try:
+            with server.connect(
+                context.dsn,
+                application_name=context.session_name("settle"),
+                database=server.MAINTENANCE_DATABASE,
+            ) as connection:
+                happened = reconcile_swap(connection, replaced)
+        except (AdapterError, psycopg.Error):
+            time.sleep(0.25)
+        else:
+            return happened
+    raise NeedsAttention(
+        "The server cannot be asked whether the databases were exchanged. "
+        f"Compare the OID of {replaced.live_name}: {replaced.old_oid} is the old database, "
+        f"{replaced.new_oid} the restored one."
+    )
+
+
+def reconcile_swap(connection: psycopg.Connection, replaced: ReplacedDatabase) -> bool:
+    """Whether the live name belongs to the new OID; opens it either way. Idempotent."""
+    oid = server.database_oid(connection, replaced.live_name)
+    swap.set_open(connection, replaced.live_name, is_open=True)
+    happened = oid == replaced.new_oid
+    if happened:
+        _record_exchange(replaced)
+    if not happened and replaced.undoes:
+        swap.set_open(connection, replaced.built_name, is_open=False)
+    return happened
+
+
+def _record_exchange(replaced: ReplacedDatabase) -> None:
+    """Write down when it happened, and what it took back; either may be written already."""
+    with transaction.atomic():
+        rows = ReplacedDatabase.objects
+        rows.filter(pk=replaced.pk, swapped_at=None).update(swapped_at=Now())
+        if replaced.undoes_id is not None:
+            rows.filter(pk=replaced.undoes_id, undone_at=None).update(undone_at=Now())
+    replaced.refresh_from_db(fields=["swapped_at"])
+
+
+def drop_replaced_database(replaced: ReplacedDatabase) -> None:
+    """See to it that the replaced database is no longer on the server. Idempotent.
+
+    It is dropped only under the name that the swap gave it. Raises AdapterError when the server
+    cannot be asked, refuses, or still has it under another name.
+    """
+    dsn = resolve_dsn(replaced.target)
+    with server.connect(
+        dsn, application_name="opsconsole:drop", database=server.MAINTENANCE_DATABASE
+    ) as connection:
+        if server.database_oid(connection, replaced.replaced_name) == replaced.old_oid:
+            server.drop_database(connection, replaced.replaced_name)
+        left = server.database_name(connection, replaced.old_oid)
+    if left is not None:
+        raise AdapterError(
+            f"{replaced.replaced_name} is called {left} now: rename it back, or drop it by hand"
+        )

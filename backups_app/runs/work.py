@@ -1,0 +1,26 @@
+"""What the backups put on the work list, and how a worker does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from django.utils.translation import gettext_lazy as _
+
+from backups_app.models import ReplacedDatabase
+from backups_app.runs.swapping import drop_replaced_database
+from backups_app.services import restores
+from opsconsole.work.registry import Work, register_work
+
+
+def register() -> None:
+    register_work(Work(restores.DROP, _("Drop a replaced database"), drop_replaced))
+
+
+def drop_replaced(arguments: dict[str, Any]) -> Callable[[], object]:
+    replaced = ReplacedDatabase.objects.select_related(
+        "target__environment__application", "dropped_by"
+    ).get(pk=arguments["replaced"])
+    drop_replaced_database(replaced)
+    return partial(restores.record_drop, replaced)

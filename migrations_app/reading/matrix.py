@@ -1,0 +1,182 @@
+"""Migrations as rows, environments as columns: where each stands, from what workers saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from django.utils.translation import gettext_lazy as _
+
+from migrations_app.engines import ENGINES
+from opsconsole.environments.models import Environment, TargetState
+from opsconsole.runs.models import Run
+
+# When a migration was applied (ISO 8601), and how many seconds it took, by its name.
+Times = dict[str, tuple[str, float]]
+
+# (word, tone, icon) of each state, in the order in which a person should look at them.
+LOOKS = {
+    "failed": (_("failed"), "bad", "circle-x"),
+    "running": (_("running"), "info", "loader"),
+    "edited": (_("edited"), "bad", "triangle-alert"),
+    "missing_locally": (_("missing locally"), "warn", "circle-help"),
+    "out_of_order": (_("out of order"), "warn", "triangle-alert"),
+    "pending": (_("pending"), "info", "clock"),
+    "by_hand": (_("marked by hand"), "idle", "user"),
+    "baseline": (_("baseline"), "idle", "user"),
+    "applied": (_("applied"), "good", "circle-check"),
+    "unknown": (_("not in this folder"), "idle", "circle-help"),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One migration in one environment. `seconds` is how long it took to apply."""
+
+    where: str
+    state: str
+    url: str = ""
+    applied_at: datetime | None = None
+    seconds: float | None = None
+    risk: str = ""
+
+    @property
+    def word(self) -> str:
+        return str(LOOKS[self.state][0])
+
+    @property
+    def tone(self) -> str:
+        return LOOKS[self.state][1]
+
+    @property
+    def icon(self) -> str:
+        return LOOKS[self.state][2]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One environment with its newest state, and what the tool's own status says of it."""
+
+    environment: Environment
+    state: TargetState | None
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        return self.state.data.get("tool_verdict", {}) if self.state else {}
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Board:
+    """`rows` newest first; `counts` of every state over all rows, before any filter."""
+
+    columns: list[Column]
+    rows: list[Row]
+    counts: list[tuple[str, str, int]]
+
+
+def read_board(environments: list[Environment], *, state: str = "", text: str = "") -> Board:
+    """The board of an application's environments, in promotion order. One query, and one more
+    where the tool's history keeps no times: the console's runs do.
+
+    `state` keeps the rows with that state in any environment, `text` those whose name holds it.
+    """
+    columns = _columns(environments)
+    times = _times_of_runs(columns)
+    cells = [_cells(column, times.get(column.environment.pk, {})) for column in columns]
+    names = sorted({name for column in cells for name in column}, reverse=True)
+    rows = [
+        Row(
+            name,
+            [
+                found.get(name) or Cell(column.environment.name, "unknown")
+                for column, found in zip(columns, cells, strict=True)
+            ],
+        )
+        for name in names
+    ]
+    shown = [
+        row
+        for row in rows
+        if text.lower() in row.name.lower()
+        and (not state or any(cell.state == state for cell in row.cells))
+    ]
+    return Board(columns, shown, _counts(rows))
+
+
+def _columns(environments: list[Environment]) -> list[Column]:
+    states = {
+        found.target_id: found
+        for found in TargetState.objects.filter(target__environment__in=environments)
+        .order_by("target_id", "-observed_at")
+        .distinct("target_id")
+    }
+    return [Column(each, states.get(each.target.pk)) for each in environments]
+
+
+def _times_of_runs(columns: list[Column]) -> dict[int, Times]:
+    """When runs applied what, by environment; only for tools that keep no times themselves."""
+    silent = [
+        column.environment.pk
+        for column in columns
+        if not ENGINES[column.environment.application.engine].records_starts
+    ]
+    if not silent:
+        return {}
+    found: dict[int, Times] = {pk: {} for pk in silent}
+    runs = Run.objects.filter(environment__in=silent, result__has_key="timings").order_by("pk")
+    for pk, timings in runs.values_list("environment_id", "result__timings"):
+        found[pk].update(timings)
+    return found
+
+
+def _cells(column: Column, times: Times) -> dict[str, Cell]:
+    migrations = column.state.data.get("migrations", []) if column.state else []
+    where = column.environment.name
+    prefix = f"{column.environment.get_absolute_url()}/migrations/"
+    first_applied = next(
+        (i for i, m in enumerate(migrations) if m["state"] == "applied" and not m["by_hand"]),
+        len(migrations),
+    )
+    return {
+        m["name"]: _cell(
+            where,
+            m,
+            prefix + quote(m["name"], safe=""),
+            times.get(m["name"]),
+            is_baseline=i < first_applied,
+        )
+        for i, m in enumerate(migrations)
+    }
+
+
+def _cell(
+    where: str, migration: dict[str, Any], url: str, time: tuple[str, float] | None, *,
+    is_baseline: bool,
+) -> Cell:  # fmt: skip
+    state = migration["state"]
+    if state == "applied" and migration["by_hand"]:
+        state = "baseline" if is_baseline else "by_hand"
+    if time and state == "applied":
+        return Cell(where, state, url, datetime.fromisoformat(time[0]), time[1])
+    if not migration["finished_at"]:
+        return Cell(where, state, url, risk=migration.get("risk", ""))
+    began = datetime.fromisoformat(migration["started_at"])
+    ended = datetime.fromisoformat(migration["finished_at"])
+    return Cell(where, state, url, ended, max(0.0, (ended - began).total_seconds()))
+
+
+def _counts(rows: Iterable[Row]) -> list[tuple[str, str, int]]:
+    found = dict.fromkeys(LOOKS, 0)
+    for row in rows:
+        for state in {cell.state for cell in row.cells}:
+            found[state] += 1
+    return [(state, str(LOOKS[state][0]), count) for state, count in found.items() if count]

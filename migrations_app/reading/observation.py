@@ -1,0 +1,231 @@
+"""Read the truth of a target: its server, its history, its folder, and the plan that follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from django.db import IntegrityError, transaction
+
+from migrations_app.assess.effects import functions_called
+from migrations_app.assess.lint import Assessment, assess
+from migrations_app.engines import Engine, MigrationScript, MigrationState, ToolVerdict
+from migrations_app.engines.evidence import Evidence, read_evidence
+from migrations_app.engines.kinds import Revision
+from migrations_app.models import ScriptText
+from migrations_app.sources.folders import engine_for
+from opsconsole.environments.models import Target, TargetState
+from opsconsole.environments.secrets import resolve_dsn
+from opsconsole.exceptions import AdapterError
+from opsconsole.runs.models import Plan
+from opsconsole.targets import server
+from opsconsole.targets.relations import read_catalogue
+
+KEPT_STATES = 500
+PENDING = {"pending", "out_of_order"}
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One reading of a target and its folder."""
+
+    facts: server.ServerFacts
+    states: list[MigrationState]
+    problems: list[str]
+    tool_version: str
+    assessments: dict[str, Assessment]
+    verdict: ToolVerdict
+    evidence: dict[str, Evidence]
+    revision: Revision | None = None
+    lint_problem: str = ""
+
+    @property
+    def pending(self) -> list[MigrationScript]:
+        return [s.script for s in self.states if s.state in PENDING and s.script]
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why a migrate run would be refused now, one line each; empty when it would not."""
+        lines = list(self.problems)
+        for state in self.states:
+            if state.state == "failed":
+                lines.append(
+                    f"{state.name} failed and is unresolved: mark it rolled back or applied"
+                )
+            elif state.state == "running":
+                lines.append(f"{state.name} is being applied by another session")
+            elif state.state == "edited":
+                lines.append(f"{state.name} was edited after it was applied: restore its text")
+        lines += [f"{s.file}: {s.refusal}" for s in self.pending if s.refusal]
+        return lines
+
+    @property
+    def migrations(self) -> list[dict[str, Any]]:
+        """Every migration, with its assessment where it is pending and how far it came where it
+        failed: as stored and shown."""
+        return [
+            state.as_dict()
+            | (self.assessments[state.name].as_dict() if state.name in self.assessments else {})
+            | (self.evidence[state.name].as_dict() if state.name in self.evidence else {})
+            for state in self.states
+        ]
+
+    def as_data(self) -> dict[str, Any]:
+        return {
+            "server": self.facts.as_dict(),
+            "migrations": self.migrations,
+            "lint_problem": self.lint_problem,
+            "tool_verdict": self.verdict.as_dict(),
+            "refusals": self.refusals,
+            "tool_version": self.tool_version,
+            "plan": self.plan_content(),
+            "revision": self.revision.as_dict() if self.revision else None,
+        }
+
+    def plan_content(self) -> dict[str, Any]:
+        """What is confirmed: this database, with this history, gets these migrations, from this
+        commit."""
+        return {
+            "target": [self.facts.system_identifier, self.facts.database],
+            "history": [
+                [s.name, s.row.checksum] for s in self.states if s.row and s.row.is_applied
+            ],
+            "migrations": [
+                {"name": s.name, "checksum": s.checksum, "is_atomic": s.is_atomic}
+                for s in self.pending
+            ],
+        } | ({"commit": self.revision.commit} if self.revision else {})
+
+
+def observe(
+    engine: Engine, connection: psycopg.Connection, *, is_protected: bool = False
+) -> Observation:
+    """Read everything anew on one session, and assess what is pending."""
+    reading = engine.read_folder()
+    store_scripts(reading.scripts)
+    rows = engine.read_history(connection)
+    facts = server.read_facts(connection, engine.advisory_lock)
+    states = engine.compare(reading.scripts, rows, is_locked=facts.lock_holder is not None)
+    evidence = {
+        s.name: read_evidence(connection, s.script.statements, engine.schema)
+        for s in states
+        if s.state == "failed" and s.script
+    }
+    pending = [s.script for s in states if s.state in PENDING and s.script]
+    assessments, problem = _assess(connection, pending, engine.schema, is_protected)
+    return Observation(
+        facts,
+        states,
+        reading.problems,
+        reading.tool_version,
+        assessments,
+        engine.tool_verdict(states),
+        evidence,
+        engine.revision,
+        problem,
+    )
+
+
+def _assess(
+    connection: psycopg.Connection, pending: list[MigrationScript], schema: str, is_protected: bool
+) -> tuple[dict[str, Assessment], str]:
+    """The assessments; without them, why: what cannot be linted can still be shown and applied."""
+    if not pending:
+        return {}, ""
+    called = set().union(*(functions_called(script.text) for script in pending))
+    try:
+        catalogue = read_catalogue(connection, called)
+        return assess(pending, catalogue, schema, is_protected=is_protected), ""
+    except AdapterError as error:
+        return {}, str(error)
+
+
+def store_scripts(scripts: list[MigrationScript]) -> None:
+    """Keep the text of every script seen, by its hash."""
+    by_hash = {script.checksum: script for script in scripts}
+    known = set(ScriptText.objects.filter(pk__in=by_hash.keys()).values_list("pk", flat=True))
+    ScriptText.objects.bulk_create(
+        [ScriptText(sha256=key, sql=by_hash[key].sql) for key in by_hash.keys() - known],
+        ignore_conflicts=True,
+    )
+
+
+def observe_target(target: Target) -> TargetState:
+    """Read the target now and store what was seen, or why nothing could be. On a worker."""
+    try:
+        dsn = resolve_dsn(target)
+        engine = engine_for(target.environment, dsn)
+        with server.connect(
+            dsn, application_name="opsconsole:observe", timeout_seconds=30
+        ) as connection:
+            seen = observe(engine, connection, is_protected=target.environment.is_protected)
+        _remember_identity(target, seen.facts)
+    except (AdapterError, psycopg.Error) as error:
+        reason = server.reason_of(error) if isinstance(error, psycopg.Error) else str(error)
+        return TargetState.objects.create(target=target, error=reason)
+    state = TargetState.objects.create(target=target, data=seen.as_data())
+    _forget_old_states(target)
+    return state
+
+
+def _remember_identity(target: Target, facts: server.ServerFacts) -> None:
+    """Keep which database this is. Raises AdapterError if another environment is on it."""
+    if (target.system_identifier, target.database_name) == (
+        facts.system_identifier, facts.database,
+    ):  # fmt: skip
+        return
+    try:
+        with transaction.atomic():
+            Target.objects.filter(pk=target.pk).update(
+                system_identifier=facts.system_identifier, database_name=facts.database
+            )
+    except IntegrityError:
+        other = Target.objects.get(
+            system_identifier=facts.system_identifier, database_name=facts.database
+        )
+        raise AdapterError(
+            f"{facts.database} on this server already belongs to {other.environment}: "
+            "two environments on one database are refused"
+        ) from None
+
+
+def _forget_old_states(target: Target) -> None:
+    old = target.states.values_list("pk", flat=True)[KEPT_STATES : KEPT_STATES + 100]
+    TargetState.objects.filter(pk__in=list(old)).delete()
+
+
+def plan_changes(confirmed: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """What differs between the confirmed plan and the target and folder as they are now.
+
+    Another commit with the same migrations is no difference: the confirmed one is what is run.
+    """
+    lines = []
+    if confirmed["target"] != found["target"]:
+        lines.append(f"the database is now {found['target'][1]} on another server")
+    before = {m["name"]: m["checksum"] for m in confirmed["migrations"]}
+    after = {m["name"]: m["checksum"] for m in found["migrations"]}
+    applied = {name for name, _checksum in found["history"]}
+    for name in sorted(before.keys() | after.keys()):
+        if name not in after:
+            where = "was applied meanwhile" if name in applied else "is gone from the folder"
+            lines.append(f"{name} {where}")
+        elif name not in before:
+            lines.append(f"{name} was added")
+        elif before[name] != after[name]:
+            lines.append(
+                f"{name} was changed: sha256 {before[name][:12]}… when confirmed, "
+                f"{after[name][:12]}… now"
+            )
+    if not lines and confirmed["history"] != found["history"]:
+        lines.append("the history of applied migrations changed")
+    return lines
+
+
+def plan_for(target: Target, state: TargetState) -> Plan:
+    """The plan that a stored state stands for; the same state gives the same plan."""
+    content = state.data["plan"]
+    plan, _created = Plan.objects.get_or_create(
+        target=target, hash=Plan.hash_of(content), defaults={"content": content}
+    )
+    return plan

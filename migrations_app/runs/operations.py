@@ -1,0 +1,462 @@
+"""The operations on migrations: what they do, their way back, and how a lost one ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+from django.utils.translation import gettext as _
+
+from backups_app.models import Backup
+from backups_app.runs.operations import drop_scratch_databases, settle_server
+from backups_app.runs.results import WithBackup
+from backups_app.runs.steps import TakeProvenBackup
+from backups_app.runs.taking import BACKUP
+from migrations_app.engines import Engine, MigrationState
+from migrations_app.engines.applying import drop_invalid_index, has_valid_index
+from migrations_app.parameters import (
+    AdoptDriftParameters,
+    EndSessionParameters,
+    FinishParameters,
+    MigrateParameters,
+    ResolveParameters,
+)
+from migrations_app.reading.drift import settle_after_run
+from migrations_app.reading.observation import observe, observe_target
+from migrations_app.runs import steps
+from migrations_app.runs.results import FailedScript, FinishResult, Landed, MigrateResult
+from migrations_app.services.migrations import confirmation_gates, plan_gates
+from migrations_app.sources.folders import engine_for
+from opsconsole.choices import AutoRollback, BackupReason, RunKind, RunStatus, StepStatus
+from opsconsole.environments.models import Environment
+from opsconsole.environments.secrets import resolve_dsn
+from opsconsole.exceptions import NeedsAttention
+from opsconsole.health.services import check_environment
+from opsconsole.health.step import HealthStep, failing
+from opsconsole.runs import registry
+from opsconsole.runs.documents import Parameters, Result
+from opsconsole.runs.gates import Gate
+from opsconsole.runs.models import Run
+from opsconsole.runs.operation import Asked, LostRun, Operation, Resolution
+from opsconsole.runs.registry import Periodic, register
+from opsconsole.runs.step import Promise, RunContext, Step
+from opsconsole.targets import activity, server
+
+Migrating = RunContext[MigrateParameters, MigrateResult]
+MigrateSteps = Sequence[Step[MigrateParameters, MigrateResult]]
+LostMigrate = LostRun[MigrateParameters, MigrateResult]
+ONLY_HISTORY = "Only the history of migrations was changed."
+
+
+def register_all() -> None:
+    register(Migrate())
+    register(Resolve())
+    register(Finish())
+    register(EndSession())
+    register(AdoptDrift())
+    registry.STATE_READERS.append(lambda run: observe_target(run.target))
+    registry.STATE_READERS.append(settle_after_run)
+    registry.PERIODIC.append(Periodic("migrations_app.observe_environment", "OBSERVE_SECONDS"))
+    registry.PERIODIC.append(Periodic("migrations_app.check_drift", "DRIFT_SECONDS"))
+
+
+class Migrate(Operation[MigrateParameters, MigrateResult]):
+    """Apply the plan that was confirmed, behind a proven backup."""
+
+    Parameters = MigrateParameters
+    Result = MigrateResult
+    kind = RunKind.MIGRATE
+    action = "run.start"
+    changes_target = True
+
+    def steps(self, environment: Environment, parameters: MigrateParameters) -> MigrateSteps:
+        return [
+            steps.Preflight(),
+            *backup_first(environment),
+            steps.Snapshot(),
+            steps.Migrate(),
+            steps.Verify(),
+            HealthStep("after"),
+        ]
+
+    def gates(self, asked: Asked[MigrateParameters]) -> list[Gate]:
+        return [
+            *plan_gates(asked.environment),
+            *confirmation_gates(asked.environment, asked.plan, asked.parameters.checklist),
+        ]
+
+    def promises(self, environment: Environment, parameters: MigrateParameters) -> list[Promise]:
+        preflight, *rest = super().promises(environment, parameters)
+        if environment.takes_backup:
+            return [preflight, *rest]
+        why = _("the policy skips it: you will not be able to roll back by restoring")
+        return [preflight, Promise(_("No backup"), why), *rest]
+
+    def on_failure(self, environment: Environment, parameters: MigrateParameters) -> str:
+        if not environment.takes_backup:
+            return _("If a later check fails, a person decides: there is no backup to restore.")
+        return {
+            AutoRollback.NO_WRITES: _(
+                "If a later check fails and no one else has written since the backup, the backup "
+                "is restored and the migrated database is kept. Otherwise a person decides."
+            ),
+            AutoRollback.ALWAYS: _(
+                "If a later check fails, the backup is restored. The migrated database is kept, "
+                "with everything written since the backup."
+            ),
+            AutoRollback.NEVER: _(
+                "If a later check fails, a person decides whether the backup is restored."
+            ),
+        }[AutoRollback(environment.auto_rollback)]
+
+    def way_back(self, context: Migrating) -> MigrateSteps:
+        return way_back(context)
+
+    def describe(self, context: Migrating) -> str:
+        result = context.result
+        if result.replaced:
+            return (
+                "The backup taken before the migration is live again; the migrated database is "
+                f"kept as {result.replaced}."
+            )
+        if result.applied is None:
+            return "Nothing was changed."
+        if result.migrating:
+            return f"{result.applied_before} {_landed(result)}"
+        return f"Applied: {', '.join(result.applied)}."
+
+    def resolve(self, lost: LostMigrate) -> Resolution:
+        return resolve_migrate(lost)
+
+    def cleanup(self, context: Migrating) -> None:
+        drop_scratch_databases(context)
+
+
+class Resolve(Operation[ResolveParameters]):
+    """Mark a failed migration rolled back or applied, in the tool's own history."""
+
+    Parameters = ResolveParameters
+    Result = Result
+    kind = RunKind.MIGRATE
+    action = "migration.resolve"
+    changes_target = True
+
+    def title(self, where: str, parameters: ResolveParameters) -> str:
+        text = {
+            "rolled_back": _("Mark %(name)s rolled back in %(where)s"),
+            "applied": _("Mark %(name)s applied in %(where)s"),
+        }[parameters.mark]
+        return text % {"name": parameters.migration, "where": where}
+
+    def steps(
+        self, environment: Environment, parameters: ResolveParameters
+    ) -> Sequence[Step[ResolveParameters]]:
+        return [steps.ResolveHistory()]
+
+    def describe(self, context: RunContext[ResolveParameters]) -> str:
+        return ONLY_HISTORY
+
+    def resolve(self, lost: LostRun[ResolveParameters]) -> Resolution:
+        return _resolved_by_history(lost.run, lost.parameters.migration)
+
+
+class Finish(Operation[FinishParameters, FinishResult]):
+    """Apply what of a failed migration has not landed, behind a proven backup."""
+
+    Parameters = FinishParameters
+    Result = FinishResult
+    kind = RunKind.MIGRATE
+    action = "migration.resolve"
+    changes_target = True
+
+    def title(self, where: str, parameters: FinishParameters) -> str:
+        return _("Finish the rest of %(name)s in %(where)s") % {
+            "name": parameters.migration,
+            "where": where,
+        }
+
+    def steps(
+        self, environment: Environment, parameters: FinishParameters
+    ) -> Sequence[Step[FinishParameters, FinishResult]]:
+        return [*backup_first(environment), steps.FinishRest(), HealthStep("after")]
+
+    def describe(self, context: RunContext[FinishParameters, FinishResult]) -> str:
+        name = context.parameters.migration
+        if context.failure:
+            return f"{name} is still failed; what of it is in the database is on its page."
+        return f"{name} is complete and marked applied."
+
+    def resolve(self, lost: LostRun[FinishParameters, FinishResult]) -> Resolution:
+        return _resolved_by_history(lost.run, lost.parameters.migration)
+
+    def cleanup(self, context: RunContext[FinishParameters, FinishResult]) -> None:
+        drop_scratch_databases(context)
+
+
+class EndSession(Operation[EndSessionParameters]):
+    """End the session that holds the tool's lock."""
+
+    Parameters = EndSessionParameters
+    Result = Result
+    kind = RunKind.MIGRATE
+    action = "migration.resolve"
+    changes_target = True
+
+    def title(self, where: str, parameters: EndSessionParameters) -> str:
+        return _("End session %(pid)d in %(where)s") % {"pid": parameters.pid, "where": where}
+
+    def steps(
+        self, environment: Environment, parameters: EndSessionParameters
+    ) -> Sequence[Step[EndSessionParameters]]:
+        return [steps.EndSession()]
+
+    def describe(self, context: RunContext[EndSessionParameters]) -> str:
+        return "Nothing in the database was changed."
+
+    def resolve(self, lost: LostRun[EndSessionParameters]) -> Resolution:
+        settle_server(lost.run)
+        return Resolution(RunStatus.FAILED, "The worker was lost. Nothing was changed.")
+
+
+class AdoptDrift(Operation[AdoptDriftParameters]):
+    """Record what has drifted as an applied migration."""
+
+    Parameters = AdoptDriftParameters
+    Result = Result
+    kind = RunKind.MIGRATE
+    action = "migration.resolve"
+    changes_target = True
+
+    def title(self, where: str, parameters: AdoptDriftParameters) -> str:
+        return _("Adopt drift as %(name)s in %(where)s") % {
+            "name": parameters.migration,
+            "where": where,
+        }
+
+    def steps(
+        self, environment: Environment, parameters: AdoptDriftParameters
+    ) -> Sequence[Step[AdoptDriftParameters]]:
+        return [steps.AdoptDrift()]
+
+    def describe(self, context: RunContext[AdoptDriftParameters]) -> str:
+        return ONLY_HISTORY
+
+    def resolve(self, lost: LostRun[AdoptDriftParameters]) -> Resolution:
+        settle_server(lost.run)
+        return Resolution(
+            RunStatus.FAILED,
+            "The worker was lost. The schema was not changed; whether the history was, the "
+            "environment's page says.",
+        )
+
+
+def backup_first(environment: Environment) -> list[Step[Parameters, WithBackup]]:
+    return [TakeProvenBackup(BackupReason.PRE_MIGRATION)] if environment.takes_backup else []
+
+
+def _landed(result: MigrateResult) -> str:
+    failed = result.failed_script
+    if not failed:
+        return "Nothing else was changed."
+    if result.landed:
+        lines = ", ".join(str(each.line) for each in result.landed)
+        return f"Of {failed.file}, the statements at lines {lines} have landed."
+    return f"PostgreSQL rolled {failed.file} back: it left nothing."
+
+
+def way_back(context: Migrating) -> MigrateSteps:
+    """Steps that go back by themselves; none when nothing was applied by then.
+
+    Raises NeedsAttention when a person has to choose.
+    """
+    result = context.result
+    if result.applied is None or result.migrating:
+        # Good migrations before the broken file stay: they are in the history.
+        return []
+    backup = context.find(BACKUP)
+    policy = AutoRollback(context.environment.auto_rollback)
+    if backup is None:
+        raise NeedsAttention(
+            f"{context.failure} All migrations are applied, and no backup was taken before them.",
+            ways=[keep_way(result.applied)],
+        )
+    with context.connect("writes") as connection:
+        written = writes_since(connection, backup, result.own_writes or 0)
+    result.writes_since_backup = written
+    context.log(f"rollback: at most {written:,} rows were written by others since the backup")
+    if policy is AutoRollback.NEVER or (policy is AutoRollback.NO_WRITES and written):
+        why = (
+            f"others have written up to {written:,} rows since the backup"
+            if written
+            else "this environment leaves going back to a person"
+        )
+        raise NeedsAttention(
+            f"{context.failure} All migrations are applied; not rolled back by itself, because "
+            f"{why}.",
+            ways=[restore_way(backup, written), keep_way(result.applied)],
+        )
+    return [steps.Rollback(), HealthStep("rolled back")]
+
+
+def writes_since(connection: psycopg.Connection, backup: Backup, own_writes: int) -> int:
+    """Rows written by others since the backup: an upper bound, because aborted ones count."""
+    before = int(backup.manifest["rows_written"])
+    return max(0, activity.rows_written(connection) - before - own_writes)
+
+
+def restore_way(backup: Backup, written: int | None) -> dict[str, str]:
+    rows = "an unknown number of rows" if written is None else f"up to {written:,} rows"
+    return {
+        "action": "restore",
+        "backup": str(backup.pk),
+        "title": f"Swap backup {backup.pk} in",
+        "takes": f"about {backup.restore_seconds or 0:,.0f} s to build, then an outage well "
+        "under a second",
+        "leaves": f"{rows} written by others since the backup: they stay in the replaced "
+        "database, which is kept",
+    }
+
+
+def keep_way(applied: list[str]) -> dict[str, str]:
+    return {
+        "action": "keep",
+        "title": "Keep the migrated database",
+        "takes": "nothing: repair the application, or migrate forward",
+        "leaves": f"{len(applied)} migrations applied and health as it is",
+    }
+
+
+def resolve_migrate(lost: LostMigrate) -> Resolution:
+    """Read from the server how a lost migrate run ended. Runs on a worker; re-runs nothing."""
+    run = lost.run
+    happened = settle_server(run)
+    if happened:
+        lost.result.replaced = happened[-1].replaced_name
+        return Resolution(
+            RunStatus.ROLLED_BACK,
+            "The worker was lost. The server shows that the backup is live again; the migrated "
+            f"database is kept as {happened[-1].replaced_name}.",
+        )
+    dsn = resolve_dsn(run.target)
+    commit = run.plan.content.get("commit", "") if run.plan else ""
+    engine = engine_for(run.environment, dsn, commit)
+    with server.connect(dsn, application_name=f"opsconsole:resolve:{run.pk}") as connection:
+        states = {s.name: s for s in observe(engine, connection).states}
+        names = run.plan.names if run.plan else []
+        lost.result.applied = [n for n in names if n in states and states[n].state == "applied"]
+        stuck = next(
+            (states[n] for n in names if n in states and states[n].state == "failed"), None
+        )
+        if stuck:
+            return _resolve_interrupted(lost, connection, engine, stuck)
+        unknown = None if engine.records_starts else _may_have_begun(lost, states, names)
+        return unknown or _resolve_between(lost, connection, names)
+
+
+def _may_have_begun(
+    lost: LostMigrate, states: dict[str, MigrationState], names: list[str]
+) -> Resolution | None:
+    """Where the history says nothing before the end, a script that is not atomic may have begun."""
+    if not lost.run.steps.filter(name="migrate").exclude(status=StepStatus.PENDING).exists():
+        return None
+    following = next(
+        (states[n].script for n in names if n in states and states[n].state != "applied"), None
+    )
+    if following is None or following.is_atomic:
+        return None
+    lost.result.ways = steps.unknown_ways(following.name)
+    return Resolution(
+        RunStatus.NEEDS_ATTENTION,
+        f"The worker was lost, and {following.file} may have begun: it is not atomic, and the "
+        f"history of its tool does not say. {lost.result.applied_before}",
+    )
+
+
+def _resolved_by_history(run: Run, name: str) -> Resolution:
+    settle_server(run)
+    dsn = resolve_dsn(run.target)
+    engine = engine_for(run.environment, dsn)
+    with server.connect(dsn, application_name=f"opsconsole:resolve:{run.pk}") as connection:
+        states = observe(engine, connection).states
+    state = next((s.state for s in states if s.name == name), "pending")
+    return Resolution(
+        RunStatus.FAILED if state == "failed" else RunStatus.SUCCEEDED,
+        f"The worker was lost. The history shows {name} as {state.replace('_', ' ')}.",
+    )
+
+
+def _resolve_interrupted(
+    lost: LostMigrate, connection: psycopg.Connection, engine: Engine, stuck: MigrationState
+) -> Resolution:
+    """A script was under way. What it left follows from whether it is atomic."""
+    script = stuck.script
+    before = lost.result.applied_before
+    if script is None:
+        return Resolution(
+            RunStatus.NEEDS_ATTENTION,
+            f"The worker was lost during {stuck.name}, whose file is gone. {before}",
+        )
+    if script.is_atomic:
+        landed, text = [], f"PostgreSQL rolled {script.file} back: it left nothing."
+    elif [s.concurrent_index for s in script.statements] != [""] and len(script.statements) == 1:
+        index = script.statements[0].concurrent_index
+        if has_valid_index(connection, index):
+            landed = list(script.statements)
+            text = f"The index {index} is there and valid: mark {stuck.name} applied."
+        else:
+            dropped = drop_invalid_index(connection, index)
+            landed = []
+            text = (
+                f"{script.file} left {'an invalid index, now dropped' if dropped else 'nothing'}."
+            )
+    else:
+        lost.result.ways = steps.unknown_ways(stuck.name)
+        return Resolution(
+            RunStatus.NEEDS_ATTENTION,
+            f"The worker was lost during {script.file}, which is not atomic: how far it came "
+            f"cannot be known from the history. {before}",
+        )
+    lost.result.landed = Landed.each(landed)
+    lost.result.failed_script = FailedScript(
+        name=stuck.name,
+        file=script.file,
+        line=script.statements[0].line,
+        statement=script.statements[0].text,
+        reason="the worker was lost",
+        is_atomic=script.is_atomic,
+    )
+    engine.note_interrupted(connection, stuck.name, f"The worker was lost. {text}")
+    return Resolution(RunStatus.FAILED, f"The worker was lost. {text} {before}")
+
+
+def _resolve_between(
+    lost: LostMigrate, connection: psycopg.Connection, names: list[str]
+) -> Resolution:
+    """No script was under way: none, some or all of the plan are applied."""
+    run, applied = lost.run, lost.result.applied
+    if not applied:
+        return Resolution(RunStatus.FAILED, "The worker was lost before anything was changed.")
+    if len(applied) < len(names):
+        return Resolution(
+            RunStatus.FAILED,
+            f"The worker was lost between two migrations. {lost.result.applied_before}",
+        )
+    problem = failing(check_environment(run.environment, run=run, phase="after"))
+    if not problem:
+        return Resolution(
+            RunStatus.SUCCEEDED,
+            "The worker was lost after the last migration. The history equals the plan and "
+            "health is good.",
+        )
+    backup = run.backups.first()
+    written = None
+    if backup and lost.result.own_writes is not None:
+        written = writes_since(connection, backup, lost.result.own_writes)
+    lost.result.ways = [
+        *([restore_way(backup, written)] if backup else []),
+        keep_way(applied),
+    ]
+    return Resolution(
+        RunStatus.NEEDS_ATTENTION,
+        f"The worker was lost after the last migration, and health is failing: {problem}.",
+    )

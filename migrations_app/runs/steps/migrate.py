@@ -1,0 +1,425 @@
+"""The steps of a migrate run."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import psycopg
+from django.conf import settings
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from backups_app.runs import building, swapping, taking
+from backups_app.runs.results import WithReplaced
+from backups_app.runs.taking import BACKUP
+from migrations_app.engines import (
+    Engine,
+    MigrationScript,
+    ScriptFailed,
+    ScriptUnknown,
+)
+from migrations_app.engines.kinds import Limits, Outcome
+from migrations_app.engines.statements import changed_tables
+from migrations_app.reading import drift
+from migrations_app.reading.observation import Observation, observe, plan_changes
+from migrations_app.runs.lock_watch import Watch
+from migrations_app.runs.results import FailedScript, Landed, MigrateResult, WithSchema
+from migrations_app.services.findings import stopping
+from migrations_app.sources.folders import engine_for
+from opsconsole.environments.models import Environment
+from opsconsole.exceptions import Cancelled, NeedsAttention, StepFailed
+from opsconsole.health.step import UNHEALTHY_BEFORE, check_once, failing
+from opsconsole.runs.documents import Parameters
+from opsconsole.runs.step import Note, Promise, RunContext, Step
+from opsconsole.targets import activity, content, schema, server
+from opsconsole.templatetags.console import duration
+from opsconsole.web.keys import key_from
+
+ENGINE = Note[Engine]("engine")
+SCRIPTS = Note[list[MigrationScript]]("scripts to apply")
+SCHEMA = Note[dict[str, str]]("schema before")
+ROWS = Note[dict[str, int]]("row counts before")
+Migrating = RunContext[Parameters, MigrateResult]
+BLOCKER_PATIENCE_SECONDS = 10
+NAME = r'(?:"(?:[^"]|"")*"|[^\s".:]+)'
+TABLE_OR_COLUMN = re.compile(rf"[+~-] (?:table|column) {NAME}\.(?P<table>{NAME})")
+
+
+def limits_of(environment: Environment) -> Limits:
+    return Limits(
+        lock_timeout=environment.lock_timeout_seconds * settings.TIME_SCALE,
+        lock_patience=environment.lock_patience_seconds,
+        blocking=environment.blocking_limit_seconds,
+        statement_timeout=environment.statement_timeout_seconds,
+        tool_lock_wait=settings.PRISMA_LOCK_WAIT_SECONDS,
+    )
+
+
+class Preflight(Step):
+    """Read everything anew; refuse whatever would not end well."""
+
+    name = "preflight"
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        return Promise(
+            _("Preflight"),
+            _(
+                "reads everything again: if the history, the files or the database differ from "
+                "what you confirm here, nothing runs"
+            ),
+        )
+
+    def run(self, context: RunContext) -> str:
+        plan = context.run.plan
+        commit = plan.content.get("commit", "") if plan else ""
+        engine = engine_for(context.environment, context.dsn, commit)
+        context.put(ENGINE, engine)
+        if engine.revision:
+            context.log(f"preflight: migrations of commit {engine.revision.commit}")
+        with context.connect("preflight") as connection:
+            self._end_older_sessions(context, connection)
+            seen = observe(engine, connection, is_protected=context.environment.is_protected)
+            self._require_confirmed_plan(context, seen)
+            facts = seen.facts
+            if context.environment.takes_backup:
+                tools = building.tools_for(context.dsn, facts.major)
+                taking.require_space(context, facts.size_bytes)
+                context.log(f"preflight: PostgreSQL {facts.version}, pg_dump {tools.version}, "
+                            f"{facts.size_bytes / 1e6:,.1f} MB")  # fmt: skip
+                if not facts.may_create_databases:
+                    raise StepFailed(
+                        f"the role {facts.user} may not create databases, so there would be no "
+                        f"way back: ALTER ROLE {facts.user} CREATEDB"
+                    )
+                building.require_scratch(context, facts)
+            for role in swapping.sessions_not_ours_to_end(connection, facts.database):
+                context.log(
+                    f"preflight: a session of {role} is connected, which this role may not end: "
+                    "the backup could not be swapped in while it stays",
+                    "hm",
+                )
+            self._wait_for_blockers(context, connection)
+        context.put(SCRIPTS, seen.pending)
+        unhealthy = failing(check_once(context, "before"))
+        context.put(UNHEALTHY_BEFORE, unhealthy)
+        if unhealthy:
+            context.log("preflight: health is already failing before this run", "hm")
+        return f"{len(seen.pending)} migrations, nothing blocks"
+
+    def _end_older_sessions(self, context: RunContext, connection: psycopg.Connection) -> None:
+        """Sessions of older runs: this run holds the target's lock, so they are leftovers."""
+        own = context.session_name().rsplit(":", 1)[0]
+        for session in server.sessions(connection, context.dsn.database, "opsconsole:"):
+            part = session["application_name"].split(":")
+            if key_from(part[1]) and not session["application_name"].startswith(own + ":"):
+                server.terminate(connection, session["pid"])
+                context.log(f"preflight: ended a leftover session of run {part[1]}", "hm")
+
+    def _require_confirmed_plan(self, context: RunContext, seen: Observation) -> None:
+        refusals = seen.refusals + stopping(context.environment.application, seen.migrations)
+        if refusals:
+            raise StepFailed("; ".join(refusals))
+        plan = context.run.plan
+        assert plan is not None
+        found = seen.plan_content()
+        changes = plan_changes(plan.content, found)
+        if changes:
+            raise StepFailed(f"refused, it changed after it was confirmed: {'; '.join(changes)}")
+
+    def _wait_for_blockers(self, context: RunContext, connection: psycopg.Connection) -> None:
+        deadline = time.monotonic() + BLOCKER_PATIENCE_SECONDS * settings.TIME_SCALE
+        while found := activity.blockers(connection, context.dsn.database):
+            if time.monotonic() > deadline:
+                raise StepFailed(f"{found[0]}: a schema change would queue behind it; end it first")
+            context.sleep(0.2)
+
+
+class Snapshot(Step[Parameters, WithSchema]):
+    """What the database is like before: to say afterwards exactly what changed."""
+
+    name = "snapshot"
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        return Promise(
+            _("Snapshot"),
+            _("keeps the schema and the row counts, to say afterwards exactly what changed"),
+        )
+
+    def run(self, context: RunContext[Parameters, WithSchema]) -> str:
+        with context.connect("snapshot") as connection:
+            seen = drift.look_at(connection, context.run.target)
+            drift.keep_reading(context.run.target, seen)
+            before = seen.objects
+            rows = _row_counts(connection)
+        context.put(SCHEMA, before)
+        context.put(ROWS, rows)
+        context.close_sessions()
+        digest = schema.schema_hash(before)
+        context.result.schema_before = digest
+        context.log(f"snapshot: schema {digest[:4]}…{digest[-4:]}, {len(rows)} tables")
+        found = drift.drift_of(context.run.target)
+        if found:
+            context.log(f"snapshot: {found.summary}; it stays drift after this run", "hm")
+        return f"{len(rows)} tables"
+
+
+def _row_counts(connection: psycopg.Connection) -> dict[str, int]:
+    counts = {}
+    for space, name in content.list_relations(connection, "r"):
+        row = connection.execute(
+            psycopg.sql.SQL("SELECT count(*) FROM ONLY {}").format(
+                psycopg.sql.Identifier(space, name)
+            )
+        ).fetchone()
+        counts[f"{space}.{name}"] = row[0] if row else 0
+    return counts
+
+
+class Migrate(Step[Parameters, MigrateResult]):
+    """Apply the plan, one script after the other, each with its row in the tool's history."""
+
+    name = "migrate"
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        state = environment.target.latest_state
+        names = state.pending if state else []
+        return Promise(
+            _("Migrate"),
+            ngettext(
+                "applies %(n)d migration; stops waiting for a lock after %(wait)s and retries for "
+                "up to %(patience)s",
+                "applies %(n)d migrations, one after the other; stops waiting for a lock after "
+                "%(wait)s and retries for up to %(patience)s",
+                len(names),
+            )
+            % {
+                "n": len(names),
+                "wait": duration(environment.lock_timeout_seconds),
+                "patience": duration(environment.lock_patience_seconds),
+            },
+        )
+
+    def run(self, context: Migrating) -> str:
+        engine, scripts = context.get(ENGINE), context.get(SCRIPTS)
+        context.result.begin()
+        with context.connect("migrate:lock") as lock:
+            engine.take_lock(lock, limits_of(context.environment), context.sleep)
+            engine.ensure_history(lock)
+            for number, script in enumerate(scripts):
+                context.check()
+                self._apply(context, engine, script, (number, len(scripts)))
+                context.result.applied = [s.name for s in scripts[: number + 1]]
+                context.progress(100 * (number + 1) / len(scripts))
+        context.result.migrating = False
+        return f"{len(scripts)} of {len(scripts)} applied"
+
+    def _apply(
+        self, context: Migrating, engine: Engine, script: MigrationScript, place: tuple[int, int]
+    ) -> None:
+        kind = "atomic" if script.is_atomic else "not atomic"
+        count = len(script.statements)
+        statements = "1 statement" if count == 1 else f"{count} statements"
+        context.log(f"migrate: {script.name} ({kind}, {statements})")
+        began = time.monotonic()
+        connection = context.connect("migrate")
+        limits = limits_of(context.environment)
+        names = engine.session_names(context.session_name("migrate"))
+        watch = Watch(context, names, limits.blocking, place)
+        try:
+            with watch:
+                outcome = engine.apply(connection, script, limits, context.log, context.sleep)
+        except ScriptFailed as failure:
+            if watch.gave_up and not context.is_stopping:
+                self._given_up(context, engine, connection, failure, watch.gave_up)
+            self._failed(context, engine, connection, failure)
+        except ScriptUnknown as unknown:
+            self._unknown(context, unknown)
+        except Cancelled:
+            self._cancelled(context, engine, connection, script, Outcome())
+        except psycopg.Error as error:
+            outcome = self._from_evidence(context, engine, script, error)
+        finally:
+            connection.close()
+        context.result.add_writes(outcome.rows_written)
+        seconds = time.monotonic() - began
+        ended = timezone.now().isoformat()
+        context.result.timings = (context.result.timings or {}) | {script.name: (ended, seconds)}
+        context.log(
+            f"  applied in {seconds * 1000:,.0f} ms, {outcome.rows_written:,} rows written", "ok"
+        )
+
+    def _failed(
+        self, context: Migrating, engine: Engine, connection: psycopg.Connection,
+        failure: ScriptFailed,
+    ) -> None:  # fmt: skip
+        if context.is_stopping:
+            self._cancelled(context, engine, connection, failure.script, failure.outcome)
+        context.result.add_writes(failure.outcome.rows_written)
+        context.result.landed = Landed.each(failure.outcome.landed)
+        context.result.failed_script = FailedScript(
+            name=failure.script.name,
+            file=failure.script.file,
+            line=failure.line,
+            statement=failure.statement.text,
+            reason=failure.reason,
+            is_atomic=failure.script.is_atomic,
+        )
+        context.log(f"  {failure.script.file} line {failure.line}: {failure.statement.shown}", "no")
+        raise StepFailed(f"{failure.script.file} line {failure.line}: {failure.reason}.")
+
+    def _given_up(
+        self, context: Migrating, engine: Engine, connection: psycopg.Connection,
+        failure: ScriptFailed, why: str,
+    ) -> None:  # fmt: skip
+        """Sessions of the application waited behind it for too long: they come first."""
+        context.log(f"  {why}", "no")
+        if failure.outcome.landed:
+            failure.reason = why
+            return
+        engine.note_interrupted(connection, failure.script.name, f"{why}; nothing of it landed.")
+        engine.mark_rolled_back(connection, failure.script.name)
+        raise StepFailed(
+            f"{failure.script.file} line {failure.line}: {why}. PostgreSQL rolled the file back, "
+            f"it left nothing and is pending again. {context.result.applied_before}"
+        )
+
+    def _cancelled(
+        self, context: Migrating, engine: Engine, connection: psycopg.Connection,
+        script: MigrationScript, outcome: Outcome,
+    ) -> None:  # fmt: skip
+        """An atomic script left nothing: its row says so at once, and it is pending again."""
+        context.check_fence()
+        if not outcome.landed:
+            if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                connection.execute("ROLLBACK")
+            engine.note_interrupted(connection, script.name, "Cancelled; nothing of it landed.")
+            engine.mark_rolled_back(connection, script.name)
+            state = f"{script.name} was rolled back by PostgreSQL and left nothing."
+        else:
+            lines = ", ".join(str(s.line) for s in outcome.landed)
+            state = f"{script.file}: the statements at lines {lines} have landed, the rest has not."
+            engine.note_interrupted(connection, script.name, state)
+            context.result.landed = Landed.each(outcome.landed)
+        raise Cancelled(f"{state} {context.result.applied_before}")
+
+    def _unknown(self, context: Migrating, unknown: ScriptUnknown) -> None:
+        context.result.add_writes(unknown.outcome.rows_written)
+        raise NeedsAttention(
+            f"{unknown} Whether this statement took effect cannot be known from the history: "
+            f"{unknown.statement.shown}",
+            ways=unknown_ways(unknown.script.name),
+        ) from unknown
+
+    def _from_evidence(
+        self, context: Migrating, engine: Engine, script: MigrationScript, error: psycopg.Error
+    ) -> Outcome:
+        """The session was lost, at worst during COMMIT: the history row says which it was."""
+        context.check_fence()
+        with context.connect("evidence") as connection:
+            rows = [r for r in engine.read_history(connection) if r.name == script.name]
+            if rows and rows[-1].is_applied:
+                context.log("  the session was lost, and the history shows it was applied", "hm")
+                return Outcome(list(script.statements))
+            reason = server.reason_of(error)
+            engine.note_interrupted(connection, script.name, reason)
+        statement = script.statements[0]
+        failure = ScriptFailed(script, statement.line, statement, reason, Outcome())
+        context.log("  the session was lost, and the history shows it was not applied", "no")
+        context.result.landed = []
+        raise StepFailed(f"{failure}. PostgreSQL rolled the whole file back.") from error
+
+
+def unknown_ways(name: str) -> list[dict[str, str]]:
+    return [
+        {"action": "look", "title": f"Look whether {name} took effect, then mark it",
+         "takes": "a person's look at the data", "leaves": "nothing"},
+    ]  # fmt: skip
+
+
+class Verify(Step[Parameters, MigrateResult]):
+    """History equals plan; what changed is what the scripts mention; no rows went missing."""
+
+    name = "verify"
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        return Promise(
+            _("Verify"),
+            _(
+                "checks that the history equals the plan, and that only tables which the "
+                "migrations mention have changed"
+            ),
+        )
+
+    def run(self, context: Migrating) -> str:
+        engine = context.get(ENGINE)
+        with context.connect("verify") as connection:
+            seen = observe(engine, connection)
+            after = schema.read_schema(connection)
+            invalid = schema.invalid_indexes(connection)
+            rows = _row_counts(connection)
+        self._history_equals_plan(context, seen)
+        if invalid:
+            raise StepFailed(f"invalid indexes were left behind: {', '.join(invalid)}")
+        changes = schema.schema_changes(context.get(SCHEMA), after)
+        for line in changes:
+            context.log(f"  {line[:300]}")
+        context.result.schema_changes = changes
+        self._only_mentioned_tables(context, changes)
+        self._no_rows_missing(context, rows)
+        return f"history equals plan, {len(changes)} schema changes"
+
+    def _history_equals_plan(self, context: Migrating, seen: Observation) -> None:
+        assert context.run.plan is not None
+        applied = {s.name for s in seen.states if s.state == "applied"}
+        missing = [name for name in context.run.plan.names if name not in applied]
+        if missing:
+            raise StepFailed(f"the history does not show {', '.join(missing)} as applied")
+
+    def _only_mentioned_tables(self, context: Migrating, changes: list[str]) -> None:
+        scripts = context.get(SCRIPTS)
+        if any(
+            s.kind in {"Do", "Call", "Select", "unparsed"} for x in scripts for s in x.statements
+        ):
+            return
+        # The first migration of a database also makes the tool's own table.
+        own = {context.get(ENGINE).history_table}
+        mentioned = own.union(*(changed_tables(s.text) for s in scripts))
+        for line in changes:
+            table = _table_of(line)
+            if table and table not in mentioned:
+                context.log(f"  not mentioned by any of the migrations: {line}", "hm")
+                raise StepFailed(f"{table} changed, and no migration of the plan mentions it")
+
+    def _no_rows_missing(self, context: Migrating, rows: dict[str, int]) -> None:
+        """Fewer rows in an untouched table under live writes is a warning, not a failure."""
+        for name, before in context.get(ROWS).items():
+            after = rows.get(name)
+            if after is not None and after < before:
+                context.log(f"  {name}: {before - after:,} rows fewer than before", "hm")
+
+
+def _table_of(change: str) -> str:
+    """The unqualified table of a `schema_changes` line about a table or a column."""
+    found = TABLE_OR_COLUMN.match(change)
+    return found["table"].strip('"').replace('""', '"') if found else ""
+
+
+class Rollback(Step[Parameters, WithReplaced]):
+    """Build the proven backup beside the migrated database and swap it in."""
+
+    name = "rollback"
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        return Promise(
+            _("Roll back"),
+            _("restores the backup beside the migrated database and exchanges the two"),
+        )
+
+    def run(self, context: RunContext[Parameters, WithReplaced]) -> str:
+        # What failed before the run is in the backup too, and says nothing about the way back.
+        context.put(UNHEALTHY_BEFORE, "")
+        built = swapping.build_replacement(context, context.get(BACKUP))
+        replaced = swapping.swap_in(context, built)
+        return f"replaced database kept as {replaced.replaced_name}"

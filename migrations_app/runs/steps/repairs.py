@@ -1,0 +1,196 @@
+"""The steps of a run that repairs a history, one for each way out of a failed migration."""
+
+from __future__ import annotations
+
+import psycopg
+from django.utils.translation import gettext as _
+
+from migrations_app.engines import Engine, MigrationScript, ScriptFailed
+from migrations_app.engines.applying import finish_rest
+from migrations_app.engines.evidence import read_evidence
+from migrations_app.models import ExpectedSchema, SchemaText, ScriptText
+from migrations_app.parameters import (
+    AdoptDriftParameters,
+    EndSessionParameters,
+    FinishParameters,
+    ResolveParameters,
+)
+from migrations_app.reading.drift import expect, keep_reading, look_at
+from migrations_app.runs.lock_watch import Watch
+from migrations_app.runs.results import WithSchema
+from migrations_app.runs.steps.migrate import limits_of
+from migrations_app.sources.folders import engine_for
+from opsconsole.environments.models import Environment
+from opsconsole.exceptions import AdapterError, StepFailed
+from opsconsole.runs.step import Promise, RunContext, Step
+from opsconsole.targets import schema, server
+
+END_SECONDS = 10
+
+
+class ResolveHistory(Step[ResolveParameters]):
+    """Mark a failed migration rolled back or applied in the tool's own history."""
+
+    name = "resolve"
+
+    def promise(self, environment: Environment, parameters: ResolveParameters) -> Promise:
+        word = {"rolled_back": _("rolled back"), "applied": _("applied")}[parameters.mark]
+        return Promise(
+            _("Mark"),
+            _("marks %(name)s %(word)s in the history of migrations; nothing else is changed")
+            % {"name": parameters.migration, "word": word},
+        )
+
+    def run(self, context: RunContext[ResolveParameters]) -> str:
+        name, mark = context.parameters.migration, context.parameters.mark
+        engine = engine_for(context.environment, context.dsn)
+        with context.connect("resolve") as connection:
+            engine.take_lock(connection, limits_of(context.environment), context.sleep)
+            if mark == "rolled_back":
+                engine.mark_rolled_back(connection, name)
+            else:
+                engine.mark_applied(connection, _script(engine, name))
+        shown = mark.replace("_", " ")
+        context.log(f"resolve: {name} is marked {shown}", "ok")
+        return f"{name} marked {shown}"
+
+
+class FinishRest(Step[FinishParameters, WithSchema]):
+    """Apply the statements of a failed migration that have not landed, and record it as applied.
+
+    Refused when the file or what has landed is no longer what was shown and confirmed.
+    """
+
+    name = "finish"
+
+    def promise(self, environment: Environment, parameters: FinishParameters) -> Promise:
+        return Promise(
+            _("Finish"),
+            _(
+                "applies what of %(name)s is not in the database yet, and marks it applied; if "
+                "its file or the database differ from what was shown, nothing runs"
+            )
+            % {"name": parameters.migration},
+        )
+
+    def run(self, context: RunContext[FinishParameters, WithSchema]) -> str:
+        asked = context.parameters
+        engine = engine_for(context.environment, context.dsn)
+        script = _script(engine, asked.migration)
+        limits = limits_of(context.environment)
+        with context.connect("resolve:lock") as lock, context.connect("migrate") as connection:
+            engine.take_lock(lock, limits, context.sleep)
+            self._require_unchanged(context, engine, connection, script)
+            before = keep_reading(context.run.target, look_at(connection, context.run.target))
+            context.result.schema_before = before.schema_id
+            rest = script.statements[asked.landed :]
+            for statement in rest:
+                context.log(f"finish: {script.file} line {statement.line}: {statement.shown}")
+            names = [context.session_name("migrate")]
+            try:
+                with Watch(context, names, limits.blocking, (0, 1)) as watch:
+                    finish_rest(
+                        engine, connection, script, asked.landed, limits, context.log,
+                        context.sleep,
+                    )  # fmt: skip
+            except ScriptFailed as failure:
+                context.check()
+                lines = ", ".join(str(s.line) for s in failure.outcome.landed) or "none"
+                why = watch.gave_up or failure.reason
+                raise StepFailed(
+                    f"{script.file} line {failure.line}: {why}. Of the rest, landed at lines: {lines}"
+                ) from failure
+        return f"{len(rest)} statements applied, {script.name} marked applied"
+
+    def _require_unchanged(
+        self, context: RunContext[FinishParameters], engine: Engine,
+        connection: psycopg.Connection, script: MigrationScript,
+    ) -> None:  # fmt: skip
+        asked = context.parameters
+        if script.checksum != asked.checksum:
+            raise StepFailed(f"{script.file} was changed since it was shown")
+        evidence = read_evidence(connection, script.statements, engine.schema)
+        if not evidence.fits(asked.landed):
+            raise StepFailed(
+                f"the first {asked.landed} statements of {script.file} had landed when this was "
+                "shown, and the catalogue shows something else now"
+            )
+
+
+class EndSession(Step[EndSessionParameters]):
+    """End the one session that was shown to hold the tool's lock."""
+
+    name = "end session"
+
+    def promise(self, environment: Environment, parameters: EndSessionParameters) -> Promise:
+        return Promise(
+            _("End session"),
+            _("ends process %(pid)d of %(user)s if it still holds the lock")
+            % {"pid": parameters.pid, "user": parameters.user},
+        )
+
+    def run(self, context: RunContext[EndSessionParameters]) -> str:
+        asked = context.parameters
+        engine = engine_for(context.environment, context.dsn)
+        with context.connect("end-session") as connection:
+            holder = server.read_facts(connection, engine.advisory_lock).lock_holder
+            if holder is None:
+                return "it had ended by itself"
+            if (holder["pid"], holder["since"]) != (asked.pid, asked.since):
+                raise StepFailed("another session holds the lock now: look again")
+            server.terminate(connection, holder["pid"])
+            self._wait_for_its_end(context, connection, engine, holder["pid"])
+        context.log(f"end session: process {asked.pid} of {asked.user} was ended", "ok")
+        return f"process {asked.pid} ended"
+
+    def _wait_for_its_end(
+        self, context: RunContext, connection: psycopg.Connection, engine: Engine, pid: int
+    ) -> None:
+        for _attempt in range(END_SECONDS * 10):
+            holder = server.read_facts(connection, engine.advisory_lock).lock_holder
+            if holder is None or holder["pid"] != pid:
+                return
+            context.sleep(0.1)
+        raise StepFailed(
+            f"process {pid} is still there: this role may not end it; a superuser can, with "
+            f"SELECT pg_terminate_backend({pid})"
+        )
+
+
+class AdoptDrift(Step[AdoptDriftParameters]):
+    """Record a script as applied whose effect is live already, and expect the schema as it is."""
+
+    name = "adopt"
+
+    def promise(self, environment: Environment, parameters: AdoptDriftParameters) -> Promise:
+        return Promise(
+            _("Adopt"),
+            _("marks %(name)s applied: what it does is in the database already")
+            % {"name": parameters.migration},
+        )
+
+    def run(self, context: RunContext[AdoptDriftParameters]) -> str:
+        asked = context.parameters
+        engine = engine_for(context.environment, context.dsn)
+        text = ScriptText.objects.get(pk=asked.checksum).sql
+        with context.connect("adopt") as connection:
+            engine.take_lock(connection, limits_of(context.environment), context.sleep)
+            objects = schema.read_schema(connection)
+            if schema.schema_hash(objects) != asked.shown_schema:
+                raise StepFailed("the schema was changed since it was shown")
+            engine.ensure_history(connection)
+            engine.mark_applied(connection, engine.script_of(asked.migration, text))
+        expect(
+            context.run.target, SchemaText.objects.get(pk=asked.shown_schema),
+            ExpectedSchema.Because.ADOPTED, run=context.run,
+            accepted_by=context.run.requested_by, reason=context.run.reason,
+        )  # fmt: skip
+        context.log(f"adopt: {asked.migration} is marked applied; commit its file", "ok")
+        return f"{asked.migration} marked applied"
+
+
+def _script(engine: Engine, name: str) -> MigrationScript:
+    for script in engine.read_folder().scripts:
+        if script.name == name:
+            return script
+    raise AdapterError(f"{name} is not in the migrations folder")

@@ -1,0 +1,71 @@
+"""Who may sign in, and with which role where."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias, Union
+
+from django.contrib.auth.models import AbstractUser
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.choices import Role
+
+if TYPE_CHECKING:
+    from opsconsole.environments.models import Application, Environment
+
+
+class Console(Enum):
+    """The console as a place: what belongs to no application, such as people and storages."""
+
+    ITSELF = "console"
+
+
+CONSOLE = Console.ITSELF
+# Where a right is held or asked for; each contains the ones after it.
+Place: TypeAlias = Union[Console, "Application", "Environment"]
+
+
+class User(AbstractUser):
+    """A person. Rights come from memberships only, never from Django's flags or groups."""
+
+    class Theme(models.TextChoices):
+        SYSTEM = "", _("As the system")
+        LIGHT = "light", _("Light")
+        DARK = "dark", _("Dark")
+
+    theme = models.CharField(_("theme"), max_length=8, blank=True, choices=Theme.choices)
+    time_zone = models.CharField(_("time zone"), max_length=64, default="UTC")
+
+
+class Membership(models.Model):
+    """One role of one user: everywhere, in one application, or in one environment."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=16, choices=Role.choices)
+    application = models.ForeignKey(
+        "Application", null=True, blank=True, on_delete=models.CASCADE, related_name="+"
+    )
+    environment = models.ForeignKey(
+        "Environment", null=True, blank=True, on_delete=models.CASCADE, related_name="+"
+    )
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["user", "role", "application", "environment"],
+                name="membership_once",
+                nulls_distinct=False,
+            ),
+            models.CheckConstraint(
+                condition=models.Q(application=None) | models.Q(environment=None),
+                name="membership_one_scope",
+            ),
+        ]
+
+    @property
+    def place(self) -> Place:
+        return self.environment or self.application or CONSOLE
+
+    def __str__(self) -> str:
+        return f"{self.user} is {self.role} of {self.environment or self.application or 'all'}"

@@ -1,0 +1,92 @@
+"""Verbs on people and on the roles that they hold. All audited.
+
+One such act at a time: each waits for the one before it, and judges rights and who is left by what
+that one left. Otherwise two admins who lock each other out in the same moment both succeed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import connection, transaction
+from django.utils.translation import gettext as _
+
+from opsconsole.access.models import CONSOLE, Membership, Place, User
+from opsconsole.access.permissions import authorize, console_admins
+from opsconsole.choices import Role
+from opsconsole.events import recording as audit
+from opsconsole.exceptions import Refused
+
+
+@contextmanager
+def _alone(actor: User, place: Place) -> Iterator[None]:
+    """A transaction that no other writer of memberships shares, of somebody who may edit there.
+
+    The table's own lock keeps out also whoever does not come through here; readers pass.
+    """
+    table = connection.ops.quote_name(Membership._meta.db_table)
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+        # As the actor is now: the act that was waited for may have been about them.
+        authorize(User.objects.get(pk=actor.pk), "settings.edit", place)
+        yield
+
+
+def _require_an_admin() -> None:
+    if not console_admins().exists():
+        raise Refused(_("This is the last admin: give the role to somebody else first."))
+
+
+def add_person(*, actor: User, user: User, role: str) -> User:
+    """Save a new user (password already set on it) with one role everywhere."""
+    with _alone(actor, CONSOLE):
+        user.save()
+        membership = Membership.objects.create(user=user, role=Role(role))
+        audit.record("person.added", actor=actor, about=user, details={"role": membership.role})
+    return user
+
+
+def grant_role(*, actor: User, membership: Membership) -> Membership:
+    """Save a role of somebody at a place of the actor's; one that is there already stays."""
+    with _alone(actor, membership.place):
+        granted, is_new = Membership.objects.get_or_create(
+            user=membership.user,
+            role=membership.role,
+            application=membership.application,
+            environment=membership.environment,
+        )
+        if is_new:
+            audit.record("role.granted", actor=actor, about=granted.user,
+                         details={"membership": str(granted)})  # fmt: skip
+    return granted
+
+
+def revoke_role(*, actor: User, membership: Membership) -> None:
+    """Take a role away, if it is still there. Refused for that of the console's last admin."""
+    with _alone(actor, membership.place):
+        revoked, _rows = Membership.objects.filter(pk=membership.pk).delete()
+        if revoked:
+            if membership.role == Role.ADMIN and membership.place is CONSOLE:
+                _require_an_admin()
+            audit.record("role.revoked", actor=actor, about=membership.user,
+                         details={"membership": str(membership)})  # fmt: skip
+
+
+def lock_out(*, actor: User, user: User) -> None:
+    """Let a person sign in no longer. Refused for oneself and for the console's last admin."""
+    if user.pk == actor.pk:
+        raise Refused(_("You cannot lock yourself out."))
+    with _alone(actor, CONSOLE):
+        changed = User.objects.filter(pk=user.pk, is_active=True).update(is_active=False)
+        if changed:
+            _require_an_admin()
+            audit.record("person.disabled", actor=actor, about=user)
+
+
+def let_in(*, actor: User, user: User) -> None:
+    """Let a person sign in again."""
+    with _alone(actor, CONSOLE):
+        if User.objects.filter(pk=user.pk, is_active=False).update(is_active=True):
+            audit.record("person.enabled", actor=actor, about=user)

@@ -1,0 +1,209 @@
+"""Which role may do what. The only file that names roles in code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+from django.contrib.auth.models import AnonymousUser
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext as _
+
+from opsconsole.access.models import CONSOLE, Membership, Place, User
+from opsconsole.choices import Role
+from opsconsole.environments.models import Application, Environment, EnvironmentQuerySet
+from opsconsole.events.models import AuditEvent, AuditQuerySet
+from opsconsole.exceptions import Refused
+from opsconsole.work.models import WorkItem, WorkItemQuerySet
+
+EVERYBODY = frozenset(Role)
+ACTIONS: dict[str, frozenset[Role]] = {
+    "console.view": EVERYBODY,
+    "audit.view": EVERYBODY,
+    "run.start": frozenset({Role.OPERATOR, Role.ADMIN}),
+    "run.cancel": frozenset({Role.OPERATOR, Role.ADMIN}),
+    "run.decide": frozenset({Role.OPERATOR, Role.ADMIN}),
+    "restore.start": frozenset({Role.OPERATOR, Role.ADMIN}),
+    "backup.hold": frozenset({Role.OPERATOR, Role.REVIEWER, Role.ADMIN}),
+    "backup.download": frozenset({Role.ADMIN}),
+    # Asked of the environment that the data comes from, whatever it asks of where it goes.
+    "data.take_out": frozenset({Role.ADMIN}),
+    "backup.prune": frozenset({Role.ADMIN}),
+    "backup.import": frozenset({Role.ADMIN}),
+    "restore.cross": frozenset({Role.ADMIN}),
+    "replaced.drop": frozenset({Role.ADMIN}),
+    "migration.resolve": frozenset({Role.OPERATOR, Role.ADMIN}),
+    "drift.acknowledge": frozenset({Role.OPERATOR, Role.REVIEWER, Role.ADMIN}),
+    "finding.waive": frozenset({Role.REVIEWER, Role.ADMIN}),
+    "work.retry": frozenset({Role.OPERATOR, Role.ADMIN}),
+    "health.check": frozenset({Role.OPERATOR, Role.REVIEWER, Role.ADMIN}),
+    "settings.edit": frozenset({Role.ADMIN}),
+}
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Where a user may do something: on the whole console, or below these ids only."""
+
+    is_everywhere: bool = False
+    applications: frozenset[int] = frozenset()
+    environments: frozenset[int] = frozenset()
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.is_everywhere or self.applications or self.environments)
+
+    def covers(self, place: Place) -> bool:
+        """Whether the place is one of these or lies in one. What is not saved yet is not."""
+        if self.is_everywhere:
+            return True
+        if isinstance(place, Environment):
+            return place.application_id in self.applications or place.pk in self.environments
+        return isinstance(place, Application) and place.pk in self.applications
+
+    def among(self, environment: str, *applications: str) -> Q:
+        """As a condition on the paths that lead to an environment's and to an application's id."""
+        if self.is_everywhere:
+            return Q()
+        found = Q(**{f"{environment}__in": self.environments})
+        for application in applications:
+            found |= Q(**{f"{application}__in": self.applications})
+        return found
+
+
+def reach_of(user: User | AnonymousUser, action: str) -> Reach:
+    """Where the user may do the action; raises KeyError for an unknown one.
+
+    One query, and none where the user's memberships were fetched with the user.
+    """
+    roles = ACTIONS[action]
+    if not isinstance(user, User) or not user.is_active:
+        return Reach()
+    held = [m for m in user.memberships.all() if m.role in roles]
+    return Reach(
+        is_everywhere=any(m.application_id is m.environment_id is None for m in held),
+        applications=frozenset(m.application_id for m in held if m.application_id is not None),
+        environments=frozenset(m.environment_id for m in held if m.environment_id is not None),
+    )
+
+
+def can(user: User | AnonymousUser, action: str, place: Place) -> bool:
+    """Whether the user may do the action at exactly that place."""
+    return reach_of(user, action).covers(place)
+
+
+def can_somewhere(user: User | AnonymousUser, action: str) -> bool:
+    """Whether there is a place where the user may do it: enough to show a way there, no more."""
+    return not reach_of(user, action).is_empty
+
+
+def authorize(user: User, action: str, place: Place) -> None:
+    """Raise Refused (403) unless the user may do the action at exactly that place."""
+    if not can(user, action, place):
+        raise _lacks(user, action)
+
+
+def _lacks(user: User | AnonymousUser, action: str) -> Refused:
+    needed = ", ".join(sorted(role.label.lower() for role in ACTIONS[action]))
+    return Refused(
+        _("%(user)s may not do this here: it takes the role %(roles)s.")
+        % {"user": user, "roles": needed},
+        status=403,
+    )
+
+
+def environments_for(user: User, action: str) -> EnvironmentQuerySet:
+    """The shown environments in which the user may do the action."""
+    return Environment.objects.shown().filter(reach_of(user, action).among("pk", "application"))
+
+
+def applications_for(user: User, action: str) -> QuerySet[Application]:
+    """The shown applications on which the user may do the action, not just in a part of them."""
+    reach = reach_of(user, action)
+    shown = Application.objects.filter(archived_at=None)
+    return shown if reach.is_everywhere else shown.filter(pk__in=reach.applications)
+
+
+def memberships_for(user: User, action: str) -> QuerySet[Membership]:
+    """The roles held at the places where the user may do the action."""
+    return Membership.objects.filter(
+        reach_of(user, action).among("environment", "application", "environment__application")
+    )
+
+
+def visible_environments(user: User) -> EnvironmentQuerySet:
+    """Environments in which the user holds any role."""
+    return environments_for(user, "console.view")
+
+
+def visible_applications(user: User) -> QuerySet[Application]:
+    """Applications on which, or in an environment of which, the user holds any role."""
+    reach = reach_of(user, "console.view")
+    return (
+        Application.objects.filter(archived_at=None)
+        .filter(reach.among("environments", "pk"))
+        .distinct()
+    )
+
+
+def visible_events(user: User) -> AuditQuerySet:
+    """The whole trail for whoever has a role everywhere, else what belongs to their environments."""
+    events = AuditEvent.objects.all()
+    if reach_of(user, "audit.view").is_everywhere:
+        return events
+    return events.filter(environment__in=environments_for(user, "audit.view"))
+
+
+def console_admins() -> QuerySet[User]:
+    """Who can let others in: active people who are admin of the whole console."""
+    return User.objects.filter(
+        is_active=True,
+        memberships__role=Role.ADMIN,
+        memberships__application=None,
+        memberships__environment=None,
+    )
+
+
+def work_of(user: User, action: str) -> WorkItemQuerySet:
+    """Items of the environments where the user may do the action; all, for an admin of everything.
+
+    All means also those of the console itself, and of environments that are archived.
+    """
+    items = WorkItem.objects.all()
+    memberships = user.memberships.filter(role__in=ACTIONS[action])
+    everywhere = memberships.filter(application=None, environment=None)
+    if everywhere.filter(role=Role.ADMIN).exists():
+        return items
+    if everywhere.exists():
+        return items.filter(environment__in=Environment.objects.shown())
+    return items.filter(
+        Q(environment__application__in=memberships.values("application"))
+        | Q(environment__in=memberships.values("environment")),
+        environment__in=Environment.objects.shown(),
+    )
+
+
+def require(action: str) -> Callable:
+    """Decorate a view: the user needs the action somewhere; the view checks the exact place."""
+    return _only_if(action, can_somewhere)
+
+
+def require_on_console(action: str) -> Callable:
+    """Decorate a view of what belongs to no application: the user needs the action everywhere."""
+    return _only_if(action, lambda user, action: can(user, action, CONSOLE))
+
+
+def _only_if(action: str, is_allowed: Callable[[User, str], bool]) -> Callable:
+    def decorate(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+        @wraps(view)
+        def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            if not is_allowed(request.user, action):  # type: ignore[arg-type]
+                raise _lacks(request.user, action)
+            return view(request, *args, **kwargs)
+
+        return checked
+
+    return decorate

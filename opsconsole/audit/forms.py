@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.access.permissions import visible_environments
+from opsconsole.environments.models import Environment
+
+
+class AuditFilterForm(forms.Form):
+    """Filters of the audit trail; dates are days in the viewer's time zone, both included."""
+
+    who = forms.CharField(label=_("Who"), required=False, max_length=100)
+    what = forms.CharField(label=_("What"), required=False, max_length=64)
+    environment = forms.ModelChoiceField(
+        Environment.objects.none(), label=_("Environment"), required=False, empty_label=_("All")
+    )
+    since = forms.DateField(
+        label=_("From"), required=False, widget=forms.DateInput(attrs={"type": "date"})
+    )
+    until = forms.DateField(
+        label=_("To"), required=False, widget=forms.DateInput(attrs={"type": "date"})
+    )
+
+    def __init__(self, *args: Any, user: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["environment"].queryset = visible_environments(user)  # type: ignore[attr-defined]
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or {}
+        since, until = given.get("since"), given.get("until")
+        if since and until and since > until:
+            self.add_error("until", _("This day is before the first one."))
+        return given

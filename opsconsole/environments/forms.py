@@ -1,0 +1,221 @@
+"""Forms of the settings pages."""
+
+from __future__ import annotations
+
+import zoneinfo
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib.auth.forms import BaseUserCreationForm
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.access.models import Membership, User
+from opsconsole.access.permissions import applications_for, environments_for
+from opsconsole.choices import AutoRollback, Role
+from opsconsole.environments import panels
+from opsconsole.environments.models import Application, Environment
+from opsconsole.environments.secrets import is_reference
+from opsconsole.exceptions import AdapterError
+from opsconsole.health.models import HealthCheck
+from opsconsole.targets.dsn import Dsn
+from opsconsole.url import split_url
+
+# First parts of the console's own addresses; an application's pages lie under its short name.
+TAKEN_SLUGS = {"audit", "backups", "find", "health", "preferences", "replaced", "runs", "settings",
+               "sign-in", "sign-out", "static", "work"}  # fmt: skip
+
+
+class ApplicationForm(forms.ModelForm):
+    engine = forms.ChoiceField(label=_("Migration engine"), choices=lambda: panels.ENGINES)
+
+    class Meta:
+        model = Application
+        fields = ["name", "slug", "engine"]
+
+    def clean_slug(self) -> str:
+        slug: str = self.cleaned_data["slug"]
+        if slug in TAKEN_SLUGS:
+            raise forms.ValidationError(
+                _("%(slug)s is an address of the console itself: choose another."),
+                params={"slug": slug},
+            )
+        return slug
+
+
+# Left empty, they stay as they are.
+WAITS = ("lock_timeout_seconds", "lock_patience_seconds", "blocking_limit_seconds",
+         "statement_timeout_seconds")  # fmt: skip
+
+
+class EnvironmentForm(forms.ModelForm):
+    """An environment and where its database is. The address is write-only."""
+
+    address = forms.CharField(
+        label=_("Database address"),
+        required=False,
+        strip=True,
+        max_length=1000,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        help_text=_(
+            "postgresql://user:password@host:5432/name (kept encrypted, never shown again), or "
+            "env:NAME or file:PATH on the workers. Empty keeps the present one."
+        ),
+    )
+    scratch_address = forms.CharField(
+        label=_("Scratch server"),
+        required=False,
+        strip=True,
+        max_length=1000,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        help_text=_(
+            "Where backups are restored to prove them, as an address like the one above. Empty: "
+            "beside the database itself, or the one that is set."
+        ),
+    )
+    drops_scratch_address = forms.BooleanField(
+        label=_("Prove backups beside the database itself again"), required=False
+    )
+
+    class Meta:
+        model = Environment
+        fields = [
+            "name", "slug", "position", "migrations_folder", "is_protected",
+            "backup_before_migrate", "auto_rollback", "settle_seconds", "queue",
+            "lock_timeout_seconds", "lock_patience_seconds", "blocking_limit_seconds",
+            "statement_timeout_seconds",
+        ]  # fmt: skip
+
+    def __init__(self, *args: Any, application: Application, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.application = application
+        self.instance.application = application
+        for name in WAITS:
+            self.fields[name].required = False
+        if self.instance.pk is None or not self.instance.target.scratch_dsn_encrypted:
+            del self.fields["drops_scratch_address"]
+        if self.instance.pk is None:
+            self.initial["backup_before_migrate"] = settings.MIGRATION_BACKUP_ENABLED
+            if not settings.MIGRATION_ROLLBACK_ENABLED:
+                self.initial["auto_rollback"] = AutoRollback.NEVER
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        for name in WAITS:
+            if cleaned.get(name) is None and name not in self.errors:
+                cleaned[name] = getattr(self.instance, name)
+        longest, one_wait = cleaned.get("blocking_limit_seconds"), cleaned.get(WAITS[0])
+        if longest and one_wait and longest < one_wait:
+            self.add_error(
+                "blocking_limit_seconds",
+                _("Who waits behind a migration waits at least as long as it waits for a lock."),
+            )
+        return cleaned
+
+    def clean_address(self) -> str:
+        address = self.cleaned_data["address"]
+        if not address and self.instance.pk is None:
+            raise forms.ValidationError(_("Say where the database is."))
+        return _checked_address(address)
+
+    def clean_scratch_address(self) -> str:
+        return _checked_address(self.cleaned_data["scratch_address"])
+
+    @property
+    def new_scratch_address(self) -> str | None:
+        """The scratch server's new address, "" for none any more, None for no change."""
+        if self.cleaned_data.get("drops_scratch_address"):
+            return ""
+        return self.cleaned_data["scratch_address"] or None
+
+    def clean_slug(self) -> str:
+        slug = self.cleaned_data["slug"]
+        taken = Environment.objects.filter(application=self.application, slug=slug)
+        if taken.exclude(pk=self.instance.pk).exists():
+            raise forms.ValidationError(_("This application already has such an environment."))
+        return str(slug)
+
+
+def _checked_address(address: str) -> str:
+    """Return the address; raises ValidationError when it can be none, without repeating it."""
+    if address and not is_reference(address):
+        try:
+            Dsn.parse(address)
+        except AdapterError as error:
+            raise forms.ValidationError(str(error)) from None
+    return address
+
+
+class HealthCheckForm(forms.ModelForm):
+    class Meta:
+        model = HealthCheck
+        fields = ["name", "kind", "address", "timeout_seconds", "is_enabled"]
+
+    def __init__(self, *args: Any, environment: Environment, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.instance.environment = environment
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or {}
+        address = given.get("address", "")
+        if given.get("kind") == HealthCheck.Kind.HTTP:
+            try:
+                parts = split_url(address)
+            except AdapterError as error:
+                self.add_error("address", str(error))
+            else:
+                if parts.scheme not in {"http", "https"} or not parts.hostname:
+                    self.add_error("address", _("Give an http:// or https:// address."))
+        twins = HealthCheck.objects.filter(
+            environment=self.instance.environment, name=given.get("name", "")
+        ).exclude(pk=self.instance.pk)
+        if twins.exists():
+            self.add_error("name", _("This environment already has a check of that name."))
+        return given
+
+
+class PersonForm(BaseUserCreationForm):
+    """A new person, with one role everywhere."""
+
+    role = forms.ChoiceField(label=_("Role"), choices=Role.choices)
+
+    class Meta(BaseUserCreationForm.Meta):
+        model = User
+        fields = ("username", "email")
+
+
+class MembershipForm(forms.ModelForm):
+    """A role at one of the places that `actor` administers."""
+
+    class Meta:
+        model = Membership
+        fields = ["user", "role", "application", "environment"]
+
+    def __init__(self, *args: Any, actor: User, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        places: dict[str, Any] = self.fields
+        places["application"].queryset = applications_for(actor, "settings.edit")
+        places["environment"].queryset = environments_for(actor, "settings.edit")
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or {}
+        if given.get("application") and given.get("environment"):
+            self.add_error("environment", _("Choose an application or an environment, not both."))
+        same = Membership.objects.filter(
+            user=given.get("user"), role=given.get("role", ""),
+            application=given.get("application"), environment=given.get("environment"),
+        )  # fmt: skip
+        if same.exists():
+            raise forms.ValidationError(_("This person already has that role there."))
+        return given
+
+
+class PreferencesForm(forms.ModelForm):
+    time_zone = forms.ChoiceField(
+        label=_("Time zone"),
+        choices=lambda: [(name, name) for name in sorted(zoneinfo.available_timezones())],
+    )
+
+    class Meta:
+        model = User
+        fields = ["theme", "time_zone"]

@@ -1,0 +1,51 @@
+"""Where feature apps add their parts to the platform's pages, without being imported by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+
+from opsconsole.access.models import User
+from opsconsole.environments.models import Application, Environment
+from opsconsole.runs.models import Run
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of an environment's card on the dashboard."""
+
+    label: str
+    text: str
+    url: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One answer of the search."""
+
+    kind: str
+    text: str
+    url: str
+    icon: str
+
+
+# A rendered card on the environment page, empty for none; shown in order of registration.
+ENVIRONMENT_PANELS: list[Callable[[HttpRequest, Environment], SafeString]] = []
+# A rendered card on the application page, made from the environments that the user may see.
+APPLICATION_PANELS: list[Callable[[HttpRequest, Application, list[Environment]], SafeString]] = []
+# HTML of buttons in the head of the environment page.
+ENVIRONMENT_ACTIONS: list[Callable[[HttpRequest, Environment], SafeString]] = []
+# One fact per environment, for all of them at once: `{environment id: Fact}`.
+ENVIRONMENT_FACTS: list[Callable[[list[Environment]], dict[int, Fact]]] = []
+# HTML of a card on the run page, "" for none.
+RUN_PANELS: list[Callable[[HttpRequest, Run], SafeString]] = []
+# A rendered card on the settings page.
+SETTINGS_PANELS: list[Callable[[HttpRequest], SafeString]] = []
+# Migration engines that an application can have: value and name.
+ENGINES: list[tuple[str, str]] = []
+# Answers to a search text, for a user.
+FINDERS: list[Callable[[User, str], list[Found]]] = []

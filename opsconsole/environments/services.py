@@ -1,0 +1,157 @@
+"""Verbs on applications, environments, targets and health checks. All audited."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Model
+from django.db.models.functions import Now
+from django.utils.translation import gettext as _
+
+from opsconsole.access.models import CONSOLE, User
+from opsconsole.access.permissions import authorize
+from opsconsole.environments.models import Application, Environment, Target
+from opsconsole.environments.secrets import is_reference, seal
+from opsconsole.events import recording as audit
+from opsconsole.exceptions import Refused
+from opsconsole.health.models import HealthCheck
+from opsconsole.runs.models import Run
+
+PASSWORD_IN_URL = re.compile(r"(://[^/?#:\s]*):[^/?#\s]*@")
+
+
+def fields_of(thing: Model, names: list[str]) -> dict[str, Any]:
+    """The named fields as text, for before and after in the audit trail.
+
+    The password of an address (a health check may need one) is left out: the trail is for all.
+    """
+    return {name: PASSWORD_IN_URL.sub(r"\1:…@", str(getattr(thing, name))) for name in names}
+
+
+def save_application(
+    *, actor: User, application: Application, before: dict[str, Any]
+) -> Application:
+    """Save a new or changed application."""
+    authorize(actor, "settings.edit", application if application.pk else CONSOLE)
+    with transaction.atomic():
+        action = "application.changed" if application.pk else "application.added"
+        application.save()
+        after = fields_of(application, ["name", "slug"])
+        audit.record(action, actor=actor, about=application,
+                     details={"before": before, "after": after})  # fmt: skip
+    return application
+
+
+def archive_application(*, actor: User, application: Application) -> None:
+    """Hide an application; its runs and its audit trail stay. Refused while a run holds it."""
+    authorize(actor, "settings.edit", application)
+    for environment in application.environments.select_related("target"):
+        _require_idle(environment)
+    with transaction.atomic():
+        Application.objects.filter(pk=application.pk).update(archived_at=Now())
+        audit.record("application.archived", actor=actor, about=application)
+
+
+def save_environment(
+    *,
+    actor: User,
+    environment: Environment,
+    before: dict[str, Any],
+    address: str = "",
+    scratch_address: str | None = None,
+) -> Environment:
+    """Save a new or changed environment; a non-empty `address` replaces its target's.
+
+    `scratch_address` replaces that of its scratch server; "" builds beside the database again,
+    None keeps it. The addresses never reach the audit trail, only that they changed.
+    """
+    authorize(actor, "settings.edit", environment if environment.pk else environment.application)
+    names = list(before) or ["name", "slug", "position", "migrations_folder"]
+    with transaction.atomic():
+        is_new = environment.pk is None
+        environment.save()
+        if address:
+            if not is_new:
+                _require_idle(environment)
+            _set_address(environment, address)
+        if scratch_address is not None:
+            if not is_new:
+                _require_idle(environment)
+            Target.objects.filter(environment=environment).update(
+                scratch_dsn_encrypted=seal(scratch_address) if scratch_address else ""
+            )
+        audit.record(
+            "environment.added" if is_new else "environment.changed",
+            actor=actor,
+            environment=environment,
+            about=environment,
+            details={
+                "before": before,
+                "after": fields_of(environment, names),
+                "address_changed": bool(address),
+                "scratch_address_changed": scratch_address is not None,
+            },
+        )
+    return environment
+
+
+def _set_address(environment: Environment, address: str) -> None:
+    is_followed = is_reference(address)
+    Target.objects.update_or_create(
+        environment=environment,
+        defaults={
+            "dsn_encrypted": "" if is_followed else seal(address),
+            "dsn_reference": address if is_followed else "",
+            "system_identifier": "",
+            "database_name": "",
+        },
+    )
+
+
+def require_typed_name(environment: Environment, typed_name: str) -> None:
+    """Raise Refused (422) unless the environment's short name was typed."""
+    if typed_name.strip() != environment.slug:
+        raise Refused(
+            _("Type the environment's name, %(name)s, to confirm.") % {"name": environment.slug},
+            status=422, field="typed_name",
+        )  # fmt: skip
+
+
+def _require_idle(environment: Environment) -> None:
+    holder = Run.objects.holding(environment.target.pk).first()
+    if holder:
+        raise Refused(_("%(run)s holds %(where)s: wait for its end.")
+                      % {"run": holder, "where": environment})  # fmt: skip
+
+
+def archive_environment(*, actor: User, environment: Environment) -> None:
+    authorize(actor, "settings.edit", environment)
+    _require_idle(environment)
+    with transaction.atomic():
+        Environment.objects.filter(pk=environment.pk).update(archived_at=Now())
+        # Frees the database for another environment.
+        Target.objects.filter(environment=environment).update(system_identifier="")
+        audit.record("environment.archived", actor=actor, environment=environment,
+                     about=environment)  # fmt: skip
+
+
+def save_health_check(*, actor: User, check: HealthCheck, before: dict[str, Any]) -> HealthCheck:
+    authorize(actor, "settings.edit", check.environment)
+    with transaction.atomic():
+        action = "health_check.changed" if check.pk else "health_check.added"
+        check.save()
+        after = fields_of(check, ["name", "kind", "address", "timeout_seconds", "is_enabled"])
+        audit.record(action, actor=actor, environment=check.environment, about=check,
+                     details={"before": before, "after": after})  # fmt: skip
+    return check
+
+
+def delete_health_check(*, actor: User, check: HealthCheck) -> None:
+    """Remove a check; what it answered stays."""
+    authorize(actor, "settings.edit", check.environment)
+    with transaction.atomic():
+        audit.record("health_check.removed", actor=actor, environment=check.environment,
+                     about=check)  # fmt: skip
+        check.delete()

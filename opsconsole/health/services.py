@@ -1,0 +1,179 @@
+"""Ask an environment's checks and keep what they answered."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.utils import timezone
+
+from opsconsole.access.models import User
+from opsconsole.access.permissions import authorize
+from opsconsole.choices import Health
+from opsconsole.environments.models import Environment
+from opsconsole.environments.secrets import resolve_dsn
+from opsconsole.events import recording as audit
+from opsconsole.exceptions import AdapterError
+from opsconsole.health.models import (
+    HALF_HOUR,
+    HealthCheck,
+    HealthResult,
+    HealthRollup,
+    half_hour_of,
+)
+from opsconsole.health.probes import PROBES, ProbeAnswer, ProbeRequest
+from opsconsole.runs.models import Run
+
+STRIP_BINS = 48
+KEEP_DAYS = 30
+KEEP_ROLLUP_DAYS = 366
+
+
+def check_environment(
+    environment: Environment, *, run: Run | None = None, phase: str = ""
+) -> list[HealthResult]:
+    """Ask every enabled check once and store the answers. Call it on a worker."""
+    return keep_results(
+        [
+            _result(environment, check, run, phase)
+            for check in environment.health_checks.filter(is_enabled=True)
+        ]
+    )
+
+
+def keep_results(results: list[HealthResult]) -> list[HealthResult]:
+    """Store answers, and count those of no run into their half hours."""
+    with transaction.atomic():
+        kept = HealthResult.objects.bulk_create(results)
+        HealthRollup.objects.add([result for result in kept if result.run_id is None])
+    return kept
+
+
+def _result(
+    environment: Environment, check: HealthCheck, run: Run | None, phase: str
+) -> HealthResult:
+    answer = _ask(environment, check)
+    return HealthResult(
+        check_name=check.name,
+        environment=environment,
+        target=environment.target if check.kind == HealthCheck.Kind.SQL else None,
+        run=run,
+        phase=phase,
+        is_healthy=answer.is_healthy,
+        latency_ms=answer.latency_ms,
+        summary=answer.summary.replace("\x00", ""),
+        answer=answer.answer,
+    )
+
+
+def _ask(environment: Environment, check: HealthCheck) -> ProbeAnswer:
+    conninfo = ""
+    if check.kind == HealthCheck.Kind.SQL:
+        try:
+            dsn = resolve_dsn(environment.target)
+        except AdapterError as error:
+            return ProbeAnswer(False, 0, str(error))
+        conninfo = dsn.conninfo(application_name="opsconsole:health")
+    request = ProbeRequest(check.address, check.timeout_seconds, conninfo)
+    return PROBES[check.kind](request)
+
+
+def request_check(*, actor: User, environment: Environment) -> None:
+    """Record that a person asks for a check now; the caller queues the task."""
+    authorize(actor, "health.check", environment)
+    audit.record("health.check_requested", actor=actor, environment=environment, about=environment)
+
+
+@dataclass(frozen=True)
+class HealthDay:
+    """The last 48 half hours of one environment, the present one among them: a strip, uptime in
+    per cent, the average latency of healthy answers in ms."""
+
+    now: Health
+    latest: list[HealthResult]
+    bins: list[int | None]
+    uptime: float | None
+    mean_ms: float | None
+    last_failure: HealthResult | None
+
+    @property
+    def title(self) -> str:
+        failed = sum(1 for value in self.bins if value == 2)
+        if self.uptime is None:
+            return "No sample yet"
+        return f"{self.uptime:.2f} % healthy in 24 hours, failures in {failed} of {STRIP_BINS} half hours"
+
+
+def health_days(environments: list[Environment]) -> dict[int, HealthDay]:
+    """`{environment id: HealthDay}` with two queries, whatever their number and their samples'."""
+    start = half_hour_of(timezone.now()) - (STRIP_BINS - 1) * HALF_HOUR
+    found = list(
+        HealthRollup.objects.filter(environment__in=environments, starts_at__gte=start).order_by(
+            "-starts_at"
+        )
+    )
+    rollups: dict[int, list[HealthRollup]] = defaultdict(list)
+    for rollup in found:
+        rollups[rollup.environment_id].append(rollup)
+    results: dict[int, list[HealthResult]] = defaultdict(list)
+    for result in _telling(found):
+        results[result.environment_id].append(result)
+    return {e.pk: _summarize(start, rollups[e.pk], results[e.pk]) for e in environments}
+
+
+def _telling(rollups: list[HealthRollup]) -> Iterable[HealthResult]:
+    """The newest answer of each check and the newest that failed, the newest first."""
+    samples = HealthResult.objects.all()
+    latest = samples.newest_in(_newest_of_each(rollups))
+    failures = samples.filter(is_healthy=False).newest_in(
+        _newest_of_each(rollup for rollup in rollups if rollup.unhealthy)
+    )
+    return latest.union(failures, all=True).order_by("-observed_at")
+
+
+def _newest_of_each(rollups: Iterable[HealthRollup]) -> list[HealthRollup]:
+    """The first rollup of each check, the newest being first."""
+    found: dict[tuple[int, int | None, str], HealthRollup] = {}
+    for rollup in rollups:
+        found.setdefault((rollup.environment_id, rollup.target_id, rollup.check_name), rollup)
+    return list(found.values())
+
+
+def _summarize(
+    start: datetime, rollups: list[HealthRollup], results: list[HealthResult]
+) -> HealthDay:
+    bins: list[int | None] = [None] * STRIP_BINS
+    for rollup in rollups:
+        index = min(STRIP_BINS - 1, (rollup.starts_at - start) // HALF_HOUR)
+        bins[index] = max(bins[index] or 0, 2 if rollup.unhealthy else 0)
+    samples = sum(rollup.samples for rollup in rollups)
+    healthy = samples - sum(rollup.unhealthy for rollup in rollups)
+    latest: dict[tuple[int | None, str], HealthResult] = {}
+    for result in results:
+        latest.setdefault((result.target_id, result.check_name), result)
+    return HealthDay(
+        now=_now(list(latest.values())),
+        latest=list(latest.values()),
+        bins=bins,
+        uptime=100 * healthy / samples if samples else None,
+        mean_ms=sum(rollup.latency_sum_ms for rollup in rollups) / healthy if healthy else None,
+        last_failure=next((result for result in results if not result.is_healthy), None),
+    )
+
+
+def _now(latest: list[HealthResult]) -> Health:
+    if not latest:
+        return Health.UNKNOWN
+    return Health.HEALTHY if all(s.is_healthy for s in latest) else Health.UNHEALTHY
+
+
+def forget_old_samples() -> int:
+    """Delete scheduled samples older than 30 days; returns how many. Those of runs stay, and
+    half hours stay for a year."""
+    now = timezone.now()
+    HealthRollup.objects.filter(starts_at__lt=now - timedelta(days=KEEP_ROLLUP_DAYS)).delete()
+    limit = now - timedelta(days=KEEP_DAYS)
+    return HealthResult.objects.filter(run=None, observed_at__lt=limit).delete()[0]

@@ -1,0 +1,78 @@
+"""Ask the environment's health checks as part of a run."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.utils.translation import gettext as _
+
+from opsconsole.environments.models import Environment
+from opsconsole.exceptions import NeedsAttention, StepFailed
+from opsconsole.health.models import HealthResult
+from opsconsole.health.services import check_environment
+from opsconsole.runs.documents import Parameters
+from opsconsole.runs.step import Note, Promise, RunContext, Step
+
+# What was failing before the run, one line; "" for nothing.
+UNHEALTHY_BEFORE = Note[str]("health before the run")
+ROUNDS = 3
+TRIES = 3
+
+
+def check_once(context: RunContext, phase: str) -> list[HealthResult]:
+    """Ask every check once and log each answer."""
+    results = check_environment(context.environment, run=context.run, phase=phase)
+    for result in results:
+        context.log(
+            f"health {phase}: {result.check_name}: {result.summary} in {result.latency_ms:,.0f} ms",
+            "ok" if result.is_healthy else "no",
+        )
+    return results
+
+
+def failing(results: list[HealthResult]) -> str:
+    """What fails, one line; empty when nothing does."""
+    return "; ".join(f"{r.check_name}: {r.summary}" for r in results if not r.is_healthy)
+
+
+class HealthStep(Step):
+    """All checks good, several times over the settle time. One bad answer is asked again."""
+
+    name = "health"
+
+    def __init__(self, phase: str) -> None:
+        self.phase = phase
+
+    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+        if not environment.health_checks.filter(is_enabled=True).exists():
+            return Promise(_("Health"), _("no health check is configured: nothing is checked"))
+        return Promise(
+            _("Health"),
+            _("runs every health check several times over %(seconds)s s")
+            % {"seconds": environment.settle_seconds},
+        )
+
+    def run(self, context: RunContext) -> str:
+        if not context.environment.health_checks.filter(is_enabled=True).exists():
+            return "no health check is configured"
+        pause = context.environment.settle_seconds * settings.TIME_SCALE / (ROUNDS - 1)
+        for number in range(ROUNDS):
+            if number:
+                context.sleep(pause)
+            self._round(context)
+            context.progress(100 * (number + 1) / ROUNDS)
+        return f"good {ROUNDS} times over {context.environment.settle_seconds} s"
+
+    def _round(self, context: RunContext) -> None:
+        for attempt in range(TRIES):
+            problem = failing(check_once(context, self.phase))
+            if not problem:
+                return
+            if attempt + 1 < TRIES:
+                context.sleep(settings.TIME_SCALE)
+        before = context.find(UNHEALTHY_BEFORE)
+        if before:
+            raise NeedsAttention(
+                f"Health is failing ({problem}), as it was before this run ({before}): "
+                "the console cannot tell whether this run made it worse."
+            )
+        raise StepFailed(problem)

@@ -1,0 +1,71 @@
+"""The page of one environment, and its health check now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.db.models import Prefetch, prefetch_related_objects
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET, require_POST
+
+from opsconsole.access.permissions import require
+from opsconsole.choices import RunStatus
+from opsconsole.environments.models import Environment, TargetState
+from opsconsole.environments.panels import ENVIRONMENT_ACTIONS, ENVIRONMENT_PANELS
+from opsconsole.exceptions import Refused
+from opsconsole.health import services as health
+from opsconsole.health.models import HealthResult
+from opsconsole.runs import services as runs
+from opsconsole.web.pages import environment_or_404, new_key
+
+RUNS_SHOWN = 8
+
+
+@require_GET
+@require("console.view")
+def environment_page(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+    found = environment_or_404(request, application, environment, "console.view")
+    # Read once for all parts of the page.
+    newest = TargetState.objects.order_by("-observed_at")[:1]
+    prefetch_related_objects([found.target], Prefetch("states", newest, to_attr="newest_states"))
+    recent = found.runs.for_list()
+    holding = recent.filter(status=RunStatus.NEEDS_ATTENTION).order_by()
+    rows = list(recent[:RUNS_SHOWN].union(holding).order_by("-id"))
+    context = _health_context(found) | {
+        "key": new_key(),
+        "actions": [part(request, found) for part in ENVIRONMENT_ACTIONS],
+        "panels": [part(request, found) for part in ENVIRONMENT_PANELS],
+        "holder": next((r for r in rows if r.status == RunStatus.NEEDS_ATTENTION), None),
+        "runs": rows[:RUNS_SHOWN],
+    }
+    return render(request, "opsconsole/environment_page.html", context)
+
+
+@require_GET
+@require("console.view")
+def environment_health(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+    found = environment_or_404(request, application, environment, "console.view")
+    return render(request, "opsconsole/_environment_health.html", _health_context(found))
+
+
+def _health_context(environment: Environment) -> dict[str, Any]:
+    return {
+        "environment": environment,
+        "day": health.health_days([environment])[environment.pk],
+        "samples": HealthResult.objects.filter(environment=environment, run=None)
+        .defer("answer")[:20],
+    }  # fmt: skip
+
+
+@require_POST
+@require("health.check")
+def check_health(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+    found = environment_or_404(request, application, environment, "health.check")
+    health.request_check(actor=request.user, environment=found)  # type: ignore[arg-type]
+    if not runs.send_short("opsconsole.sample_health", found.pk):
+        raise Refused(_("Health cannot be checked now: the broker does not answer."), status=503)
+    messages.success(request, _("Checking health now; the answers appear below."))
+    return redirect(found.get_absolute_url() + "#health")

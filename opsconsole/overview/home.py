@@ -1,0 +1,146 @@
+"""The dashboard, and the search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.utils.functional import Promise
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET
+
+from opsconsole.access.models import User
+from opsconsole.access.permissions import require, visible_environments, work_of
+from opsconsole.choices import RunStatus
+from opsconsole.environments.models import Environment, TargetState
+from opsconsole.environments.panels import ENVIRONMENT_FACTS, FINDERS, Fact, Found
+from opsconsole.health.services import HealthDay, health_days
+from opsconsole.runs.models import Run
+from opsconsole.runs.workers import Worker
+from opsconsole.web.keys import key_from
+from opsconsole.work.models import WorkItem
+from opsconsole.work.registry import WORK
+from opsconsole.work.services import late_work
+
+MOST_LATE = 20
+
+
+@dataclass
+class Stage:
+    """One environment on the dashboard."""
+
+    environment: Environment
+    state: TargetState | None
+    day: HealthDay
+    last_run: Run | None
+    holder: Run | None
+    facts: list[Fact]
+
+
+@dataclass
+class Late:
+    """One item of the work list that somebody should know of."""
+
+    item: WorkItem
+    title: str | Promise
+    is_known: bool
+    waits_for_its_next_try: bool
+    may_retry: bool
+
+
+@require_GET
+@require("console.view")
+def home(request: HttpRequest) -> HttpResponse:
+    environments = list(visible_environments(request.user))  # type: ignore[arg-type]
+    stages = stages_of(environments)
+    applications = [
+        (application, list(group))
+        for application, group in groupby(stages, key=lambda s: s.environment.application)
+    ]
+    context = {
+        "applications": applications,
+        "todo": [stage for stage in stages if _needs_somebody(stage)],
+        "late": late_rows(request.user),  # type: ignore[arg-type]
+        "workers": Worker.objects.alive().count(),
+    }
+    template = "opsconsole/_home.html" if request.htmx else "opsconsole/home.html"  # type: ignore[attr-defined]
+    return render(request, template, context)
+
+
+def stages_of(environments: list[Environment]) -> list[Stage]:
+    """Everything the dashboard shows, with a number of queries that does not grow."""
+    days = health_days(environments)
+    states = {
+        s.target_id: s
+        for s in TargetState.objects.filter(target__environment__in=environments)
+        .order_by("target_id", "-observed_at")
+        .distinct("target_id")
+    }
+    last = {
+        r.environment_id: r
+        for r in Run.objects.filter(environment__in=environments)
+        .select_related("environment")
+        .order_by("environment_id", "-id")
+        .distinct("environment_id")
+    }
+    holders = {
+        r.environment_id: r
+        for r in Run.objects.filter(
+            environment__in=environments, status=RunStatus.NEEDS_ATTENTION
+        ).select_related("environment")
+    }
+    facts = [source(environments) for source in ENVIRONMENT_FACTS]
+    return [
+        Stage(
+            environment=e,
+            state=states.get(e.target.pk),
+            day=days[e.pk],
+            last_run=last.get(e.pk),
+            holder=holders.get(e.pk),
+            facts=[found[e.pk] for found in facts if e.pk in found],
+        )
+        for e in environments
+    ]
+
+
+def late_rows(user: User) -> list[Late]:
+    """The oldest of what is late, as far as the user may see it."""
+    now = timezone.now()
+    items = list(late_work(user)[:MOST_LATE])
+    retryable = set(work_of(user, "work.retry").filter(pk__in=[i.pk for i in items]))
+    return [
+        Late(
+            item=item,
+            title=WORK[item.work].title if item.work in WORK else item.work,
+            is_known=item.work in WORK,
+            waits_for_its_next_try=item.due_at > now,
+            may_retry=item in retryable and item.work in WORK,
+        )
+        for item in items
+    ]
+
+
+def _needs_somebody(stage: Stage) -> bool:
+    return bool(stage.holder or (stage.state and (stage.state.error or stage.state.troubled)))
+
+
+@require_GET
+@require("console.view")
+def find(request: HttpRequest) -> HttpResponse:
+    text = request.GET.get("q", "").strip()
+    environments = visible_environments(request.user)  # type: ignore[arg-type]
+    if Run.objects.filter(pk=key_from(text), environment__in=environments).exists():
+        return redirect("run", key_from(text))
+    found: list[Found] = []
+    if text:
+        found = [
+            Found(_("Environment"), str(e), e.get_absolute_url(), "layout-dashboard")
+            for e in environments
+            if text.lower() in str(e).lower()
+        ]
+        for finder in FINDERS:
+            found += finder(request.user, text)  # type: ignore[arg-type]
+    return render(request, "opsconsole/find.html", {"text": text, "found": found})

@@ -1,0 +1,11 @@
+"""The Celery application. A message carries an id and is only a hint: the row is the truth."""
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "opsconsole.project.settings")
+
+app = Celery("opsconsole")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks(["opsconsole.runs", "backups_app", "migrations_app"])

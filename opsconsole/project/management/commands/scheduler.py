@@ -1,0 +1,73 @@
+"""`manage.py scheduler`: sweep, reap, and send what is due. One leads, a second one waits."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+from django.db import DatabaseError, connection, connections
+
+from opsconsole.environments.models import Environment
+from opsconsole.health import services as health
+from opsconsole.runs import services as runs
+from opsconsole.runs.registry import PERIODIC
+from opsconsole.work import services as work
+
+logger = logging.getLogger("opsconsole.scheduler")
+LEADER_LOCK = 0x0B5C0
+
+
+class Command(BaseCommand):
+    help = "Send queued runs again, find lost ones, and sample health. Needs no broker to reap."
+    requires_system_checks = []
+
+    def handle(self, *_args: Any, **_options: Any) -> None:
+        self._stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._stop.set())
+        self._due: dict[tuple[str, int], float] = {}
+        self._housekeeping_at = 0.0
+        while not self._stop.wait(settings.SCHEDULER_TICK_SECONDS):
+            try:
+                if self._leads():
+                    self._tick()
+            except DatabaseError as error:
+                logger.warning("the console's database is away: %s", type(error).__name__)
+                connections.close_all()
+
+    def _leads(self) -> bool:
+        """Whether this process holds the leader's lock; taking it twice on a session is free."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = %s"
+                " AND classid = 0 AND pid = pg_backend_pid()) OR pg_try_advisory_lock(%s)",
+                [LEADER_LOCK, LEADER_LOCK],
+            )
+            return bool(cursor.fetchone()[0])
+
+    def _tick(self) -> None:
+        runs.reap_expired()
+        for run_id in runs.lost_runs():
+            self._send_every("opsconsole.resolve_lost_run", run_id, 5 * settings.TIME_SCALE)
+        runs.sweep_queued()
+        work.sweep()
+        for environment_id in Environment.objects.shown().values_list("pk", flat=True):
+            for periodic in PERIODIC:
+                self._send_every(periodic.task, environment_id, getattr(settings, periodic.setting))
+        if time.monotonic() > self._housekeeping_at:
+            self._housekeeping_at = time.monotonic() + 3600
+            health.forget_old_samples()
+            work.forget_done()
+
+    def _send_every(self, task: str, object_id: int, seconds: float) -> None:
+        now = time.monotonic()
+        if now < self._due.get((task, object_id), 0):
+            return
+        self._due[(task, object_id)] = now + seconds
+        # Expires: a queue that was away must not answer with a flood.
+        runs.send_short(task, object_id, expires=max(seconds, 5))

@@ -1,0 +1,213 @@
+"""Execute one claimed run: its steps in order, the way back when one fails, one true end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+
+import psycopg
+from django.conf import settings
+from django.db import connections
+
+from opsconsole.choices import RunStatus, StepStatus
+from opsconsole.environments.secrets import resolve_dsn
+from opsconsole.exceptions import (
+    AdapterError,
+    Cancelled,
+    FencedOut,
+    NeedsAttention,
+    Refused,
+    StepFailed,
+)
+from opsconsole.runs import services as runs
+from opsconsole.runs.lease import LeaseKeeper
+from opsconsole.runs.models import Run
+from opsconsole.runs.operation import Operation
+from opsconsole.runs.recorder import Recorder, redact
+from opsconsole.runs.registry import OPERATIONS, PERIODIC, STATE_READERS
+from opsconsole.runs.step import RunContext, Step
+from opsconsole.targets import server
+from opsconsole.targets.availability import AvailabilitySampler
+from opsconsole.targets.server import TargetLock
+
+logger = logging.getLogger(__name__)
+
+
+def execute_run(run_id: int, worker_name: str) -> None:
+    """Claim the run and execute it; a run that cannot be claimed is left alone."""
+    run = runs.claim_run(run_id, worker_name)
+    if run is None:
+        return
+    try:
+        _execute(run)
+    except FencedOut as error:
+        logger.warning("run %s: %s", run.pk, error)
+    finally:
+        connections.close_all()
+
+
+def _execute(run: Run) -> None:
+    try:
+        dsn = resolve_dsn(run.target)
+    except (AdapterError, Refused) as error:
+        runs.finish_run(run, RunStatus.FAILED, f"Nothing was changed: {error}")
+        return
+    operation = OPERATIONS[run.operation]
+    with Recorder(run, [dsn.password]) as recorder:
+        asked, result = operation.read(run), operation.Result.read(run.result)
+        context = RunContext(run, asked, result, dsn, recorder)
+        status, summary = _with_lock(context, operation)
+        context.check_fence()
+        run.result = result.stored_over(run.result)
+    # The terminal status is written only after the last line, and after what pages will show.
+    if run.changes_target:
+        for read_state in STATE_READERS:
+            read_state(run)
+    runs.finish_run(run, status, recorder.redact(summary))
+    tell_state_changed(run)
+
+
+def tell_state_changed(run: Run) -> None:
+    """Have the pages' picture of the environment read anew, now rather than in a minute."""
+    for periodic in PERIODIC:
+        runs.send_short(periodic.task, run.environment_id)
+
+
+def _with_lock(context: RunContext, operation: Operation) -> tuple[RunStatus, str]:
+    """Hold the target's lock and the lease while the operation runs."""
+    lock: TargetLock | None = None
+    try:
+        if context.run.changes_target:
+            lock = TargetLock(context.dsn, context.session_name("lock"))
+            lock.acquire()
+    except AdapterError as error:
+        if lock:
+            lock.release()
+        context.log(f"refused: {error}", "no")
+        return RunStatus.FAILED, f"Nothing was changed: {error}"
+    try:
+        with LeaseKeeper(context, lock):
+            return _run_sampled(context, operation)
+    finally:
+        if lock:
+            lock.release()
+
+
+def _run_sampled(context: RunContext, operation: Operation) -> tuple[RunStatus, str]:
+    sampler = _start_sampler(context)
+    try:
+        return _run_steps(context, operation)
+    finally:
+        with suppress(FencedOut):
+            _finish(context, operation, sampler)
+
+
+def _start_sampler(context: RunContext) -> AvailabilitySampler | None:
+    if not context.run.changes_target:
+        return None
+    sampler = AvailabilitySampler(
+        context.dsn, context.session_name("availability"), settings.AVAILABILITY_SAMPLE_SECONDS
+    )
+    sampler.start()
+    return sampler
+
+
+def _finish(context: RunContext, operation: Operation, sampler: AvailabilitySampler | None) -> None:
+    if sampler:
+        context.result.availability = sampler.stop()
+    try:
+        context.resume_for_rollback()
+        operation.cleanup(context)
+    except (AdapterError, psycopg.Error) as error:
+        context.log(f"cleaning up: {error}", "hm")
+    context.close_sessions()
+
+
+def _run_steps(context: RunContext, operation: Operation) -> tuple[RunStatus, str]:
+    try:
+        _run_in_order(context, operation.steps(context.environment, context.parameters))
+    except Cancelled as error:
+        state = str(error) or operation.describe(context)
+        context.log(f"cancelled: {state}", "hm")
+        return RunStatus.CANCELLED, f"Cancelled. {state}"
+    except NeedsAttention as error:
+        return _needs_attention(context, error)
+    except StepFailed as error:
+        return _go_back(context, operation, str(error))
+    return RunStatus.SUCCEEDED, operation.describe(context)
+
+
+def _go_back(context: RunContext, operation: Operation, why: str) -> tuple[RunStatus, str]:
+    """Run the way back of the operation, if it has one from here."""
+    context.failure = why
+    context.recorder.skip_pending()
+    try:
+        way_back = operation.way_back(context)
+        if not way_back:
+            return RunStatus.FAILED, f"{why.rstrip('.')}. {operation.describe(context)}"
+        _run_in_order(context, way_back)
+    except NeedsAttention as error:
+        return _needs_attention(context, error)
+    except (StepFailed, Cancelled) as error:
+        message = f"{why} Going back did not finish: {error or 'it was cancelled'}."
+        return _needs_attention(context, NeedsAttention(f"{message} {operation.describe(context)}"))
+    return RunStatus.ROLLED_BACK, f"{why.rstrip('.')}. {operation.describe(context)}"
+
+
+def _needs_attention(context: RunContext, error: NeedsAttention) -> tuple[RunStatus, str]:
+    context.result.ways = error.ways
+    context.log(f"needs a decision: {error}", "hm")
+    return RunStatus.NEEDS_ATTENTION, str(error)
+
+
+def _run_in_order(context: RunContext, steps: Sequence[Step]) -> None:
+    context.recorder.plan_steps([step.name for step in steps])
+    for step in steps:
+        context.check()
+        _run_step(context, step)
+
+
+def _run_step(context: RunContext, step: Step) -> None:
+    """Run one step; whatever it raises becomes StepFailed, NeedsAttention or Cancelled."""
+    recorder = context.recorder
+    recorder.begin_step(step.name)
+    try:
+        summary = step.run(context)
+        context.run.result = context.result.stored_over(context.run.result)
+        runs.save_result(context.run)
+    except NeedsAttention as error:
+        recorder.end_step(StepStatus.UNKNOWN, str(error))
+        raise
+    except FencedOut:
+        raise
+    except Exception as error:
+        context.check_fence()
+        if isinstance(error, Cancelled) or context.is_stopping:
+            recorder.end_step(
+                StepStatus.CANCELLED, str(error) if isinstance(error, Cancelled) else ""
+            )
+            raise error if isinstance(error, Cancelled) else Cancelled("") from error
+        message = _message(context, step, error)
+        context.log(message, "no")
+        recorder.end_step(StepStatus.FAILED, message)
+        raise StepFailed(f"{step.name.capitalize()} failed: {message}") from error
+    recorder.end_step(StepStatus.SUCCEEDED, summary)
+
+
+def _message(context: RunContext, step: Step, error: Exception) -> str:
+    if isinstance(error, (StepFailed, AdapterError, Refused)):
+        return str(error)
+    if isinstance(error, psycopg.Error):
+        return server.reason_of(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}" if error.filename else str(error)
+    # A bug of ours: the full story goes to the worker's own log, redacted like the run's.
+    logger.error(
+        "run %s, step %s: %s",
+        context.run.pk,
+        step.name,
+        redact(f"{type(error).__name__}: {error}", [context.dsn.password]),
+        exc_info=settings.DEBUG,
+    )
+    return f"unexpected {type(error).__name__}: {error}"

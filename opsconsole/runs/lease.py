@@ -1,0 +1,81 @@
+"""Keep a claimed run's lease, and hear when it is to stop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.db import DatabaseError, connections
+
+from opsconsole.choices import RunStatus
+from opsconsole.exceptions import AdapterError, FencedOut, Refused
+from opsconsole.runs import services as runs
+from opsconsole.targets.server import TargetLock
+
+if TYPE_CHECKING:
+    from opsconsole.runs.step import RunContext
+
+# Set when this worker is asked to end: its runs then take the cancel path.
+worker_is_ending = threading.Event()
+
+
+class LeaseKeeper:
+    """A thread that renews the lease, reads the cancel flag, and checks the target's lock.
+
+    When the lease cannot be renewed before it runs out, the run is fenced: its statements are
+    cancelled, its tools end for want of heartbeats, and nothing more is written.
+    """
+
+    def __init__(self, context: RunContext, lock: TargetLock | None) -> None:
+        self._context = context
+        self._lock = lock
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._told_to_stop = False
+
+    def __enter__(self) -> LeaseKeeper:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._done.set()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        renewed = time.monotonic()
+        try:
+            while not self._done.wait(settings.CANCEL_POLL_SECONDS):
+                try:
+                    if time.monotonic() - renewed >= settings.LEASE_RENEW_SECONDS:
+                        status = runs.renew_lease(self._context.run)
+                        renewed = time.monotonic()
+                        if self._lock:
+                            self._lock.check()
+                    else:
+                        status = runs.current_status(self._context.run)
+                    self._hear(status)
+                except DatabaseError:
+                    connections.close_all()
+                    if time.monotonic() - renewed > settings.LEASE_SECONDS:
+                        raise FencedOut("the console's database is away") from None
+        except (FencedOut, AdapterError) as error:
+            if not self._done.is_set():
+                self._context.fence(str(error))
+        finally:
+            connections.close_all()
+
+    def _hear(self, status: RunStatus) -> None:
+        if worker_is_ending.is_set() and status == RunStatus.RUNNING:
+            self._cancel_for_shutdown()
+        if status == RunStatus.CANCELLING and not self._told_to_stop:
+            self._told_to_stop = True
+            self._context.log("cancel: asked to stop", "hm")
+            self._context.stop()
+
+    def _cancel_for_shutdown(self) -> None:
+        try:
+            runs.cancel_for_shutdown(self._context.run)
+        except Refused:
+            return

@@ -1,0 +1,215 @@
+"""Plans, runs, their steps and what these printed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+from django.db.models.functions import Now
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext as _g
+
+from opsconsole.choices import RunKind, RunStatus, StepStatus
+from opsconsole.runs.registry import OPERATIONS
+
+
+class Plan(models.Model):
+    """What was shown and is confirmed: target identity, history and the list of migrations.
+
+    `content` is never changed after it is written; `hash` is the SHA-256 of its canonical JSON.
+    """
+
+    target = models.ForeignKey("Target", on_delete=models.PROTECT, related_name="plans")
+    hash = models.CharField(max_length=64)
+    content = models.JSONField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["target", "hash"], name="plan_once_per_target")
+        ]
+
+    def __str__(self) -> str:
+        return f"plan {self.short_hash}"
+
+    @staticmethod
+    def hash_of(content: dict[str, Any]) -> str:
+        """SHA-256 (hex) of the content as JSON with sorted keys and no spaces."""
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def short_hash(self) -> str:
+        return f"{self.hash[:4]}…{self.hash[-4:]}"
+
+    @property
+    def names(self) -> list[str]:
+        return [m["name"] for m in self.content.get("migrations", [])]
+
+
+class RunQuerySet(models.QuerySet["Run"]):
+    def for_list(self) -> RunQuerySet:
+        return self.select_related("environment__application", "requested_by", "plan")
+
+    def holding(self, target_id: int) -> RunQuerySet:
+        """Runs that keep others from changing the target."""
+        return self.filter(target_id=target_id, changes_target=True, status__in=RunStatus.holding())
+
+
+class Run(models.Model):
+    """One execution of an operation against one target. Claimed once, never run again.
+
+    `changes_target` and `excludes` are its operation's, as they were when it was requested: the
+    database keeps runs apart by them, whatever becomes of the operation.
+    """
+
+    operation = models.CharField(max_length=32)
+    kind = models.CharField(max_length=16, choices=RunKind.choices)
+    changes_target = models.BooleanField(default=False)
+    excludes = models.CharField(max_length=32, blank=True)
+    status = models.CharField(
+        max_length=20, choices=RunStatus.choices, default=RunStatus.QUEUED, db_index=True
+    )
+    environment = models.ForeignKey("Environment", on_delete=models.PROTECT, related_name="runs")
+    target = models.ForeignKey("Target", on_delete=models.PROTECT, related_name="runs")
+    plan = models.ForeignKey(Plan, null=True, on_delete=models.PROTECT, related_name="runs")
+    # Nobody for a run that a schedule asked for.
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+"
+    )
+    reason = models.CharField(max_length=500, blank=True)
+    # What was asked (backup to restore, checklist as ticked), and what came of it.
+    parameters = models.JSONField(default=dict)
+    parameters_version = models.PositiveSmallIntegerField(default=0)
+    result = models.JSONField(default=dict)
+    summary = models.TextField(blank=True)
+    idempotency_key = models.CharField(max_length=64, unique=True)
+    # The way back that a person chose for a run that needed attention.
+    way_back = models.OneToOneField(
+        "self", null=True, blank=True, on_delete=models.PROTECT, related_name="way_back_of"
+    )
+
+    claim_token = models.UUIDField(null=True)
+    worker_name = models.CharField(max_length=200, blank=True)
+    lease_expires_at = models.DateTimeField(null=True)
+    sent_at = models.DateTimeField(null=True)
+    log_seq = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(db_default=Now())
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    cancel_requested_at = models.DateTimeField(null=True)
+
+    objects = RunQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [models.Index(fields=["environment", "-id"])]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["target"],
+                condition=models.Q(
+                    changes_target=True, status__in=RunStatus.holding(), way_back=None
+                ),
+                name="run_one_changes_a_target",
+            ),
+            models.UniqueConstraint(
+                fields=["target", "excludes"],
+                condition=models.Q(status__in=RunStatus.active()) & ~models.Q(excludes=""),
+                name="run_one_active_excludes",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return _g("Run %(id)s") % {"id": self.pk}
+
+    def get_absolute_url(self) -> str:
+        return reverse("run", args=[self.pk])
+
+    @property
+    def state(self) -> RunStatus:
+        return RunStatus(self.status)
+
+    @property
+    def asked_by(self) -> str:
+        return str(self.requested_by) if self.requested_by else _g("the schedule")
+
+    @property
+    def title(self) -> str:
+        """What it does where; of an operation that this console no longer has, only its kind."""
+        operation = OPERATIONS.get(self.operation)
+        where = self.environment.name.lower()
+        return (
+            operation.title_of(self, where) if operation else f"{self.get_kind_display()} {where}"
+        )
+
+    @property
+    def applied(self) -> list[str]:
+        return list(self.result.get("applied", []))
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took, or has been going on, in seconds."""
+        if not self.started_at:
+            return None
+        return ((self.finished_at or timezone.now()) - self.started_at).total_seconds()
+
+    @property
+    def down_ms(self) -> float | None:
+        availability = self.result.get("availability")
+        return availability["down_ms"] if availability else None
+
+
+class Step(models.Model):
+    """One part of a run. `progress` is in per cent, `eta_seconds` an estimate of what is left."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="steps")
+    position = models.PositiveSmallIntegerField()
+    name = models.CharField(max_length=32)
+    status = models.CharField(max_length=16, choices=StepStatus.choices, default=StepStatus.PENDING)
+    summary = models.TextField(blank=True)
+    progress = models.FloatField(null=True)
+    eta_seconds = models.FloatField(null=True)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(fields=["run", "position"], name="step_position_once")
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def state(self) -> StepStatus:
+        return StepStatus(self.status)
+
+    @property
+    def seconds(self) -> float | None:
+        if not self.started_at:
+            return None
+        return ((self.finished_at or timezone.now()) - self.started_at).total_seconds()
+
+
+class LogChunk(models.Model):
+    """Log lines `first_seq` to `last_seq` of a run, one row a flush.
+
+    `lines` is a list of `[seconds since the epoch, tone, text]`, already redacted.
+    """
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="log_chunks")
+    first_seq = models.PositiveIntegerField()
+    last_seq = models.PositiveIntegerField()
+    lines = models.JSONField()
+
+    class Meta:
+        ordering = ["first_seq"]
+        constraints = [models.UniqueConstraint(fields=["run", "first_seq"], name="log_chunk_once")]
+
+    def __str__(self) -> str:
+        return f"lines {self.first_seq} to {self.last_seq} of run {self.run_id}"

@@ -1,0 +1,68 @@
+"""How features tell the platform what its runs do, without being imported by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from opsconsole.runs.documents import Parameters, Result, Unreadable
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    from opsconsole.environments.models import Environment
+    from opsconsole.runs.models import Run
+    from opsconsole.runs.operation import Operation
+    from opsconsole.runs.step import Promise
+
+    P = TypeVar("P", bound=Parameters)
+    R = TypeVar("R", bound=Result)
+
+
+@dataclass(frozen=True)
+class Periodic:
+    """A task sent to the short queue for every environment, every `setting` seconds."""
+
+    task: str
+    setting: str
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a person is told before a run: its steps, and what happens when one of them fails."""
+
+    promises: list[Promise]
+    on_failure: str
+
+
+# Read the target of a run anew and keep what was seen, before the run that changed it is said to
+# be over. They never raise: what cannot be read is kept as that.
+STATE_READERS: list[Callable[[Run], object]] = []
+OPERATIONS: dict[str, Operation] = {}
+PERIODIC: list[Periodic] = [Periodic("opsconsole.sample_health", "HEALTH_SAMPLE_SECONDS")]
+
+
+def register(operation: Operation[P, R]) -> None:
+    """Let runs of this operation be requested and executed. Raises ValueError for a taken key."""
+    if operation.key in OPERATIONS:
+        raise ValueError(f"there already is an operation {operation.key}")
+    # Its parameters and result are read by itself alone; who finds it here knows that it has some.
+    OPERATIONS[operation.key] = cast("Operation", operation)
+
+
+def outlook(parameters: Parameters, environment: Environment) -> Outlook:
+    """What a run with these parameters will do there. Asks nothing outside the console."""
+    operation = OPERATIONS[parameters.operation]
+    return Outlook(
+        operation.promises(environment, parameters), operation.on_failure(environment, parameters)
+    )
+
+
+def parameters_of(run: Run) -> Parameters | None:
+    """What a run was asked to do; None where this version of the console cannot tell."""
+    operation = OPERATIONS.get(run.operation)
+    try:
+        return operation.read(run) if operation else None
+    except Unreadable:
+        return None

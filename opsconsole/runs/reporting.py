@@ -1,0 +1,62 @@
+"""What a Celery worker reports of itself, and what it does when it is asked to end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from typing import Any
+
+from celery import signals
+from django.db import DatabaseError, connections
+from django.db.models.functions import Now
+
+_name = ""
+_closing = threading.Event()
+
+
+def this_worker() -> str:
+    """The name of this worker process."""
+    return _name or f"local@{socket.gethostname()}"
+
+
+@signals.celeryd_init.connect
+def _become_worker(sender: str, **_kwargs: Any) -> None:
+    from opsconsole.environments import secrets
+
+    global _name
+    _name = sender
+    secrets.allow_opening()
+
+
+@signals.worker_ready.connect
+def _start_reporting(sender: Any, **_kwargs: Any) -> None:
+    queues = [queue.name for queue in sender.task_consumer.queues]
+    threading.Thread(target=_report, args=[queues], name="report", daemon=True).start()
+
+
+@signals.worker_shutting_down.connect
+def _cancel_runs(**_kwargs: Any) -> None:
+    from opsconsole.runs.lease import worker_is_ending
+
+    worker_is_ending.set()
+    _closing.set()
+
+
+def _report(queues: list[str]) -> None:
+    from django.conf import settings
+
+    from opsconsole.runs.workers import Worker
+
+    row = {"host": socket.gethostname(), "pid": os.getpid(), "queues": queues}
+    try:
+        Worker.objects.update_or_create(
+            name=_name, defaults=row | {"started_at": Now(), "last_seen_at": Now()}
+        )
+        while not _closing.wait(settings.WORKER_SEEN_SECONDS):
+            try:
+                Worker.objects.filter(name=_name).update(last_seen_at=Now())
+            except DatabaseError:
+                connections.close_all()
+    finally:
+        connections.close_all()

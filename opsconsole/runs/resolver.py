@@ -1,0 +1,71 @@
+"""Give a lost run its true end, read from evidence. Never runs it again."""
+
+from __future__ import annotations
+
+import logging
+
+import psycopg
+from django.db import connection
+
+from opsconsole.choices import RunStatus
+from opsconsole.exceptions import AdapterError
+from opsconsole.runs import services as runs
+from opsconsole.runs.documents import Unreadable
+from opsconsole.runs.models import Run
+from opsconsole.runs.operation import LostRun, Resolution
+from opsconsole.runs.registry import OPERATIONS, PERIODIC, STATE_READERS
+
+logger = logging.getLogger(__name__)
+LOCK_SPACE = 0x0B5
+
+
+def resolve_lost_run(run_id: int) -> None:
+    """Resolve one lost run. While the target cannot be asked it stays lost, and locked."""
+    run = Run.objects.select_related(
+        "environment__application", "target", "plan", "requested_by"
+    ).get(pk=run_id)  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK_SPACE, run_id % 2**31])
+        if not cursor.fetchone()[0]:
+            return
+        try:
+            run.refresh_from_db(fields=["status", "claim_token", "result"])
+            if run.status == RunStatus.LOST:
+                _resolve(run)
+        finally:
+            cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_SPACE, run_id % 2**31])
+
+
+def _resolve(run: Run) -> None:
+    try:
+        resolution = _resolution_of(run)
+    except (AdapterError, psycopg.Error, OSError) as error:
+        logger.warning("run %s stays lost for now: %s", run.pk, type(error).__name__)
+        return
+    if run.changes_target:
+        for read_state in STATE_READERS:
+            read_state(run)
+    runs.finish_run(run, resolution.status, resolution.summary)
+    for periodic in PERIODIC:
+        runs.send_short(periodic.task, run.environment_id)
+
+
+def _resolution_of(run: Run) -> Resolution:
+    """What the operation reads from evidence; a person decides where the console cannot ask it."""
+    operation = OPERATIONS.get(run.operation)
+    if operation is None:
+        return _unresolved(f"this console has no operation {run.operation or run.kind}")
+    try:
+        lost = LostRun(run, operation.read(run), operation.Result.read(run.result))
+    except Unreadable as error:
+        return _unresolved(str(error))
+    resolution = operation.resolve(lost)
+    run.result = lost.result.stored_over(run.result)
+    return resolution
+
+
+def _unresolved(why: str) -> Resolution:
+    return Resolution(
+        RunStatus.NEEDS_ATTENTION,
+        f"The worker was lost, and how the run ended cannot be read: {why}.",
+    )

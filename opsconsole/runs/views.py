@@ -1,0 +1,148 @@
+"""Runs: the list, the page of one, its live parts, and what can be done with it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET, require_POST
+
+from opsconsole.access.permissions import require, visible_environments
+from opsconsole.choices import RunKind, RunStatus
+from opsconsole.environments.panels import RUN_PANELS
+from opsconsole.events.models import AuditEvent
+from opsconsole.exceptions import Refused
+from opsconsole.runs import services as runs
+from opsconsole.runs.models import LogChunk, Run
+from opsconsole.web.keys import key_from
+from opsconsole.web.pages import new_key, page_of, run_or_404
+
+LINES_AT_ONCE = 2000
+
+
+@require_GET
+@require("console.view")
+def run_list(request: HttpRequest) -> HttpResponse:
+    environments = visible_environments(request.user)  # type: ignore[arg-type]
+    rows = Run.objects.for_list().filter(environment__in=environments)
+    chosen = {name: request.GET.get(name, "") for name in ("environment", "kind", "status")}
+    if environment_id := key_from(chosen["environment"]):
+        rows = rows.filter(environment_id=environment_id)
+    if chosen["kind"] in RunKind.values:
+        rows = rows.filter(kind=chosen["kind"])
+    if chosen["status"] in RunStatus.values:
+        rows = rows.filter(status=chosen["status"])
+    context = {
+        "page": page_of(request, rows),
+        "chosen": chosen,
+        "environments": environments,
+        "kinds": RunKind.choices,
+        "statuses": RunStatus.choices,
+    }
+    return render(request, "opsconsole/run_list.html", context)
+
+
+@require_GET
+@require("console.view")
+def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
+    run = run_or_404(request, run_id, "console.view")
+    lines = log_lines(run, after=0, limit=LINES_AT_ONCE)
+    context = status_context(request, run) | {
+        "lines": lines,
+        "after": lines[-1]["number"] if lines else 0,
+        "has_more": run.log_seq > (lines[-1]["number"] if lines else 0),
+    }
+    return render(request, "opsconsole/run_page.html", context)
+
+
+@require_GET
+@require("console.view")
+def run_status(request: HttpRequest, run_id: int) -> HttpResponse:
+    """The moving part of the page; once the run is over it asks no more."""
+    run = run_or_404(request, run_id, "console.view")
+    return render(request, "opsconsole/_run_status.html", status_context(request, run))
+
+
+def status_context(request: HttpRequest, run: Run) -> dict:
+    return {
+        "run": run,
+        "environment": run.environment,
+        "steps": list(run.steps.all()),
+        "health": list(run.health_results.order_by("observed_at")),
+        "availability": run.result.get("availability"),
+        "audit": AuditEvent.objects.filter(run=run).order_by("id"),
+        "way_back_of": Run.objects.filter(way_back=run).first(),
+        "key": new_key(),
+        "panels": [part(request, run) for part in RUN_PANELS],
+    }
+
+
+@require_GET
+@require("console.view")
+def run_log_tail(request: HttpRequest, run_id: int) -> HttpResponse:
+    """New lines and a new sentinel; 204 when nothing is new; no sentinel when it is over."""
+    run = run_or_404(request, run_id, "console.view")
+    after = key_from(request.GET.get("after", ""))
+    lines = log_lines(run, after=after, limit=LINES_AT_ONCE)
+    if not lines and run.state.is_moving:
+        return HttpResponse(status=204)
+    last = lines[-1]["number"] if lines else after
+    context = {"run": run, "lines": lines, "after": last, "has_more": run.log_seq > last}
+    return render(request, "opsconsole/_run_log_lines.html", context)
+
+
+@require_GET
+@require("console.view")
+def run_log_download(request: HttpRequest, run_id: int) -> StreamingHttpResponse:
+    """The whole log as text, one line each with its UTC time."""
+    run = run_or_404(request, run_id, "console.view")
+    body = (
+        f"{datetime.fromtimestamp(at, UTC).isoformat(timespec='milliseconds')} {text}\n"
+        for chunk in LogChunk.objects.filter(run=run).iterator()
+        for at, _tone, text in chunk.lines
+    )
+    response = StreamingHttpResponse(body, content_type="text/plain; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="run-{run.pk}.log"'
+    return response
+
+
+def log_lines(run: Run, *, after: int, limit: int) -> list[dict]:
+    """Lines after a number, at most so many: number, time, tone, text."""
+    lines: list[dict] = []
+    for chunk in LogChunk.objects.filter(run=run, last_seq__gt=after):
+        for offset, (at, tone, text) in enumerate(chunk.lines):
+            number = chunk.first_seq + offset
+            if number > after:
+                lines.append({"number": number, "at": at, "tone": tone, "text": text})
+            if len(lines) == limit:
+                return lines
+    return lines
+
+
+@require_POST
+@require("run.cancel")
+def cancel(request: HttpRequest, run_id: int) -> HttpResponse:
+    run = run_or_404(request, run_id, "run.cancel")
+    runs.request_cancel(actor=request.user, run=run)  # type: ignore[arg-type]
+    messages.success(request, _("Asked the run to stop."))
+    return redirect(run)
+
+
+@require_POST
+@require("run.decide")
+def decide(request: HttpRequest, run_id: int) -> HttpResponse:
+    run = run_or_404(request, run_id, "run.decide")
+    status = request.POST.get("status", "")
+    if status not in {RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.ROLLED_BACK}:
+        raise Refused(_("Choose how the run ended."), status=422)
+    runs.decide_run(
+        actor=request.user,  # type: ignore[arg-type]
+        run=run,
+        status=RunStatus(status),
+        reason=request.POST.get("reason", ""),
+    )
+    messages.success(request, _("Decided. The environment is free again."))
+    return redirect(run)

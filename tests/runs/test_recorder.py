@@ -1,0 +1,73 @@
+"""What a run says: redacted before it is stored, numbered without a gap, fenced by the claim."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backups_app.parameters import BackupParameters
+from opsconsole.exceptions import FencedOut
+from opsconsole.runs import recorder as module
+from opsconsole.runs import services as runs
+from opsconsole.runs.models import LogChunk, Run
+from opsconsole.runs.recorder import REDACTED, Recorder, clean_line, redact
+from tests.conftest import log_of
+
+
+@pytest.fixture
+def run(transactional_db, environment, operator) -> Run:
+    queued = runs.request_run(
+        actor=operator, parameters=BackupParameters(), environment=environment,
+        idempotency_key=uuid.uuid4().hex,
+    )  # fmt: skip
+    claimed = runs.claim_run(queued.pk, "w")
+    assert claimed is not None
+    return claimed
+
+
+# Neither the dots that stand for a secret nor the mark that this test puts in their place.
+LETTERS = st.characters(exclude_characters="•\x00", exclude_categories=["Cs"])
+
+
+@given(st.text(LETTERS), st.lists(st.text(LETTERS, min_size=1), max_size=4))
+def test_no_secret_survives_redaction(text, secrets):
+    cleaned = redact("".join([text, *secrets]), secrets)
+    assert not any(secret in cleaned.replace(REDACTED, "\x00") for secret in secrets)
+
+
+@given(st.text())
+def test_clean_lines_hold_no_control_character_and_are_short(text):
+    cleaned = clean_line(text)
+    assert all(c == "\t" or c.isprintable() for c in cleaned)
+
+
+def test_long_line_is_cut_and_says_so():
+    assert clean_line("x" * 20_000).endswith("… (3,616 bytes cut)")
+
+
+def test_lines_are_numbered_without_a_gap_over_many_flushes(run, monkeypatch):
+    monkeypatch.setattr(module, "MAX_LINES", 10)
+    with Recorder(run, ["hunter2"]) as recorder:
+        for number in range(35):
+            recorder.log(f"line {number} hunter2\x00")
+        recorder.log("two\nlines")
+        recorder.log("")
+    chunks = list(LogChunk.objects.filter(run=run))
+    numbers = [n for c in chunks for n in range(c.first_seq, c.last_seq + 1)]
+    assert numbers == list(range(1, 39))
+    assert log_of(run).splitlines()[0] == f"line 0 {REDACTED}"
+    run.refresh_from_db()
+    assert run.log_seq == 38
+
+
+def test_writer_without_the_claim_is_fenced_out(run):
+    recorder = Recorder(run)
+    Run.objects.filter(pk=run.pk).update(claim_token=uuid.uuid4())
+    recorder.log("late")
+    with pytest.raises(FencedOut):
+        recorder.flush()
+    assert recorder.fenced
+    assert not LogChunk.objects.exists()
