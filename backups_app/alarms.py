@@ -10,10 +10,11 @@ from statistics import median
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models import Backup, BackupCopy, BackupPolicy, ScheduledOccurrence
 from backups_app.models.backup import CopyState
-from opsconsole.choices import BackupReason, ProofLevel, RunStatus
 from opsconsole.environments.models import Environment
+from opsconsole.runs.choices import RunStatus
 
 # A backup this much smaller or larger than its predecessors' median is worth a look.
 SIZE_FACTOR = 2.0

@@ -14,10 +14,10 @@ from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
 from backups_app.parameters import OfBackup
 from opsconsole.access.models import CONSOLE, User
 from opsconsole.access.permissions import can, visible_environments
-from opsconsole.choices import RunKind
 from opsconsole.environments import panels
 from opsconsole.environments.models import Environment
 from opsconsole.environments.panels import Fact, Found
+from opsconsole.runs.choices import RunKind
 from opsconsole.runs.models import Run
 from opsconsole.runs.registry import parameters_of
 from opsconsole.web.pages import new_key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from opsconsole.choices import BackupReason, ProofLevel
+from backups_app.choices import BackupReason, ProofLevel
 from opsconsole.runs.documents import Parameters, Stored
 
 

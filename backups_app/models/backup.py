@@ -11,8 +11,9 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from backups_app.archives.archive import StoredForm
+from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models.storage import Storage
-from opsconsole.choices import BackupReason, ProofLevel, Shown
+from opsconsole.choices import Shown
 from opsconsole.environments.models import Environment, Target
 from opsconsole.runs.models import Run
 from opsconsole.targets import ddl_log

@@ -12,9 +12,9 @@ from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
 from backups_app import schedules
+from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models.storage import Storage
 from backups_app.retention import Rules
-from opsconsole.choices import BackupReason, ProofLevel
 from opsconsole.environments.models import Environment
 
 if TYPE_CHECKING:

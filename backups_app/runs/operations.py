@@ -9,6 +9,7 @@ import psycopg
 from django.utils.translation import gettext as _
 from typing_extensions import TypeVar
 
+from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models import ReplacedDatabase
 from backups_app.models.backup import CopyState
 from backups_app.parameters import (
@@ -29,11 +30,11 @@ from backups_app.runs.results import (
     WithReplaced,
 )
 from backups_app.runs.taking import BACKUP
-from opsconsole.choices import BackupReason, ProofLevel, RunKind, RunStatus
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import resolve_dsn, resolve_scratch_dsn
 from opsconsole.exceptions import AdapterError
 from opsconsole.health.step import HealthStep
+from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.documents import Parameters, Result
 from opsconsole.runs.models import Run
 from opsconsole.runs.operation import LostRun, Operation, Resolution

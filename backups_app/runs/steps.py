@@ -9,6 +9,7 @@ from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase
 from backups_app.parameters import (
     ImportParameters,
@@ -20,7 +21,6 @@ from backups_app.parameters import (
 from backups_app.runs import building, importing, proving, restore_check, swapping, taking
 from backups_app.runs.results import RestoreAsResult, WithBackup, WithReplaced
 from backups_app.runs.taking import BACKUP
-from opsconsole.choices import BackupReason, ProofLevel
 from opsconsole.environments.models import Environment
 from opsconsole.exceptions import StepFailed
 from opsconsole.runs.documents import Parameters

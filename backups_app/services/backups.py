@@ -10,13 +10,13 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models import Backup
 from backups_app.models.backup import CopyState
 from backups_app.parameters import BackupParameters, ProveParameters
 from backups_app.stores.local import LocalStore
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.choices import BackupReason, ProofLevel
 from opsconsole.environments.models import Environment
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused

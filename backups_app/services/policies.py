@@ -14,17 +14,18 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from backups_app import schedules
+from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models import Backup, BackupPolicy, ScheduledOccurrence, Storage
 from backups_app.parameters import PruneParameters
 from backups_app.retention import Decision, Fact, decide, simulate
 from backups_app.services.backups import request_backup, request_verify
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.choices import BackupReason, ProofLevel, RunKind, RunStatus
 from opsconsole.environments.models import Environment
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused
 from opsconsole.runs import services as runs
+from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 
 DAYS_SIMULATED = 365

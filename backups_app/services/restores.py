@@ -6,16 +6,17 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
+from backups_app.choices import ProofLevel
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, RestoreCheck
 from backups_app.parameters import RestoreAsParameters, RestoreParameters, UndoParameters
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.choices import ProofLevel, RunStatus
 from opsconsole.environments.models import Environment
 from opsconsole.environments.services import require_typed_name
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused
 from opsconsole.runs import services as runs
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.targets.server import NAME_BYTES
 from opsconsole.work import services as work

@@ -7,10 +7,10 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from backups_app import services
+from backups_app.choices import ProofLevel
 from backups_app.forms import HoldForm
 from backups_app.models import Backup, ReplacedDatabase
 from opsconsole.access.permissions import authorize, require, visible_environments
-from opsconsole.choices import ProofLevel
 from opsconsole.exceptions import Refused
 from opsconsole.web.keys import key_from
 from opsconsole.web.pages import environment_or_404, new_key, page_of, posted_key

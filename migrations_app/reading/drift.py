@@ -15,10 +15,10 @@ from django.utils.translation import ngettext
 
 from migrations_app.models import ExpectedSchema, SchemaReading, SchemaText
 from opsconsole.access.models import User
-from opsconsole.choices import RunKind, RunStatus
 from opsconsole.environments.models import Target
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import AdapterError
+from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.targets import ddl_log, server
 from opsconsole.targets.schema import read_schema, schema_hash

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import psycopg
 from django.utils.translation import gettext as _
 
+from backups_app.choices import BackupReason
 from backups_app.models import Backup
 from backups_app.runs.operations import drop_scratch_databases, settle_server
 from backups_app.runs.results import WithBackup
@@ -27,13 +28,14 @@ from migrations_app.runs import steps
 from migrations_app.runs.results import FailedScript, FinishResult, Landed, MigrateResult
 from migrations_app.services.migrations import confirmation_gates, plan_gates
 from migrations_app.sources.folders import engine_for
-from opsconsole.choices import AutoRollback, BackupReason, RunKind, RunStatus, StepStatus
+from opsconsole.environments.choices import AutoRollback
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import NeedsAttention
 from opsconsole.health.services import check_environment
 from opsconsole.health.step import HealthStep, failing
 from opsconsole.runs import registry
+from opsconsole.runs.choices import RunKind, RunStatus, StepStatus
 from opsconsole.runs.documents import Parameters, Result
 from opsconsole.runs.gates import Gate
 from opsconsole.runs.models import Run

@@ -21,10 +21,10 @@ from migrations_app.runs.gates import (
 from migrations_app.services.findings import stopping
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.choices import Health
 from opsconsole.environments.models import Environment, TargetState
 from opsconsole.environments.services import require_typed_name
 from opsconsole.exceptions import Refused
+from opsconsole.health.choices import Health
 from opsconsole.health.services import health_days
 from opsconsole.runs import services as runs
 from opsconsole.runs.gates import FreshReading, Gate, in_the_way, judge

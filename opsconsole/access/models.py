@@ -9,7 +9,7 @@ from django.contrib.auth.models import AbstractUser
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.choices import Role
+from opsconsole.access.choices import Role
 
 if TYPE_CHECKING:
     from opsconsole.environments.models import Application, Environment

@@ -12,8 +12,8 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
+from opsconsole.access.choices import Role
 from opsconsole.access.models import CONSOLE, Membership, Place, User
-from opsconsole.choices import Role
 from opsconsole.environments.models import Application, Environment, EnvironmentQuerySet
 from opsconsole.events.models import AuditEvent, AuditQuerySet
 from opsconsole.exceptions import Refused

@@ -10,10 +10,11 @@ from django.conf import settings
 from django.contrib.auth.forms import BaseUserCreationForm
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole.access.choices import Role
 from opsconsole.access.models import Membership, User
 from opsconsole.access.permissions import applications_for, environments_for
-from opsconsole.choices import AutoRollback, Role
 from opsconsole.environments import panels
+from opsconsole.environments.choices import AutoRollback
 from opsconsole.environments.models import Application, Environment
 from opsconsole.environments.secrets import is_reference
 from opsconsole.exceptions import AdapterError

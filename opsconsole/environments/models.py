@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.choices import AutoRollback
+from opsconsole.environments.choices import AutoRollback
 
 
 class Application(models.Model):

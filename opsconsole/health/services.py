@@ -12,11 +12,11 @@ from django.utils import timezone
 
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.choices import Health
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import AdapterError
+from opsconsole.health.choices import Health
 from opsconsole.health.models import (
     HALF_HOUR,
     HealthCheck,

@@ -12,13 +12,13 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
 from opsconsole.access.permissions import require
-from opsconsole.choices import RunStatus
 from opsconsole.environments.models import Environment, TargetState
 from opsconsole.environments.panels import ENVIRONMENT_ACTIONS, ENVIRONMENT_PANELS
 from opsconsole.exceptions import Refused
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
 from opsconsole.runs import services as runs
+from opsconsole.runs.choices import RunStatus
 from opsconsole.web.pages import environment_or_404, new_key
 
 RUNS_SHOWN = 8

@@ -14,10 +14,10 @@ from django.views.decorators.http import require_GET
 
 from opsconsole.access.models import User
 from opsconsole.access.permissions import require, visible_environments, work_of
-from opsconsole.choices import RunStatus
 from opsconsole.environments.models import Environment, TargetState
 from opsconsole.environments.panels import ENVIRONMENT_FACTS, FINDERS, Fact, Found
 from opsconsole.health.services import HealthDay, health_days
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.runs.workers import Worker
 from opsconsole.web.keys import key_from

@@ -19,8 +19,8 @@ from migrations_app.engines import Limits
 from migrations_app.engines.prisma import PrismaEngine
 from migrations_app.reading.observation import observe_target
 from opsconsole import demo as demo_package
+from opsconsole.access.choices import Role
 from opsconsole.access.models import Membership, User
-from opsconsole.choices import Role, RunStatus
 from opsconsole.demo.address import (
     APPLICATION,
     ENVIRONMENTS,
@@ -35,6 +35,7 @@ from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused
 from opsconsole.health.models import HealthCheck
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 
 SOURCE = Path(demo_package.__file__).parent / APPLICATION

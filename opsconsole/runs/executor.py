@@ -10,7 +10,6 @@ import psycopg
 from django.conf import settings
 from django.db import connections
 
-from opsconsole.choices import RunStatus, StepStatus
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import (
     AdapterError,
@@ -21,6 +20,7 @@ from opsconsole.exceptions import (
     StepFailed,
 )
 from opsconsole.runs import services as runs
+from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.lease import LeaseKeeper
 from opsconsole.runs.models import Run
 from opsconsole.runs.operation import Operation

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from django.db import DatabaseError, connections
 
-from opsconsole.choices import RunStatus
 from opsconsole.exceptions import AdapterError, FencedOut, Refused
 from opsconsole.runs import services as runs
+from opsconsole.runs.choices import RunStatus
 from opsconsole.targets.server import TargetLock
 
 if TYPE_CHECKING:

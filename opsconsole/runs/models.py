@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _g
 
-from opsconsole.choices import RunKind, RunStatus, StepStatus
+from opsconsole.runs.choices import RunKind, RunStatus, StepStatus
 from opsconsole.runs.registry import OPERATIONS
 
 

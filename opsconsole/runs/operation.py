@@ -11,8 +11,8 @@ from django.utils.translation import gettext as _
 from typing_extensions import TypeVar
 
 from opsconsole.access.models import User
-from opsconsole.choices import RunKind, RunStatus
 from opsconsole.environments.models import Environment
+from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.documents import Parameters, Result, Unreadable
 from opsconsole.runs.gates import Gate
 from opsconsole.runs.models import Plan, Run

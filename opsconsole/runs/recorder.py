@@ -10,8 +10,8 @@ from django.conf import settings
 from django.db import DatabaseError, connections, transaction
 from django.db.models.functions import Now
 
-from opsconsole.choices import RunStatus, StepStatus
 from opsconsole.exceptions import FencedOut
+from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.models import LogChunk, Run, Step
 
 MAX_LINES = 500

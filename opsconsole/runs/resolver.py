@@ -7,9 +7,9 @@ import logging
 import psycopg
 from django.db import connection
 
-from opsconsole.choices import RunStatus
 from opsconsole.exceptions import AdapterError
 from opsconsole.runs import services as runs
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.documents import Unreadable
 from opsconsole.runs.models import Run
 from opsconsole.runs.operation import LostRun, Resolution

@@ -19,11 +19,11 @@ from django.utils.translation import gettext as _
 
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize, can
-from opsconsole.choices import RunStatus, StepStatus
 from opsconsole.environments.models import Environment
 from opsconsole.events import recording as audit
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import FencedOut, Refused
+from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.documents import Parameters, Unreadable
 from opsconsole.runs.gates import Gate, Judged, PlanIntact, RequesterMay, in_the_way, judge
 from opsconsole.runs.models import Plan, Run, Step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opsconsole.choices import RunStatus as S
+from opsconsole.runs.choices import RunStatus as S
 
 ENDED = frozenset({S.SUCCEEDED, S.FAILED, S.ROLLED_BACK, S.NEEDS_ATTENTION})
 ALLOWED: dict[S, frozenset[S]] = {

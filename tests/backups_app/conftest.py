@@ -11,8 +11,8 @@ import pytest
 from backups_app import services
 from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.services import storages
-from opsconsole.choices import RunStatus
 from opsconsole.environments.models import Environment
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.executor import execute_run
 from opsconsole.runs.models import Run
 from opsconsole.runs.resolver import resolve_lost_run

@@ -12,11 +12,12 @@ import pytest
 from django.conf import settings
 
 from backups_app import services
+from backups_app.choices import ProofLevel
 from backups_app.models import Backup, ReplacedDatabase
 from backups_app.runs import building, copies, operations, restore_check, swapping
 from backups_app.stores.local import LocalStore
-from opsconsole.choices import ProofLevel, RunKind, RunStatus
 from opsconsole.exceptions import AdapterError, Refused
+from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.executor import execute_run
 from opsconsole.runs.models import Run
 from opsconsole.work.models import WorkItem

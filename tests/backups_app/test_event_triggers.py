@@ -10,9 +10,10 @@ import pytest
 
 from backups_app import services
 from backups_app.archives.restore import Restoration, entries_of
+from backups_app.choices import ProofLevel
 from backups_app.models import Backup
 from backups_app.runs.restore_check import find
-from opsconsole.choices import ProofLevel, RunStatus
+from opsconsole.runs.choices import RunStatus
 from opsconsole.targets import ddl_log
 from opsconsole.targets.event_triggers import EventTrigger
 from tests.backups_app.conftest import execute, restore

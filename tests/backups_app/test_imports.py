@@ -23,12 +23,13 @@ from backups_app import services
 from backups_app.alarms import alarms_of
 from backups_app.archives import foreign
 from backups_app.archives.encryption import encrypt, new_identity, public_key
+from backups_app.choices import ProofLevel
 from backups_app.models import Backup, Storage
 from backups_app.services.policies import decide_for
 from opsconsole.access.models import Membership, User
-from opsconsole.choices import ProofLevel, RunKind, RunStatus
 from opsconsole.environments.secrets import backup_identities
 from opsconsole.exceptions import Refused
+from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.targets.content import read_tables
 from opsconsole.targets.tools import choose_tools, find_tools

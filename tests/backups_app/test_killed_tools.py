@@ -14,12 +14,13 @@ import pytest
 from django.conf import settings
 
 from backups_app import services
+from backups_app.choices import ProofLevel
 from backups_app.models import Backup, ReplacedDatabase, Storage
 from backups_app.services import storages
-from opsconsole.choices import ProofLevel, RunStatus
 from opsconsole.embedded.postgres import set_role
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import seal
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.executor import execute_run
 from opsconsole.runs.models import Run
 from opsconsole.runs.recorder import Recorder

@@ -13,10 +13,10 @@ import pytest
 from backups_app import services
 from backups_app.archives.encryption import new_identity, public_key
 from backups_app.models import Backup
-from opsconsole.choices import RunStatus
 from opsconsole.embedded.postgres import set_role
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import seal
+from opsconsole.runs.choices import RunStatus
 from opsconsole.targets.content import read_sequences, read_tables
 from tests.backups_app.conftest import execute, restore
 from tests.servers import postgres_15

@@ -14,9 +14,9 @@ from django.utils import timezone
 from backups_app.archives.encryption import new_identity, public_key
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
 from backups_app.services import storages
-from opsconsole.choices import RunKind
 from opsconsole.environments.models import Environment
 from opsconsole.events.models import AuditEvent
+from opsconsole.runs.choices import RunKind
 from opsconsole.runs.models import Run
 
 POLICY = {

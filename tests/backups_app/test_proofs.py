@@ -9,12 +9,13 @@ import pytest
 
 from backups_app import alarms, services
 from backups_app.archives.encryption import new_identity, public_key
+from backups_app.choices import ProofLevel
 from backups_app.models import Backup, Storage
 from backups_app.models.backup import CopyState
 from backups_app.services.policies import facts_of
 from backups_app.stores.local import LocalStore
-from opsconsole.choices import ProofLevel, RunStatus
 from opsconsole.exceptions import AdapterError, Refused
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from tests.backups_app.conftest import execute, lose, restore
 from tests.conftest import log_of

@@ -14,9 +14,9 @@ from backups_app import services
 from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.models.backup import CopyState
 from backups_app.services import policies
-from opsconsole.choices import RunStatus
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from tests.backups_app.conftest import execute, lose
 

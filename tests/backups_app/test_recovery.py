@@ -17,9 +17,9 @@ from backups_app.archives.encryption import new_identity, public_key
 from backups_app.models import Backup
 from backups_app.recovery import recovery_kit
 from opsconsole.access.models import Membership
-from opsconsole.choices import RunStatus
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
+from opsconsole.runs.choices import RunStatus
 from opsconsole.targets import ddl_log
 from opsconsole.targets.content import read_tables
 from opsconsole.targets.tools import find_tools

@@ -10,9 +10,9 @@ import pytest
 from backups_app import services
 from backups_app.models import Backup, RestoreCheck
 from backups_app.runs.restore_check import check_restore
-from opsconsole.choices import RunStatus
 from opsconsole.environments.secrets import resolve_dsn, seal
 from opsconsole.exceptions import Refused
+from opsconsole.runs.choices import RunStatus
 from tests.backups_app.conftest import restore
 
 pytestmark = pytest.mark.usefixtures("transactional_db")

@@ -11,10 +11,11 @@ import psycopg
 import pytest
 
 from backups_app import services
+from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models import Backup, ReplacedDatabase
 from backups_app.runs import proving
-from opsconsole.choices import BackupReason, ProofLevel, RunStatus
 from opsconsole.exceptions import Refused, StepFailed
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.targets import swap
 from opsconsole.targets.content import read_tables

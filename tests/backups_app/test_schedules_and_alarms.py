@@ -10,10 +10,11 @@ from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
 from backups_app import alarms
+from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models import Backup, BackupPolicy, ScheduledOccurrence
 from backups_app.services import policies, request_backup
-from opsconsole.choices import BackupReason, ProofLevel, RunKind, RunStatus
 from opsconsole.exceptions import Refused
+from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 from tests.backups_app.conftest import execute
 

@@ -9,11 +9,12 @@ import pytest
 from django.urls import reverse
 
 from backups_app import services
+from backups_app.choices import ProofLevel
 from backups_app.models import Backup
 from backups_app.runs import building
-from opsconsole.choices import ProofLevel, RunStatus
 from opsconsole.environments.secrets import resolve_scratch_dsn, seal
 from opsconsole.events.models import AuditEvent
+from opsconsole.runs.choices import RunStatus
 from tests.backups_app.conftest import lose
 from tests.conftest import log_of, superuser
 

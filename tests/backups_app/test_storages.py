@@ -9,12 +9,13 @@ import pytest
 
 from backups_app import alarms, services
 from backups_app.archives.encryption import new_identity, public_key
+from backups_app.choices import ProofLevel
 from backups_app.models import Backup, Storage
 from backups_app.services import storages
-from opsconsole.choices import ProofLevel, RunStatus
 from opsconsole.environments import secrets
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
+from opsconsole.runs.choices import RunStatus
 from tests.backups_app.conftest import execute, restore
 from tests.conftest import log_of
 

@@ -11,8 +11,8 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from opsconsole.choices import Health, RunKind
 from opsconsole.health import services as health
+from opsconsole.health.choices import Health
 from opsconsole.health.models import (
     HALF_HOUR,
     HealthCheck,
@@ -20,6 +20,7 @@ from opsconsole.health.models import (
     HealthRollup,
     half_hour_of,
 )
+from opsconsole.runs.choices import RunKind
 from opsconsole.runs.models import Run
 
 NOON = half_hour_of(timezone.now()) - 2 * HALF_HOUR

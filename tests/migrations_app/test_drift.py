@@ -15,10 +15,10 @@ from migrations_app.reading.drift import check_drift, drift_of, patched
 from migrations_app.reading.observation import observe_target
 from migrations_app.services import doctor
 from migrations_app.services import drift as services
-from opsconsole.choices import RunStatus
 from opsconsole.environments.models import Environment
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.executor import execute_run
 from opsconsole.runs.models import Run
 from tests.conftest import log_of

@@ -11,7 +11,7 @@ from migrations_app.models import SchemaReading
 from migrations_app.reading.drift import check_drift, concerns, drift_of
 from migrations_app.reading.observation import observe_target
 from migrations_app.services import drift as services
-from opsconsole.choices import RunStatus
+from opsconsole.runs.choices import RunStatus
 from opsconsole.targets import ddl_log
 from opsconsole.targets.schema import read_schema
 from tests.conftest import superuser

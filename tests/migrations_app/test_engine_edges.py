@@ -12,10 +12,10 @@ import pytest
 from backups_app import services as backups
 from migrations_app.engines.prisma import PrismaEngine
 from migrations_app.runs import steps
-from opsconsole.choices import RunStatus, StepStatus
 from opsconsole.health.models import HealthCheck
 from opsconsole.runs import lease
 from opsconsole.runs import services as runs
+from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.executor import execute_run
 from opsconsole.runs.models import Run
 from opsconsole.runs.resolver import resolve_lost_run

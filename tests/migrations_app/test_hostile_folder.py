@@ -9,8 +9,8 @@ import pytest
 
 from migrations_app.reading.observation import observe_target
 from migrations_app.services.migrations import current_plan
-from opsconsole.choices import RunStatus
 from opsconsole.exceptions import Refused
+from opsconsole.runs.choices import RunStatus
 from tests.conftest import log_of
 
 NAME = "20260101000000_odd"

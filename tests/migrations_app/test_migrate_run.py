@@ -5,9 +5,11 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from backups_app.choices import ProofLevel
 from backups_app.models import Backup, ReplacedDatabase
-from opsconsole.choices import AutoRollback, ProofLevel, RunStatus, StepStatus
+from opsconsole.environments.choices import AutoRollback
 from opsconsole.events.models import AuditEvent
+from opsconsole.runs.choices import RunStatus, StepStatus
 from tests.conftest import log_of
 
 ADD = 'ALTER TABLE "targets" ADD COLUMN "team" boolean NOT NULL DEFAULT false;\n'

@@ -14,12 +14,12 @@ from django.core.management.base import CommandError
 from backups_app.models import Backup
 from migrations_app.reading.observation import observe_target
 from opsconsole.access.models import Membership, User
-from opsconsole.choices import RunStatus
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.events.models import AuditEvent
 from opsconsole.health.models import HealthCheck
 from opsconsole.project import demo
 from opsconsole.runs import services as runs
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.targets import ddl_log
 from tests.conftest import superuser

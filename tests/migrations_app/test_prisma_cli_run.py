@@ -10,9 +10,9 @@ import psycopg
 import pytest
 from django.db import connections
 
-from opsconsole.choices import RunStatus
 from opsconsole.environments.models import Application
 from opsconsole.project.demo import SOURCE
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from tests.conftest import log_of
 from tests.migrations_app.test_prisma_cli import HERE, NO_DOWNLOADS

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from migrations_app.reading.observation import observe_target
-from opsconsole.choices import RunStatus
 from opsconsole.environments.models import Environment
+from opsconsole.runs.choices import RunStatus
 from opsconsole.targets import activity
 from tests.conftest import log_of
 

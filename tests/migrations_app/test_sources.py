@@ -9,11 +9,11 @@ import pytest
 from migrations_app.models import Repository
 from migrations_app.reading.observation import observe_target
 from migrations_app.services.migrations import current_plan, request_migrate
-from opsconsole.choices import RunStatus
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import seal, unseal
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.executor import execute_run
 from tests.conftest import SCHEMA, log_of
 from tests.migrations_app.test_git import FOLDER, Work

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backups_app import parameters as backups
+from backups_app.choices import BackupReason, ProofLevel
 from migrations_app import parameters as migrations
 from opsconsole.access.permissions import ACTIONS
-from opsconsole.choices import BackupReason, ProofLevel, RunKind, RunStatus
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
 from opsconsole.runs import services as runs
+from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.documents import Unreadable
 from opsconsole.runs.models import Run
 from opsconsole.runs.registry import OPERATIONS, parameters_of, register

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from backups_app.parameters import BackupParameters, ProveParameters, RestoreParameters
 from migrations_app.parameters import EndSessionParameters
-from opsconsole.choices import RunStatus
 from opsconsole.events import recording as audit
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import FencedOut, Refused
 from opsconsole.runs import services as runs
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.gates import Closed, Gate, Waiting
 from opsconsole.runs.models import Plan, Run
 from opsconsole.runs.registry import OPERATIONS

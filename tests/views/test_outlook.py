@@ -10,10 +10,11 @@ from django.urls import reverse
 from django.utils import timezone
 
 from backups_app import parameters as backups
+from backups_app.choices import ProofLevel
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase
 from migrations_app import parameters as migrations
 from migrations_app.reading.observation import observe_target
-from opsconsole.choices import AutoRollback, ProofLevel
+from opsconsole.environments.choices import AutoRollback
 from opsconsole.runs.models import Run
 from opsconsole.runs.registry import OPERATIONS, outlook
 

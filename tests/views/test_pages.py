@@ -14,12 +14,13 @@ from django.utils import timezone
 from backups_app import services as backups
 from backups_app.models import Backup
 from migrations_app.reading.observation import observe_target
+from opsconsole.access.choices import Role
 from opsconsole.access.models import Membership, User
-from opsconsole.choices import Role, RunStatus
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.events.models import AuditEvent
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthCheck, HealthResult
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.executor import execute_run
 from opsconsole.runs.models import Run
 

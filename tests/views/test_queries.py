@@ -10,10 +10,10 @@ from django.utils import timezone
 
 from migrations_app.reading.observation import observe_target
 from opsconsole.access.models import Membership
-from opsconsole.choices import RunKind, RunStatus
 from opsconsole.environments.models import Environment, Target
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
+from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 
 FINDING = "ALTER TABLE users ADD COLUMN note text;\nDROP TABLE targets;\n"

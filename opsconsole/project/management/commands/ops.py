@@ -18,6 +18,7 @@ from django.db import OperationalError
 from django.utils.timezone import now
 
 from backups_app.archives.archive import CHUNK_BYTES
+from backups_app.choices import ProofLevel
 from backups_app.models import Backup, ReplacedDatabase, Storage
 from backups_app.recovery import recovery_kit
 from backups_app.services import (
@@ -47,7 +48,6 @@ from opsconsole.access.permissions import (
     visible_environments,
     visible_events,
 )
-from opsconsole.choices import ProofLevel, RunStatus
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import allow_opening
 from opsconsole.exceptions import ConsoleError, Refused
@@ -55,6 +55,7 @@ from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
 from opsconsole.project.demo_verbs import DONE, DemoVerbs
 from opsconsole.runs import services as runs
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import LogChunk, Run
 from opsconsole.runs.tasks import sample_health
 from opsconsole.web.keys import key_from

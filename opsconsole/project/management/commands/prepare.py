@@ -13,8 +13,8 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connection
 
+from opsconsole.access.choices import Role
 from opsconsole.access.models import Membership, User
-from opsconsole.choices import Role
 from opsconsole.project import demo
 
 
