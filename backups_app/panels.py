@@ -13,23 +13,32 @@ from backups_app.alarms import alarms_of
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
 from backups_app.parameters import OfBackup
 from opsconsole.access.models import CONSOLE, User
-from opsconsole.access.permissions import can, visible_environments
-from opsconsole.environments import panels
+from opsconsole.access.permissions import can
 from opsconsole.environments.models import Environment
-from opsconsole.environments.panels import Fact, Found
+from opsconsole.environments.visibility import visible_environments
+from opsconsole.overview.panels import (
+    ENVIRONMENT_ACTIONS,
+    ENVIRONMENT_FACTS,
+    ENVIRONMENT_PANELS,
+    FINDERS,
+    SETTINGS_PANELS,
+    Fact,
+    Found,
+)
 from opsconsole.runs.choices import RunKind
 from opsconsole.runs.models import Run
+from opsconsole.runs.panels import RUN_PANELS
 from opsconsole.runs.registry import parameters_of
 from opsconsole.web.pages import new_key
 
 
 def register() -> None:
-    panels.ENVIRONMENT_FACTS.append(newest_proven)
-    panels.ENVIRONMENT_ACTIONS.append(back_up_button)
-    panels.ENVIRONMENT_PANELS.append(backups_card)
-    panels.RUN_PANELS.append(run_backups)
-    panels.SETTINGS_PANELS.append(storages_card)
-    panels.FINDERS.append(find_backups)
+    ENVIRONMENT_FACTS.append(newest_proven)
+    ENVIRONMENT_ACTIONS.append(back_up_button)
+    ENVIRONMENT_PANELS.append(backups_card)
+    RUN_PANELS.append(run_backups)
+    SETTINGS_PANELS.append(storages_card)
+    FINDERS.append(find_backups)
 
 
 def newest_proven(environments: list[Environment]) -> dict[int, Fact]:

@@ -18,11 +18,22 @@ from migrations_app.services import doctor
 from migrations_app.services.drift import sql_of
 from migrations_app.views.migrations import as_shown
 from opsconsole.access.models import CONSOLE, User
-from opsconsole.access.permissions import applications_for, can, visible_environments
-from opsconsole.environments import panels
+from opsconsole.access.permissions import can
+from opsconsole.environments import engines
 from opsconsole.environments.models import Application, Environment
-from opsconsole.environments.panels import Fact, Found
+from opsconsole.environments.visibility import applications_for, visible_environments
+from opsconsole.overview.panels import (
+    APPLICATION_PANELS,
+    ENVIRONMENT_ACTIONS,
+    ENVIRONMENT_FACTS,
+    ENVIRONMENT_PANELS,
+    FINDERS,
+    SETTINGS_PANELS,
+    Fact,
+    Found,
+)
 from opsconsole.runs.models import Run
+from opsconsole.runs.panels import RUN_PANELS
 from opsconsole.runs.registry import parameters_of
 from opsconsole.web.pages import new_key
 
@@ -31,15 +42,15 @@ LOGGED = 10
 
 
 def register() -> None:
-    panels.ENVIRONMENT_ACTIONS.append(migrate_button)
-    panels.ENVIRONMENT_PANELS.insert(0, migrations_card)
-    panels.ENVIRONMENT_PANELS.append(drift_card)
-    panels.ENVIRONMENT_FACTS.append(drift_facts)
-    panels.APPLICATION_PANELS.append(board_card)
-    panels.RUN_PANELS.append(run_migrations)
-    panels.FINDERS.append(find_migrations)
-    panels.SETTINGS_PANELS.append(migrations_settings)
-    panels.ENGINES.extend((name, engine.label) for name, engine in ENGINES.items())
+    ENVIRONMENT_ACTIONS.append(migrate_button)
+    ENVIRONMENT_PANELS.insert(0, migrations_card)
+    ENVIRONMENT_PANELS.append(drift_card)
+    ENVIRONMENT_FACTS.append(drift_facts)
+    APPLICATION_PANELS.append(board_card)
+    RUN_PANELS.append(run_migrations)
+    FINDERS.append(find_migrations)
+    SETTINGS_PANELS.append(migrations_settings)
+    engines.ENGINES.extend((name, engine.label) for name, engine in ENGINES.items())
 
 
 def migrate_button(request: HttpRequest, environment: Environment) -> SafeString:

@@ -14,8 +14,8 @@ from backups_app.runs import copies
 from opsconsole.access.models import CONSOLE, User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.secrets import seal
-from opsconsole.environments.services import fields_of
 from opsconsole.events import recording as audit
+from opsconsole.events.recording import fields_of
 from opsconsole.exceptions import AdapterError, Refused
 from opsconsole.runs import services as runs
 

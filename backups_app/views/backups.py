@@ -10,10 +10,12 @@ from backups_app import services
 from backups_app.choices import ProofLevel
 from backups_app.forms import HoldForm
 from backups_app.models import Backup, ReplacedDatabase
-from opsconsole.access.permissions import authorize, require, visible_environments
+from opsconsole.access.permissions import authorize, require
+from opsconsole.environments.lookup import environment_or_404
+from opsconsole.environments.visibility import visible_environments
 from opsconsole.exceptions import Refused
 from opsconsole.web.keys import key_from
-from opsconsole.web.pages import environment_or_404, new_key, page_of, posted_key
+from opsconsole.web.pages import new_key, page_of, posted_key
 
 
 @require_GET

@@ -9,9 +9,10 @@ from backups_app import services
 from backups_app.forms import ImportForm
 from backups_app.parameters import ImportParameters
 from opsconsole.access.permissions import require
+from opsconsole.environments.lookup import environment_or_404
 from opsconsole.exceptions import Refused
 from opsconsole.runs.registry import outlook
-from opsconsole.web.pages import environment_or_404, new_key, posted_key
+from opsconsole.web.pages import new_key, posted_key
 
 
 @require("backup.import")

@@ -13,11 +13,14 @@ from backups_app.forms import DropForm, RestoreForm, UndoForm
 from backups_app.models import ReplacedDatabase, RestoreCheck
 from backups_app.parameters import RestoreParameters, UndoParameters
 from backups_app.views.backups import backup_or_404
-from opsconsole.access.permissions import authorize, environments_for, require, visible_environments
+from opsconsole.access.permissions import authorize, require
+from opsconsole.environments.lookup import environment_by_key_or_404
+from opsconsole.environments.visibility import environments_for, visible_environments
 from opsconsole.exceptions import Refused
+from opsconsole.runs.lookup import run_or_404
 from opsconsole.runs.registry import outlook
 from opsconsole.web.keys import key_from
-from opsconsole.web.pages import environment_by_key_or_404, new_key, posted_key, run_or_404
+from opsconsole.web.pages import new_key, posted_key
 
 
 def _field_of(form: RestoreForm) -> str:

@@ -12,8 +12,9 @@ from backups_app.forms import PolicyForm, StorageForm
 from backups_app.models import BackupPolicy, Storage
 from backups_app.services import policies, storages
 from opsconsole.access.permissions import require, require_on_console
-from opsconsole.environments.services import fields_of
-from opsconsole.web.pages import environment_or_404, new_key, posted_key
+from opsconsole.environments.lookup import environment_or_404
+from opsconsole.events.recording import fields_of
+from opsconsole.web.pages import new_key, posted_key
 
 
 @require("settings.edit")

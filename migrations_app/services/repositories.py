@@ -11,8 +11,8 @@ from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Application
 from opsconsole.environments.secrets import seal
-from opsconsole.environments.services import fields_of
 from opsconsole.events import recording as audit
+from opsconsole.events.recording import fields_of
 from opsconsole.runs import services as runs
 
 FIELDS = ["url", "ref", "folder", "refs"]

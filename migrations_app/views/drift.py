@@ -11,9 +11,10 @@ from django.views.decorators.http import require_GET, require_POST
 from migrations_app.reading.drift import drift_of
 from migrations_app.services import drift as services
 from opsconsole.access.permissions import require
+from opsconsole.environments.lookup import environment_or_404
 from opsconsole.exceptions import Refused
 from opsconsole.targets import ddl_log
-from opsconsole.web.pages import environment_or_404, posted_key
+from opsconsole.web.pages import posted_key
 
 
 @require_POST

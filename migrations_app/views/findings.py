@@ -11,7 +11,7 @@ from django.views.decorators.http import require_POST
 from migrations_app.models import LintLevel, Waiver
 from migrations_app.services import findings
 from opsconsole.access.permissions import require
-from opsconsole.web.pages import application_or_404, environment_or_404
+from opsconsole.environments.lookup import application_or_404, environment_or_404
 
 
 @require_POST

@@ -18,14 +18,16 @@ from migrations_app.parameters import MigrateParameters
 from migrations_app.reading.matrix import read_board
 from migrations_app.services import doctor, findings
 from migrations_app.services import migrations as services
-from opsconsole.access.permissions import require, visible_environments
+from opsconsole.access.permissions import require
+from opsconsole.environments.lookup import environment_or_404
 from opsconsole.environments.models import Environment, TargetState
+from opsconsole.environments.visibility import visible_environments
 from opsconsole.exceptions import Refused
 from opsconsole.runs.gates import judge
 from opsconsole.runs.models import Run
 from opsconsole.runs.registry import outlook
 from opsconsole.web.keys import key_from
-from opsconsole.web.pages import environment_or_404, new_key, posted_key
+from opsconsole.web.pages import new_key, posted_key
 
 
 def as_shown(environment: Environment, migrations: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from migrations_app.forms import RepositoryForm
 from migrations_app.models import Repository
 from migrations_app.services import repositories
 from opsconsole.access.permissions import require
-from opsconsole.web.pages import application_or_404
+from opsconsole.environments.lookup import application_or_404
 
 
 @require("settings.edit")

@@ -14,10 +14,8 @@ from django.utils.translation import gettext as _
 
 from opsconsole.access.choices import Role
 from opsconsole.access.models import CONSOLE, Membership, Place, User
-from opsconsole.environments.models import Application, Environment, EnvironmentQuerySet
-from opsconsole.events.models import AuditEvent, AuditQuerySet
+from opsconsole.environments.models import Application, Environment
 from opsconsole.exceptions import Refused
-from opsconsole.work.models import WorkItem, WorkItemQuerySet
 
 EVERYBODY = frozenset(Role)
 ACTIONS: dict[str, frozenset[Role]] = {
@@ -115,46 +113,11 @@ def _lacks(user: User | AnonymousUser, action: str) -> Refused:
     )
 
 
-def environments_for(user: User, action: str) -> EnvironmentQuerySet:
-    """The shown environments in which the user may do the action."""
-    return Environment.objects.shown().filter(reach_of(user, action).among("pk", "application"))
-
-
-def applications_for(user: User, action: str) -> QuerySet[Application]:
-    """The shown applications on which the user may do the action, not just in a part of them."""
-    reach = reach_of(user, action)
-    shown = Application.objects.filter(archived_at=None)
-    return shown if reach.is_everywhere else shown.filter(pk__in=reach.applications)
-
-
 def memberships_for(user: User, action: str) -> QuerySet[Membership]:
     """The roles held at the places where the user may do the action."""
     return Membership.objects.filter(
         reach_of(user, action).among("environment", "application", "environment__application")
     )
-
-
-def visible_environments(user: User) -> EnvironmentQuerySet:
-    """Environments in which the user holds any role."""
-    return environments_for(user, "console.view")
-
-
-def visible_applications(user: User) -> QuerySet[Application]:
-    """Applications on which, or in an environment of which, the user holds any role."""
-    reach = reach_of(user, "console.view")
-    return (
-        Application.objects.filter(archived_at=None)
-        .filter(reach.among("environments", "pk"))
-        .distinct()
-    )
-
-
-def visible_events(user: User) -> AuditQuerySet:
-    """The whole trail for whoever has a role everywhere, else what belongs to their environments."""
-    events = AuditEvent.objects.all()
-    if reach_of(user, "audit.view").is_everywhere:
-        return events
-    return events.filter(environment__in=environments_for(user, "audit.view"))
 
 
 def console_admins() -> QuerySet[User]:
@@ -164,25 +127,6 @@ def console_admins() -> QuerySet[User]:
         memberships__role=Role.ADMIN,
         memberships__application=None,
         memberships__environment=None,
-    )
-
-
-def work_of(user: User, action: str) -> WorkItemQuerySet:
-    """Items of the environments where the user may do the action; all, for an admin of everything.
-
-    All means also those of the console itself, and of environments that are archived.
-    """
-    items = WorkItem.objects.all()
-    memberships = user.memberships.filter(role__in=ACTIONS[action])
-    everywhere = memberships.filter(application=None, environment=None)
-    if everywhere.filter(role=Role.ADMIN).exists():
-        return items
-    if everywhere.exists():
-        return items.filter(environment__in=Environment.objects.shown())
-    return items.filter(
-        Q(environment__application__in=memberships.values("application"))
-        | Q(environment__in=memberships.values("environment")),
-        environment__in=Environment.objects.shown(),
     )
 
 

@@ -5,8 +5,8 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.access.permissions import visible_environments
 from opsconsole.environments.models import Environment
+from opsconsole.environments.visibility import visible_environments
 
 
 class AuditFilterForm(forms.Form):

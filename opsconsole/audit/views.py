@@ -12,8 +12,9 @@ from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
-from opsconsole.access.permissions import require, visible_events
+from opsconsole.access.permissions import require
 from opsconsole.audit.forms import AuditFilterForm
+from opsconsole.audit.visibility import visible_events
 from opsconsole.events.models import AuditEvent, AuditQuerySet
 from opsconsole.web.pages import page_of
 

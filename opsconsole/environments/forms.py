@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import zoneinfo
 from typing import Any
 
 from django import forms
 from django.conf import settings
-from django.contrib.auth.forms import BaseUserCreationForm
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.access.choices import Role
-from opsconsole.access.models import Membership, User
-from opsconsole.access.permissions import applications_for, environments_for
-from opsconsole.environments import panels
 from opsconsole.environments.choices import AutoRollback
+from opsconsole.environments.engines import ENGINES
 from opsconsole.environments.models import Application, Environment
 from opsconsole.environments.secrets import is_reference
 from opsconsole.exceptions import AdapterError
-from opsconsole.health.models import HealthCheck
 from opsconsole.targets.dsn import Dsn
-from opsconsole.url import split_url
 
 # First parts of the console's own addresses; an application's pages lie under its short name.
 TAKEN_SLUGS = {"audit", "backups", "find", "health", "preferences", "replaced", "runs", "settings",
@@ -28,7 +21,7 @@ TAKEN_SLUGS = {"audit", "backups", "find", "health", "preferences", "replaced", 
 
 
 class ApplicationForm(forms.ModelForm):
-    engine = forms.ChoiceField(label=_("Migration engine"), choices=lambda: panels.ENGINES)
+    engine = forms.ChoiceField(label=_("Migration engine"), choices=lambda: ENGINES)
 
     class Meta:
         model = Application
@@ -145,78 +138,3 @@ def _checked_address(address: str) -> str:
         except AdapterError as error:
             raise forms.ValidationError(str(error)) from None
     return address
-
-
-class HealthCheckForm(forms.ModelForm):
-    class Meta:
-        model = HealthCheck
-        fields = ["name", "kind", "address", "timeout_seconds", "is_enabled"]
-
-    def __init__(self, *args: Any, environment: Environment, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.instance.environment = environment
-
-    def clean(self) -> dict[str, Any]:
-        given = super().clean() or {}
-        address = given.get("address", "")
-        if given.get("kind") == HealthCheck.Kind.HTTP:
-            try:
-                parts = split_url(address)
-            except AdapterError as error:
-                self.add_error("address", str(error))
-            else:
-                if parts.scheme not in {"http", "https"} or not parts.hostname:
-                    self.add_error("address", _("Give an http:// or https:// address."))
-        twins = HealthCheck.objects.filter(
-            environment=self.instance.environment, name=given.get("name", "")
-        ).exclude(pk=self.instance.pk)
-        if twins.exists():
-            self.add_error("name", _("This environment already has a check of that name."))
-        return given
-
-
-class PersonForm(BaseUserCreationForm):
-    """A new person, with one role everywhere."""
-
-    role = forms.ChoiceField(label=_("Role"), choices=Role.choices)
-
-    class Meta(BaseUserCreationForm.Meta):
-        model = User
-        fields = ("username", "email")
-
-
-class MembershipForm(forms.ModelForm):
-    """A role at one of the places that `actor` administers."""
-
-    class Meta:
-        model = Membership
-        fields = ["user", "role", "application", "environment"]
-
-    def __init__(self, *args: Any, actor: User, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        places: dict[str, Any] = self.fields
-        places["application"].queryset = applications_for(actor, "settings.edit")
-        places["environment"].queryset = environments_for(actor, "settings.edit")
-
-    def clean(self) -> dict[str, Any]:
-        given = super().clean() or {}
-        if given.get("application") and given.get("environment"):
-            self.add_error("environment", _("Choose an application or an environment, not both."))
-        same = Membership.objects.filter(
-            user=given.get("user"), role=given.get("role", ""),
-            application=given.get("application"), environment=given.get("environment"),
-        )  # fmt: skip
-        if same.exists():
-            raise forms.ValidationError(_("This person already has that role there."))
-        return given
-
-
-class PreferencesForm(forms.ModelForm):
-    time_zone = forms.ChoiceField(
-        label=_("Time zone"),
-        choices=lambda: [(name, name) for name in sorted(zoneinfo.available_timezones())],
-    )
-
-    class Meta:
-        model = User
-        fields = ["theme", "time_zone"]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Model
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
@@ -15,19 +13,9 @@ from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.environments.secrets import is_reference, seal
 from opsconsole.events import recording as audit
+from opsconsole.events.recording import fields_of
 from opsconsole.exceptions import Refused
-from opsconsole.health.models import HealthCheck
 from opsconsole.runs.models import Run
-
-PASSWORD_IN_URL = re.compile(r"(://[^/?#:\s]*):[^/?#\s]*@")
-
-
-def fields_of(thing: Model, names: list[str]) -> dict[str, Any]:
-    """The named fields as text, for before and after in the audit trail.
-
-    The password of an address (a health check may need one) is left out: the trail is for all.
-    """
-    return {name: PASSWORD_IN_URL.sub(r"\1:…@", str(getattr(thing, name))) for name in names}
 
 
 def save_application(
@@ -135,23 +123,3 @@ def archive_environment(*, actor: User, environment: Environment) -> None:
         Target.objects.filter(environment=environment).update(system_identifier="")
         audit.record("environment.archived", actor=actor, environment=environment,
                      about=environment)  # fmt: skip
-
-
-def save_health_check(*, actor: User, check: HealthCheck, before: dict[str, Any]) -> HealthCheck:
-    authorize(actor, "settings.edit", check.environment)
-    with transaction.atomic():
-        action = "health_check.changed" if check.pk else "health_check.added"
-        check.save()
-        after = fields_of(check, ["name", "kind", "address", "timeout_seconds", "is_enabled"])
-        audit.record(action, actor=actor, environment=check.environment, about=check,
-                     details={"before": before, "after": after})  # fmt: skip
-    return check
-
-
-def delete_health_check(*, actor: User, check: HealthCheck) -> None:
-    """Remove a check; what it answered stays."""
-    authorize(actor, "settings.edit", check.environment)
-    with transaction.atomic():
-        audit.record("health_check.removed", actor=actor, environment=check.environment,
-                     about=check)  # fmt: skip
-        check.delete()

@@ -6,8 +6,9 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
-from opsconsole.access.permissions import require, visible_environments
-from opsconsole.environments.panels import APPLICATION_PANELS
+from opsconsole.access.permissions import require
+from opsconsole.environments.visibility import visible_environments
+from opsconsole.overview.panels import APPLICATION_PANELS
 
 
 @require_GET

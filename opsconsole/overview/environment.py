@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib import messages
 from django.db.models import Prefetch, prefetch_related_objects
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
-from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET, require_POST
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
 
 from opsconsole.access.permissions import require
+from opsconsole.environments.lookup import environment_or_404
 from opsconsole.environments.models import Environment, TargetState
-from opsconsole.environments.panels import ENVIRONMENT_ACTIONS, ENVIRONMENT_PANELS
-from opsconsole.exceptions import Refused
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
-from opsconsole.runs import services as runs
+from opsconsole.overview.panels import ENVIRONMENT_ACTIONS, ENVIRONMENT_PANELS
 from opsconsole.runs.choices import RunStatus
-from opsconsole.web.pages import environment_or_404, new_key
+from opsconsole.web.pages import new_key
 
 RUNS_SHOWN = 8
 
@@ -58,14 +55,3 @@ def _health_context(environment: Environment) -> dict[str, Any]:
         "samples": HealthResult.objects.filter(environment=environment, run=None)
         .defer("answer")[:20],
     }  # fmt: skip
-
-
-@require_POST
-@require("health.check")
-def check_health(request: HttpRequest, application: str, environment: str) -> HttpResponse:
-    found = environment_or_404(request, application, environment, "health.check")
-    health.request_check(actor=request.user, environment=found)  # type: ignore[arg-type]
-    if not runs.send_short("opsconsole.sample_health", found.pk):
-        raise Refused(_("Health cannot be checked now: the broker does not answer."), status=503)
-    messages.success(request, _("Checking health now; the answers appear below."))
-    return redirect(found.get_absolute_url() + "#health")

@@ -13,17 +13,18 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET
 
 from opsconsole.access.models import User
-from opsconsole.access.permissions import require, visible_environments, work_of
+from opsconsole.access.permissions import require
 from opsconsole.environments.models import Environment, TargetState
-from opsconsole.environments.panels import ENVIRONMENT_FACTS, FINDERS, Fact, Found
+from opsconsole.environments.visibility import visible_environments
 from opsconsole.health.services import HealthDay, health_days
+from opsconsole.overview.panels import ENVIRONMENT_FACTS, FINDERS, Fact, Found
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.runs.workers import Worker
 from opsconsole.web.keys import key_from
 from opsconsole.work.models import WorkItem
 from opsconsole.work.registry import WORK
-from opsconsole.work.services import late_work
+from opsconsole.work.services import late_work, work_of
 
 MOST_LATE = 20
 

@@ -61,7 +61,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "opsconsole.access.middleware.RequestContextMiddleware",
-    "opsconsole.access.middleware.RefusedMiddleware",
+    "opsconsole.web.middleware.RefusedMiddleware",
 ]
 
 FILE_UPLOAD_HANDLERS = [

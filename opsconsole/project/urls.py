@@ -2,7 +2,15 @@ from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
 from opsconsole.access import sign_in
+from opsconsole.access.views import add_person, grant_role, let_in, preferences
 from opsconsole.audit import views as audit
+from opsconsole.environments.views import (
+    connection_test,
+    edit_application,
+    edit_environment,
+    test_connection,
+)
+from opsconsole.health.views import check_health, edit_health_check
 from opsconsole.overview import application as applications
 from opsconsole.overview import console_health as health
 from opsconsole.overview import environment as environments
@@ -21,7 +29,7 @@ urlpatterns = [
     path("health", health.console_health, name="console-health"),
     path("sign-in", sign_in.SignInView.as_view(), name="sign-in"),
     path("sign-out", LogoutView.as_view(), name="sign-out"),
-    path("preferences", settings.preferences, name="preferences"),
+    path("preferences", preferences, name="preferences"),
     path("runs", runs.run_list, name="runs"),
     path("runs/<int:run_id>", runs.run_page, name="run"),
     path("runs/<int:run_id>/status", runs.run_status, name="run-status"),
@@ -34,33 +42,33 @@ urlpatterns = [
     path("audit/<int:event_id>", audit.audit_event, name="audit-event"),
     path("audit.csv", audit.audit_csv, name="audit-csv"),
     path("settings", settings.settings_page, name="settings"),
-    path("settings/applications/add", settings.edit_application, name="application-add"),
-    path("settings/applications/<int:pk>", settings.edit_application, name="application-edit"),
+    path("settings/applications/add", edit_application, name="application-add"),
+    path("settings/applications/<int:pk>", edit_application, name="application-edit"),
     path(
         "settings/applications/<int:application_id>/environments/add",
-        settings.edit_environment,
+        edit_environment,
         name="environment-add",
     ),
     path(
         "settings/applications/<int:application_id>/environments/<int:pk>",
-        settings.edit_environment,
+        edit_environment,
         name="environment-edit",
     ),
-    path("settings/connections/<int:pk>", settings.connection_test, name="connection-test"),
-    path("settings/connections/<int:pk>/test", settings.test_connection, name="test-connection"),
+    path("settings/connections/<int:pk>", connection_test, name="connection-test"),
+    path("settings/connections/<int:pk>/test", test_connection, name="test-connection"),
     path(
         "settings/environments/<int:environment_id>/checks/add",
-        settings.edit_health_check,
+        edit_health_check,
         name="health-check-add",
     ),
     path(
         "settings/environments/<int:environment_id>/checks/<int:pk>",
-        settings.edit_health_check,
+        edit_health_check,
         name="health-check-edit",
     ),
-    path("settings/people/add", settings.add_person, name="person-add"),
-    path("settings/people/<int:pk>/let-in", settings.let_in, name="person-let-in"),
-    path("settings/roles/add", settings.grant_role, name="role-add"),
+    path("settings/people/add", add_person, name="person-add"),
+    path("settings/people/<int:pk>/let-in", let_in, name="person-let-in"),
+    path("settings/roles/add", grant_role, name="role-add"),
     path("settings/remove/<slug:thing>/<int:pk>", settings.remove, name="settings-remove"),
     path("", include("backups_app.urls")),
     path("", include("migrations_app.urls")),
@@ -77,7 +85,7 @@ urlpatterns = [
     ),
     path(
         "<slug:application>/<slug:environment>/health/check",
-        environments.check_health,
+        check_health,
         name="health-check-now",
     ),
 ]

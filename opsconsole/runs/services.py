@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import logging
 import uuid
-from datetime import timedelta
 
 from celery import current_app
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
-from django.db.models import DateTimeField, ExpressionWrapper, Value
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize, can
+from opsconsole.clock import in_seconds
 from opsconsole.environments.models import Environment
 from opsconsole.events import recording as audit
 from opsconsole.events.models import AuditEvent
@@ -32,13 +31,6 @@ from opsconsole.runs.registry import OPERATIONS
 from opsconsole.runs.transitions import is_allowed
 
 logger = logging.getLogger(__name__)
-
-
-def in_seconds(seconds: float) -> ExpressionWrapper:
-    """The database's clock plus some seconds, as an expression."""
-    return ExpressionWrapper(
-        Now() + Value(timedelta(seconds=seconds)), output_field=DateTimeField()
-    )
 
 
 def request_run(

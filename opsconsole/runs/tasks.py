@@ -2,12 +2,9 @@
 
 from celery import shared_task
 
-from opsconsole.environments.models import Environment
-from opsconsole.health.services import check_environment
 from opsconsole.runs.executor import execute_run as execute
 from opsconsole.runs.reporting import this_worker
 from opsconsole.runs.resolver import resolve_lost_run
-from opsconsole.work.worker import do_work as do
 
 
 @shared_task(name="opsconsole.execute_run", acks_late=False, max_retries=0, ignore_result=True)
@@ -18,15 +15,3 @@ def execute_run(run_id: int) -> None:
 @shared_task(name="opsconsole.resolve_lost_run")
 def resolve_lost(run_id: int) -> None:
     resolve_lost_run(run_id)
-
-
-@shared_task(name="opsconsole.do_work")
-def do_work(item_id: int) -> None:
-    do(item_id)
-
-
-@shared_task(name="opsconsole.sample_health")
-def sample_health(environment_id: int) -> None:
-    check_environment(
-        Environment.objects.select_related("target", "application").get(pk=environment_id)
-    )

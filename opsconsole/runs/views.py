@@ -10,15 +10,17 @@ from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
-from opsconsole.access.permissions import require, visible_environments
-from opsconsole.environments.panels import RUN_PANELS
+from opsconsole.access.permissions import require
+from opsconsole.environments.visibility import visible_environments
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunKind, RunStatus
+from opsconsole.runs.lookup import run_or_404
 from opsconsole.runs.models import LogChunk, Run
+from opsconsole.runs.panels import RUN_PANELS
 from opsconsole.web.keys import key_from
-from opsconsole.web.pages import new_key, page_of, run_or_404
+from opsconsole.web.pages import new_key, page_of
 
 LINES_AT_ONCE = 2000
 

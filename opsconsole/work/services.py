@@ -15,16 +15,17 @@ from typing import Any
 from celery import current_app
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
+from opsconsole.access.choices import Role
 from opsconsole.access.models import User
-from opsconsole.access.permissions import work_of
+from opsconsole.access.permissions import ACTIONS
+from opsconsole.clock import in_seconds
 from opsconsole.environments.models import Environment
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import FencedOut, Refused
-from opsconsole.runs.services import in_seconds
 from opsconsole.work.models import WorkItem, WorkItemQuerySet
 from opsconsole.work.registry import WORK
 
@@ -166,3 +167,22 @@ def try_now(*, actor: User, item: WorkItem) -> None:
 def forget_done() -> None:
     """Delete what was done long ago; what is to be done is never deleted."""
     WorkItem.objects.filter(done_at__lt=Now() - KEEP_DONE).delete()
+
+
+def work_of(user: User, action: str) -> WorkItemQuerySet:
+    """Items of the environments where the user may do the action; all, for an admin of everything.
+
+    All means also those of the console itself, and of environments that are archived.
+    """
+    items = WorkItem.objects.all()
+    memberships = user.memberships.filter(role__in=ACTIONS[action])
+    everywhere = memberships.filter(application=None, environment=None)
+    if everywhere.filter(role=Role.ADMIN).exists():
+        return items
+    if everywhere.exists():
+        return items.filter(environment__in=Environment.objects.shown())
+    return items.filter(
+        Q(environment__application__in=memberships.values("application"))
+        | Q(environment__in=memberships.values("environment")),
+        environment__in=Environment.objects.shown(),
+    )

@@ -8,8 +8,9 @@ from django.shortcuts import get_object_or_404, redirect
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from opsconsole.access.permissions import require, work_of
+from opsconsole.access.permissions import require
 from opsconsole.work import services as work
+from opsconsole.work.services import work_of
 
 
 @require_POST

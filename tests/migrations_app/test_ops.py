@@ -17,11 +17,13 @@ from opsconsole.access.models import Membership, User
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.events.models import AuditEvent
 from opsconsole.health.models import HealthCheck
+from opsconsole.health.tasks import sample_health
 from opsconsole.project import demo
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.targets import ddl_log
+from opsconsole.work.tasks import do_work
 from tests.conftest import superuser
 
 pytestmark = pytest.mark.usefixtures("transactional_db", "inline_worker")
@@ -38,7 +40,7 @@ def inline_worker(monkeypatch):
         task.name: task
         for task in (
             migrations.observe, migrations.observe_environment, migrations.check_environment_drift,
-            platform.do_work, platform.execute_run, platform.resolve_lost, platform.sample_health,
+            do_work, platform.execute_run, platform.resolve_lost, sample_health,
         )
     }  # fmt: skip
 
@@ -46,7 +48,6 @@ def inline_worker(monkeypatch):
         tasks[name].run(*args)
 
     monkeypatch.setattr(current_app, "send_task", send)
-    from opsconsole.runs.tasks import sample_health
 
     monkeypatch.setattr(
         sample_health, "apply_async", lambda args, **_options: sample_health.run(*args)

@@ -16,7 +16,6 @@ from django.db.models.functions import Now
 from django.test import override_settings
 
 from opsconsole.access.models import Membership, User
-from opsconsole.access.permissions import work_of
 from opsconsole.environments.models import Environment
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import AdapterError, FencedOut, Refused
@@ -26,6 +25,7 @@ from opsconsole.work import services as work
 from opsconsole.work.checks import check_work_keys, check_work_rows
 from opsconsole.work.models import WorkItem
 from opsconsole.work.registry import Work
+from opsconsole.work.services import work_of
 from opsconsole.work.worker import do_work
 
 pytestmark = pytest.mark.usefixtures("transactional_db")

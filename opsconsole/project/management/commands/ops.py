@@ -42,22 +42,19 @@ from migrations_app.services.migrations import (
     request_observation,
 )
 from opsconsole.access.models import User
-from opsconsole.access.permissions import (
-    authorize,
-    console_admins,
-    visible_environments,
-    visible_events,
-)
+from opsconsole.access.permissions import authorize, console_admins
+from opsconsole.audit.visibility import visible_events
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import allow_opening
+from opsconsole.environments.visibility import visible_environments
 from opsconsole.exceptions import ConsoleError, Refused
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
+from opsconsole.health.tasks import sample_health
 from opsconsole.project.demo_verbs import DONE, DemoVerbs
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import LogChunk, Run
-from opsconsole.runs.tasks import sample_health
 from opsconsole.web.keys import key_from
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130

@@ -1,4 +1,4 @@
-"""Where feature apps add their parts to the platform's pages, without being imported by it."""
+"""Where subjects and features add their parts to the overview's pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from django.utils.safestring import SafeString
 
 from opsconsole.access.models import User
 from opsconsole.environments.models import Application, Environment
-from opsconsole.runs.models import Run
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,7 @@ APPLICATION_PANELS: list[Callable[[HttpRequest, Application, list[Environment]],
 ENVIRONMENT_ACTIONS: list[Callable[[HttpRequest, Environment], SafeString]] = []
 # One fact per environment, for all of them at once: `{environment id: Fact}`.
 ENVIRONMENT_FACTS: list[Callable[[list[Environment]], dict[int, Fact]]] = []
-# HTML of a card on the run page, "" for none.
-RUN_PANELS: list[Callable[[HttpRequest, Run], SafeString]] = []
 # A rendered card on the settings page.
 SETTINGS_PANELS: list[Callable[[HttpRequest], SafeString]] = []
-# Migration engines that an application can have: value and name.
-ENGINES: list[tuple[str, str]] = []
 # Answers to a search text, for a user.
 FINDERS: list[Callable[[User, str], list[Found]]] = []

@@ -1,0 +1,61 @@
+"""Forms of people, their roles and their preferences."""
+
+from __future__ import annotations
+
+import zoneinfo
+from typing import Any
+
+from django import forms
+from django.contrib.auth.forms import BaseUserCreationForm
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.access.choices import Role
+from opsconsole.access.models import Membership, User
+from opsconsole.environments.visibility import applications_for, environments_for
+
+
+class PersonForm(BaseUserCreationForm):
+    """A new person, with one role everywhere."""
+
+    role = forms.ChoiceField(label=_("Role"), choices=Role.choices)
+
+    class Meta(BaseUserCreationForm.Meta):
+        model = User
+        fields = ("username", "email")
+
+
+class MembershipForm(forms.ModelForm):
+    """A role at one of the places that `actor` administers."""
+
+    class Meta:
+        model = Membership
+        fields = ["user", "role", "application", "environment"]
+
+    def __init__(self, *args: Any, actor: User, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        places: dict[str, Any] = self.fields
+        places["application"].queryset = applications_for(actor, "settings.edit")
+        places["environment"].queryset = environments_for(actor, "settings.edit")
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or {}
+        if given.get("application") and given.get("environment"):
+            self.add_error("environment", _("Choose an application or an environment, not both."))
+        same = Membership.objects.filter(
+            user=given.get("user"), role=given.get("role", ""),
+            application=given.get("application"), environment=given.get("environment"),
+        )  # fmt: skip
+        if same.exists():
+            raise forms.ValidationError(_("This person already has that role there."))
+        return given
+
+
+class PreferencesForm(forms.ModelForm):
+    time_zone = forms.ChoiceField(
+        label=_("Time zone"),
+        choices=lambda: [(name, name) for name in sorted(zoneinfo.available_timezones())],
+    )
+
+    class Meta:
+        model = User
+        fields = ["theme", "time_zone"]

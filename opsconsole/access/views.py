@@ -1,0 +1,77 @@
+"""People, their roles, and every person's own preferences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST
+
+from opsconsole.access import people
+from opsconsole.access.forms import MembershipForm, PersonForm, PreferencesForm
+from opsconsole.access.models import CONSOLE, User
+from opsconsole.access.permissions import (
+    authorize,
+    memberships_for,
+    require,
+    require_on_console,
+)
+from opsconsole.web.forms import _form_page
+
+
+@require_on_console("settings.edit")
+def add_person(request: HttpRequest) -> HttpResponse:
+    form = PersonForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        user = form.save(commit=False)
+        people.add_person(
+            actor=request.user, user=user, role=form.cleaned_data["role"]  # type: ignore[arg-type]
+        )  # fmt: skip
+        messages.success(request, _("%(user)s can sign in now.") % {"user": user})
+        return redirect("settings")
+    return _form_page(request, form, _("Add a person"), "settings")
+
+
+@require("settings.edit")
+def grant_role(request: HttpRequest) -> HttpResponse:
+    actor: Any = request.user
+    form = MembershipForm(request.POST or None, initial=request.GET.dict(), actor=actor)
+    if request.method == "POST" and form.is_valid():
+        people.grant_role(actor=actor, membership=form.instance)
+        messages.success(request, _("Saved."))
+        return redirect("settings")
+    return _form_page(request, form, _("Give a role"), "settings")
+
+
+@require_POST
+@require_on_console("settings.edit")
+def let_in(request: HttpRequest, pk: int) -> HttpResponse:
+    user = get_object_or_404(User, pk=pk)
+    people.let_in(actor=request.user, user=user)  # type: ignore[arg-type]
+    messages.success(request, _("%(user)s can sign in now.") % {"user": user})
+    return redirect("settings")
+
+
+def _revoke_role(request: HttpRequest, pk: int) -> None:
+    actor: Any = request.user
+    membership = get_object_or_404(memberships_for(actor, "settings.edit"), pk=pk)
+    people.revoke_role(actor=actor, membership=membership)
+
+
+def _lock_out(request: HttpRequest, pk: int) -> None:
+    authorize(request.user, "settings.edit", CONSOLE)  # type: ignore[arg-type]
+    user = get_object_or_404(User, pk=pk)
+    people.lock_out(actor=request.user, user=user)  # type: ignore[arg-type]
+
+
+def preferences(request: HttpRequest) -> HttpResponse:
+    """Every person's own look and time zone."""
+    form = PreferencesForm(request.POST or None, instance=request.user)
+    if request.method == "POST" and form.is_valid():
+        form.save()
+        messages.success(request, _("Saved."))
+        return redirect("preferences")
+    return _form_page(request, form, _("Preferences"), "home")

@@ -1,0 +1,41 @@
+"""Forms of health checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.environments.models import Environment
+from opsconsole.exceptions import AdapterError
+from opsconsole.health.models import HealthCheck
+from opsconsole.url import split_url
+
+
+class HealthCheckForm(forms.ModelForm):
+    class Meta:
+        model = HealthCheck
+        fields = ["name", "kind", "address", "timeout_seconds", "is_enabled"]
+
+    def __init__(self, *args: Any, environment: Environment, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.instance.environment = environment
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or {}
+        address = given.get("address", "")
+        if given.get("kind") == HealthCheck.Kind.HTTP:
+            try:
+                parts = split_url(address)
+            except AdapterError as error:
+                self.add_error("address", str(error))
+            else:
+                if parts.scheme not in {"http", "https"} or not parts.hostname:
+                    self.add_error("address", _("Give an http:// or https:// address."))
+        twins = HealthCheck.objects.filter(
+            environment=self.instance.environment, name=given.get("name", "")
+        ).exclude(pk=self.instance.pk)
+        if twins.exists():
+            self.add_error("name", _("This environment already has a check of that name."))
+        return given

@@ -1,0 +1,15 @@
+"""Celery tasks of health checks. Each takes an id, loads, calls one function."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from opsconsole.environments.models import Environment
+from opsconsole.health.services import check_environment
+
+
+@shared_task(name="opsconsole.sample_health")
+def sample_health(environment_id: int) -> None:
+    check_environment(
+        Environment.objects.select_related("target", "application").get(pk=environment_id)
+    )

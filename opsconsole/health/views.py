@@ -1,0 +1,61 @@
+"""Health in the browser: ask now, and the checks of an environment."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST
+
+from opsconsole.access.permissions import (
+    require,
+)
+from opsconsole.environments.lookup import (
+    environment_by_key_or_404,
+    environment_or_404,
+)
+from opsconsole.environments.visibility import (
+    visible_environments,
+)
+from opsconsole.exceptions import Refused
+from opsconsole.health import services as health
+from opsconsole.health.checks import delete_health_check, save_health_check
+from opsconsole.health.forms import HealthCheckForm
+from opsconsole.health.models import HealthCheck
+from opsconsole.runs import services as runs
+from opsconsole.web.forms import _form_page, _values
+
+
+@require_POST
+@require("health.check")
+def check_health(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+    found = environment_or_404(request, application, environment, "health.check")
+    health.request_check(actor=request.user, environment=found)  # type: ignore[arg-type]
+    if not runs.send_short("opsconsole.sample_health", found.pk):
+        raise Refused(_("Health cannot be checked now: the broker does not answer."), status=503)
+    messages.success(request, _("Checking health now; the answers appear below."))
+    return redirect(found.get_absolute_url() + "#health")
+
+
+@require("settings.edit")
+def edit_health_check(
+    request: HttpRequest, environment_id: int, pk: int | None = None
+) -> HttpResponse:
+    environment = environment_by_key_or_404(request, environment_id, "settings.edit")
+    check = get_object_or_404(HealthCheck, pk=pk, environment=environment) if pk else HealthCheck()
+    form = HealthCheckForm(request.POST or None, instance=check, environment=environment)
+    if request.method == "POST" and form.is_valid():
+        save_health_check(
+            actor=request.user, check=form.instance, before=_values(form)  # type: ignore[arg-type]
+        )  # fmt: skip
+        messages.success(request, _("Saved."))
+        return redirect("settings")
+    title = _("Edit health check") if pk else _("Add a health check")
+    return _form_page(request, form, title, "settings")
+
+
+def _delete_health_check(request: HttpRequest, pk: int) -> None:
+    visible = visible_environments(request.user)  # type: ignore[arg-type]
+    check = get_object_or_404(HealthCheck, pk=pk, environment__in=visible)
+    delete_health_check(actor=request.user, check=check)  # type: ignore[arg-type]

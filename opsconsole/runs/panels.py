@@ -1,0 +1,13 @@
+"""Where features add their parts to the page of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+
+from opsconsole.runs.models import Run
+
+# HTML of a card on the run page, "" for none.
+RUN_PANELS: list[Callable[[HttpRequest, Run], SafeString]] = []

@@ -1,0 +1,36 @@
+"""Refusals as pages, never as tracebacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.translation import gettext as _
+
+from opsconsole.exceptions import Refused
+
+
+class RefusedMiddleware:
+    """Answers Refused with its status and a page that says what to do."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_view(
+        self, request: HttpRequest, _view: object, _args: object, _kwargs: object
+    ) -> HttpResponse | None:
+        """PostgreSQL's text holds no NUL: refuse it here, for every form and address at once."""
+        values = [v for data in (request.GET, request.POST) for _, vs in data.lists() for v in vs]
+        if any("\x00" in value for value in values):
+            message = _("Text with a NUL character cannot be stored.")
+            return render(request, "refused.html", {"message": message}, status=400)
+        return None
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        if not isinstance(error, Refused):
+            return None
+        return render(request, "refused.html", {"message": str(error)}, status=error.status)
