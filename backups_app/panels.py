@@ -12,8 +12,9 @@ from django.utils.translation import gettext as _
 from backups_app.alarms import alarms_of
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
 from backups_app.parameters import OfBackup
-from opsconsole.access.models import CONSOLE, User
+from opsconsole.access.models import User
 from opsconsole.access.permissions import can
+from opsconsole.access.places import CONSOLE
 from opsconsole.environments.models import Environment
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.overview.panels import (

@@ -8,8 +8,9 @@ from django.utils import timezone
 
 from backups_app.models import Backup
 from backups_app.models.backup import CopyState
-from opsconsole.access.models import CONSOLE, User
+from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
+from opsconsole.access.places import CONSOLE
 from opsconsole.environments import secrets
 from opsconsole.environments.models import Environment
 from opsconsole.events import recording as audit

@@ -17,8 +17,9 @@ from migrations_app.reading.matrix import read_board
 from migrations_app.services import doctor
 from migrations_app.services.drift import sql_of
 from migrations_app.views.migrations import as_shown
-from opsconsole.access.models import CONSOLE, User
+from opsconsole.access.models import User
 from opsconsole.access.permissions import can
+from opsconsole.access.places import CONSOLE
 from opsconsole.environments import engines
 from opsconsole.environments.models import Application, Environment
 from opsconsole.environments.visibility import applications_for, visible_environments

@@ -7,4 +7,9 @@ class OpsConsoleConfig(AppConfig):
     verbose_name = "Ops Console"
 
     def ready(self) -> None:
-        from opsconsole.runs import reporting as signals  # noqa: F401  (they connect themselves)
+        from opsconsole.environments.holders import HOLDERS
+        from opsconsole.runs import reporting  # noqa: F401  (it connects itself)
+        from opsconsole.runs.models import holder_of
+        from opsconsole.work import checks  # noqa: F401  (they register themselves)
+
+        HOLDERS.append(holder_of)

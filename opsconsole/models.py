@@ -1,6 +1,6 @@
 """The platform's tables."""
 
-from opsconsole.access.models import CONSOLE, Console, Membership, Place, User
+from opsconsole.access.models import Membership, User
 from opsconsole.environments.models import Application, Environment, Target, TargetState
 from opsconsole.events.models import AuditEvent
 from opsconsole.health.models import HealthCheck, HealthResult, HealthRollup
@@ -9,17 +9,14 @@ from opsconsole.runs.workers import Worker
 from opsconsole.work.models import WorkItem
 
 __all__ = [
-    "CONSOLE",
     "Application",
     "AuditEvent",
-    "Console",
     "Environment",
     "HealthCheck",
     "HealthResult",
     "HealthRollup",
     "LogChunk",
     "Membership",
-    "Place",
     "Plan",
     "Run",
     "Step",

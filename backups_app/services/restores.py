@@ -21,6 +21,7 @@ from opsconsole.runs.models import Run
 from opsconsole.targets.server import NAME_BYTES
 from opsconsole.work import services as work
 from opsconsole.work.registry import work_key
+from opsconsole.work.sending import send_short
 
 RESERVED = {"postgres", "template0", "template1"}
 DROP = work_key("backups_app.drop_replaced")
@@ -103,7 +104,7 @@ def request_check(*, actor: User, backup: Backup, environment: Environment) -> R
     authorize(actor, "restore.start", environment)
     check = RestoreCheck.objects.create(backup=backup, environment=environment)
     audit.record("restore.checked", actor=actor, environment=environment, about=backup)
-    if not runs.send_short("backups_app.check_restore", check.pk):
+    if not send_short("backups_app.check_restore", check.pk):
         raise Refused(_("No worker can be asked now: the broker does not answer."), status=503)
     return check
 

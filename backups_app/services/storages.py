@@ -11,13 +11,14 @@ from django.utils.translation import gettext as _
 
 from backups_app.models import BackupPolicy, Storage
 from backups_app.runs import copies
-from opsconsole.access.models import CONSOLE, User
+from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
+from opsconsole.access.places import CONSOLE
 from opsconsole.environments.secrets import seal
 from opsconsole.events import recording as audit
 from opsconsole.events.recording import fields_of
 from opsconsole.exceptions import AdapterError, Refused
-from opsconsole.runs import services as runs
+from opsconsole.work.sending import send_short
 
 FIELDS = ["name", "url", "access_key"]
 
@@ -45,7 +46,7 @@ def request_test(*, actor: User, storage: Storage) -> None:
     """Have a worker write, read back and delete. Raises Refused (503) when none can be asked."""
     authorize(actor, "settings.edit", CONSOLE)
     audit.record("storage.tested", actor=actor, about=storage)
-    if not runs.send_short("backups_app.test_storage", storage.pk):
+    if not send_short("backups_app.test_storage", storage.pk):
         raise Refused(_("No worker can be asked now: the broker does not answer."), status=503)
 
 

@@ -13,7 +13,7 @@ from opsconsole.environments.models import Application
 from opsconsole.environments.secrets import seal
 from opsconsole.events import recording as audit
 from opsconsole.events.recording import fields_of
-from opsconsole.runs import services as runs
+from opsconsole.work.sending import send_short
 
 FIELDS = ["url", "ref", "folder", "refs"]
 
@@ -57,4 +57,4 @@ def remove_repository(*, actor: User, repository: Repository) -> None:
 
 def _read_anew(application: Application) -> None:
     for environment in application.environments.filter(archived_at=None):
-        runs.send_short("migrations_app.observe_environment", environment.pk)
+        send_short("migrations_app.observe_environment", environment.pk)

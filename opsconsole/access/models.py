@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias, Union
-
 from django.contrib.auth.models import AbstractUser
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.access.choices import Role
-
-if TYPE_CHECKING:
-    from opsconsole.environments.models import Application, Environment
-
-
-class Console(Enum):
-    """The console as a place: what belongs to no application, such as people and storages."""
-
-    ITSELF = "console"
-
-
-CONSOLE = Console.ITSELF
-# Where a right is held or asked for; each contains the ones after it.
-Place: TypeAlias = Union[Console, "Application", "Environment"]
+from opsconsole.access.places import CONSOLE, Place
 
 
 class User(AbstractUser):

@@ -13,8 +13,9 @@ from django.db import connection, transaction
 from django.utils.translation import gettext as _
 
 from opsconsole.access.choices import Role
-from opsconsole.access.models import CONSOLE, Membership, Place, User
+from opsconsole.access.models import Membership, User
 from opsconsole.access.permissions import authorize, console_admins
+from opsconsole.access.places import CONSOLE, Place
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused
 

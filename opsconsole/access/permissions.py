@@ -13,8 +13,8 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
 from opsconsole.access.choices import Role
-from opsconsole.access.models import CONSOLE, Membership, Place, User
-from opsconsole.environments.models import Application, Environment
+from opsconsole.access.models import Membership, User
+from opsconsole.access.places import CONSOLE, Place
 from opsconsole.exceptions import Refused
 
 EVERYBODY = frozenset(Role)
@@ -56,11 +56,12 @@ class Reach:
 
     def covers(self, place: Place) -> bool:
         """Whether the place is one of these or lies in one. What is not saved yet is not."""
-        if self.is_everywhere:
-            return True
-        if isinstance(place, Environment):
-            return place.application_id in self.applications or place.pk in self.environments
-        return isinstance(place, Application) and place.pk in self.applications
+        spot = place.spot
+        return (
+            self.is_everywhere
+            or spot.application_id in self.applications
+            or spot.environment_id in self.environments
+        )
 
     def among(self, environment: str, *applications: str) -> Q:
         """As a condition on the paths that lead to an environment's and to an application's id."""

@@ -12,14 +12,15 @@ from django.views.decorators.http import require_POST
 
 from opsconsole.access import people
 from opsconsole.access.forms import MembershipForm, PersonForm, PreferencesForm
-from opsconsole.access.models import CONSOLE, User
+from opsconsole.access.models import User
 from opsconsole.access.permissions import (
     authorize,
     memberships_for,
     require,
     require_on_console,
 )
-from opsconsole.web.forms import _form_page
+from opsconsole.access.places import CONSOLE
+from opsconsole.web.forms import form_page
 
 
 @require_on_console("settings.edit")
@@ -32,7 +33,7 @@ def add_person(request: HttpRequest) -> HttpResponse:
         )  # fmt: skip
         messages.success(request, _("%(user)s can sign in now.") % {"user": user})
         return redirect("settings")
-    return _form_page(request, form, _("Add a person"), "settings")
+    return form_page(request, form, _("Add a person"), "settings")
 
 
 @require("settings.edit")
@@ -43,7 +44,7 @@ def grant_role(request: HttpRequest) -> HttpResponse:
         people.grant_role(actor=actor, membership=form.instance)
         messages.success(request, _("Saved."))
         return redirect("settings")
-    return _form_page(request, form, _("Give a role"), "settings")
+    return form_page(request, form, _("Give a role"), "settings")
 
 
 @require_POST
@@ -74,4 +75,4 @@ def preferences(request: HttpRequest) -> HttpResponse:
         form.save()
         messages.success(request, _("Saved."))
         return redirect("preferences")
-    return _form_page(request, form, _("Preferences"), "home")
+    return form_page(request, form, _("Preferences"), "home")

@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole.access.places import Spot
 from opsconsole.environments.choices import AutoRollback
 
 
@@ -27,6 +28,10 @@ class Application(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def spot(self) -> Spot:
+        return Spot(self.pk)
 
     def get_absolute_url(self) -> str:
         return reverse("application", args=[self.slug])
@@ -114,6 +119,10 @@ class Environment(models.Model):
 
     def __str__(self) -> str:
         return f"{self.application.name} {self.name.lower()}"
+
+    @property
+    def spot(self) -> Spot:
+        return Spot(self.application_id, self.pk)
 
     @property
     def path(self) -> str:

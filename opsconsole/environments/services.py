@@ -8,14 +8,15 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
-from opsconsole.access.models import CONSOLE, User
+from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
+from opsconsole.access.places import CONSOLE
+from opsconsole.environments.holders import require_idle
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.environments.secrets import is_reference, seal
 from opsconsole.events import recording as audit
 from opsconsole.events.recording import fields_of
 from opsconsole.exceptions import Refused
-from opsconsole.runs.models import Run
 
 
 def save_application(
@@ -36,7 +37,7 @@ def archive_application(*, actor: User, application: Application) -> None:
     """Hide an application; its runs and its audit trail stay. Refused while a run holds it."""
     authorize(actor, "settings.edit", application)
     for environment in application.environments.select_related("target"):
-        _require_idle(environment)
+        require_idle(environment)
     with transaction.atomic():
         Application.objects.filter(pk=application.pk).update(archived_at=Now())
         audit.record("application.archived", actor=actor, about=application)
@@ -62,11 +63,11 @@ def save_environment(
         environment.save()
         if address:
             if not is_new:
-                _require_idle(environment)
+                require_idle(environment)
             _set_address(environment, address)
         if scratch_address is not None:
             if not is_new:
-                _require_idle(environment)
+                require_idle(environment)
             Target.objects.filter(environment=environment).update(
                 scratch_dsn_encrypted=seal(scratch_address) if scratch_address else ""
             )
@@ -107,16 +108,9 @@ def require_typed_name(environment: Environment, typed_name: str) -> None:
         )  # fmt: skip
 
 
-def _require_idle(environment: Environment) -> None:
-    holder = Run.objects.holding(environment.target.pk).first()
-    if holder:
-        raise Refused(_("%(run)s holds %(where)s: wait for its end.")
-                      % {"run": holder, "where": environment})  # fmt: skip
-
-
 def archive_environment(*, actor: User, environment: Environment) -> None:
     authorize(actor, "settings.edit", environment)
-    _require_idle(environment)
+    require_idle(environment)
     with transaction.atomic():
         Environment.objects.filter(pk=environment.pk).update(archived_at=Now())
         # Frees the database for another environment.

@@ -8,19 +8,19 @@ from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
-from opsconsole.access.models import CONSOLE
 from opsconsole.access.permissions import (
     authorize,
     require,
 )
+from opsconsole.access.places import CONSOLE
 from opsconsole.environments import services as environments
 from opsconsole.environments.forms import ApplicationForm, EnvironmentForm
 from opsconsole.environments.lookup import application_or_404, environment_by_key_or_404
 from opsconsole.environments.models import Application, Environment
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused
-from opsconsole.runs import services as runs
-from opsconsole.web.forms import _form_page, _values
+from opsconsole.web.forms import form_page, values_before
+from opsconsole.work.sending import send_short
 
 
 @require("settings.edit")
@@ -31,12 +31,12 @@ def edit_application(request: HttpRequest, pk: int | None = None) -> HttpRespons
     form = ApplicationForm(request.POST or None, instance=application)
     if request.method == "POST" and form.is_valid():
         environments.save_application(
-            actor=request.user, application=form.instance, before=_values(form)  # type: ignore[arg-type]
+            actor=request.user, application=form.instance, before=values_before(form)  # type: ignore[arg-type]
         )  # fmt: skip
         messages.success(request, _("Saved."))
         return redirect("settings")
     title = _("Edit application") if pk else _("Add an application")
-    return _form_page(request, form, title, "settings")
+    return form_page(request, form, title, "settings")
 
 
 @require("settings.edit")
@@ -56,15 +56,15 @@ def edit_environment(
         saved = environments.save_environment(
             actor=request.user,  # type: ignore[arg-type]
             environment=form.instance,
-            before=_values(form),
+            before=values_before(form),
             address=form.cleaned_data["address"],
             scratch_address=form.new_scratch_address,
         )
-        runs.send_short("migrations_app.observe_environment", saved.pk)
+        send_short("migrations_app.observe_environment", saved.pk)
         messages.success(request, _("Saved. A worker is testing the connection now."))
         return redirect("connection-test", saved.pk)
     title = _("Edit environment") if pk else _("Add an environment")
-    return _form_page(request, form, title, "settings")
+    return form_page(request, form, title, "settings")
 
 
 @require_GET
@@ -86,7 +86,7 @@ def connection_test(request: HttpRequest, pk: int) -> HttpResponse:
 def test_connection(request: HttpRequest, pk: int) -> HttpResponse:
     environment = environment_by_key_or_404(request, pk, "settings.edit")
     audit.record("target.tested", actor=request.user, environment=environment)  # type: ignore[arg-type]
-    if not runs.send_short("migrations_app.observe_environment", pk):
+    if not send_short("migrations_app.observe_environment", pk):
         raise Refused(_("No worker can be asked now: the broker does not answer."), status=503)
     return redirect("connection-test", pk)
 

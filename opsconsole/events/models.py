@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
-if TYPE_CHECKING:
-    from opsconsole.environments.models import Environment
-
 
 class AuditQuerySet(models.QuerySet["AuditEvent"]):
     def matching(
         self, *, who: str = "", what: str = "", since: object = None, until: object = None,
-        environment: Environment | None = None,
+        environment: models.Model | None = None,
     ) -> AuditQuerySet:  # fmt: skip
         """Filter by part of the actor's label or of the action, by time, by environment."""
         events = self.select_related("environment__application", "run")

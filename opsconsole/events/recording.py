@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
+from django.contrib.auth.base_user import AbstractBaseUser
 from django.db import DatabaseError, models
-from django.db.models import Model
 from django.utils.translation import gettext as _
 
 import opsconsole
-from opsconsole.access.models import User
-from opsconsole.environments.models import Environment
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
-from opsconsole.runs.models import Run
 
 
 @dataclass(frozen=True)
@@ -28,15 +25,23 @@ class Origin:
     request_id: str = ""
 
 
+class OfAnEnvironment(Protocol):
+    """A run, as far as its event needs to know it: the platform's runs rest on events."""
+
+    pk: Any
+    environment_id: int
+    _meta: ClassVar[Any]
+
+
 origin: ContextVar[Origin] = ContextVar("origin", default=Origin())  # noqa: B039
 
 
 def record(
     action: str,
     *,
-    actor: User | None,
-    environment: Environment | None = None,
-    run: Run | None = None,
+    actor: AbstractBaseUser | None,
+    environment: models.Model | None = None,
+    run: OfAnEnvironment | None = None,
     about: models.Model | None = None,
     outcome: str = AuditEvent.Outcome.OK,
     reason: str = "",
@@ -53,14 +58,14 @@ def record(
         return AuditEvent.objects.create(
             action=action,
             outcome=outcome,
-            actor=actor,
+            actor_id=actor.pk if actor else None,
             actor_label=actor.get_username() if actor else "console",
             actor_kind="user" if actor else "system",
             ip=where.ip,
             user_agent=where.user_agent,
             request_id=where.request_id,
-            environment=environment or (run.environment if run else None),
-            run=run,
+            environment_id=environment.pk if environment else run.environment_id if run else None,
+            run_id=run.pk if run else None,
             object_type=str(subject._meta.model_name) if subject else "",
             object_id=str(subject.pk) if subject else "",
             object_label=str(subject)[:200] if subject else "",
@@ -79,7 +84,7 @@ def record(
 PASSWORD_IN_URL = re.compile(r"(://[^/?#:\s]*):[^/?#\s]*@")
 
 
-def fields_of(thing: Model, names: list[str]) -> dict[str, Any]:
+def fields_of(thing: models.Model, names: list[str]) -> dict[str, Any]:
     """The named fields as text, for before and after in the audit trail.
 
     The password of an address (a health check may need one) is left out: the trail is for all.

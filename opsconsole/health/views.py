@@ -23,8 +23,8 @@ from opsconsole.health import services as health
 from opsconsole.health.checks import delete_health_check, save_health_check
 from opsconsole.health.forms import HealthCheckForm
 from opsconsole.health.models import HealthCheck
-from opsconsole.runs import services as runs
-from opsconsole.web.forms import _form_page, _values
+from opsconsole.web.forms import form_page, values_before
+from opsconsole.work.sending import send_short
 
 
 @require_POST
@@ -32,7 +32,7 @@ from opsconsole.web.forms import _form_page, _values
 def check_health(request: HttpRequest, application: str, environment: str) -> HttpResponse:
     found = environment_or_404(request, application, environment, "health.check")
     health.request_check(actor=request.user, environment=found)  # type: ignore[arg-type]
-    if not runs.send_short("opsconsole.sample_health", found.pk):
+    if not send_short("opsconsole.sample_health", found.pk):
         raise Refused(_("Health cannot be checked now: the broker does not answer."), status=503)
     messages.success(request, _("Checking health now; the answers appear below."))
     return redirect(found.get_absolute_url() + "#health")
@@ -47,12 +47,12 @@ def edit_health_check(
     form = HealthCheckForm(request.POST or None, instance=check, environment=environment)
     if request.method == "POST" and form.is_valid():
         save_health_check(
-            actor=request.user, check=form.instance, before=_values(form)  # type: ignore[arg-type]
+            actor=request.user, check=form.instance, before=values_before(form)  # type: ignore[arg-type]
         )  # fmt: skip
         messages.success(request, _("Saved."))
         return redirect("settings")
     title = _("Edit health check") if pk else _("Add a health check")
-    return _form_page(request, form, title, "settings")
+    return form_page(request, form, title, "settings")
 
 
 def _delete_health_check(request: HttpRequest, pk: int) -> None:

@@ -12,12 +12,13 @@ from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
-from opsconsole.access.models import CONSOLE, User
+from opsconsole.access.models import User
 from opsconsole.access.permissions import (
     can,
     memberships_for,
     require,
 )
+from opsconsole.access.places import CONSOLE
 from opsconsole.access.views import _lock_out, _revoke_role
 from opsconsole.environments.models import Application
 from opsconsole.environments.views import _archive_application, _archive_environment

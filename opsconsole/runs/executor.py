@@ -30,6 +30,7 @@ from opsconsole.runs.step import RunContext, Step
 from opsconsole.targets import server
 from opsconsole.targets.availability import AvailabilitySampler
 from opsconsole.targets.server import TargetLock
+from opsconsole.work.sending import send_short
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def _execute(run: Run) -> None:
 def tell_state_changed(run: Run) -> None:
     """Have the pages' picture of the environment read anew, now rather than in a minute."""
     for periodic in PERIODIC:
-        runs.send_short(periodic.task, run.environment_id)
+        send_short(periodic.task, run.environment_id)
 
 
 def _with_lock(context: RunContext, operation: Operation) -> tuple[RunStatus, str]:

@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _g
 
+from opsconsole.environments.models import Environment
 from opsconsole.runs.choices import RunKind, RunStatus, StepStatus
 from opsconsole.runs.registry import OPERATIONS
 
@@ -213,3 +214,9 @@ class LogChunk(models.Model):
 
     def __str__(self) -> str:
         return f"lines {self.first_seq} to {self.last_seq} of run {self.run_id}"
+
+
+def holder_of(environment: Environment) -> str:
+    """The run that keeps others from changing the environment's database, "" for none."""
+    holder = Run.objects.holding(environment.target.pk).first()
+    return str(holder) if holder else ""

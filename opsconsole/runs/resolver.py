@@ -14,6 +14,7 @@ from opsconsole.runs.documents import Unreadable
 from opsconsole.runs.models import Run
 from opsconsole.runs.operation import LostRun, Resolution
 from opsconsole.runs.registry import OPERATIONS, PERIODIC, STATE_READERS
+from opsconsole.work.sending import send_short
 
 logger = logging.getLogger(__name__)
 LOCK_SPACE = 0x0B5
@@ -47,7 +48,7 @@ def _resolve(run: Run) -> None:
             read_state(run)
     runs.finish_run(run, resolution.status, resolution.summary)
     for periodic in PERIODIC:
-        runs.send_short(periodic.task, run.environment_id)
+        send_short(periodic.task, run.environment_id)
 
 
 def _resolution_of(run: Run) -> Resolution:

@@ -165,18 +165,6 @@ def dispatch(run_id: int) -> None:
     Run.objects.filter(pk=run_id).update(sent_at=Now())
 
 
-def send_short(task: str, object_id: int, expires: float | None = None) -> bool:
-    """Send short work; False when the broker is away. The scheduler sends it again anyway."""
-    try:
-        current_app.send_task(
-            task, args=[object_id], queue=settings.SHORT_QUEUE, retry=False, expires=expires
-        )
-    except Exception as error:  # kombu raises the transport's own errors
-        logger.warning("%s not sent: %s", task, type(error).__name__)
-        return False
-    return True
-
-
 def claim_run(run_id: int, worker_name: str) -> Run | None:
     """Claim a queued run for this worker, in one transaction without network.
 

@@ -18,9 +18,9 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PostgresLexer
 
-from opsconsole.access.models import Console, Place
 from opsconsole.access.permissions import can as user_can
 from opsconsole.access.permissions import can_somewhere as user_can_somewhere
+from opsconsole.access.places import CONSOLE, Place
 from opsconsole.choices import look_of
 
 register = template.Library()
@@ -165,7 +165,7 @@ def diff_tone(line: str) -> str:
 @register.simple_tag(takes_context=True)
 def can(context: template.Context, action: str, place: Place | str) -> bool:
     """`{% can "run.start" environment as may_start %}`; the place "console" is the console."""
-    where = Console(place) if isinstance(place, str) else place
+    where = CONSOLE if isinstance(place, str) else place
     return user_can(context["request"].user, action, where)
 
 

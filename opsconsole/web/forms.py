@@ -11,7 +11,7 @@ from django.shortcuts import render
 from opsconsole.events.recording import fields_of
 
 
-def _form_page(
+def form_page(
     request: HttpRequest, form: Any, title: str, back: str, **context: Any
 ) -> HttpResponse:
     """A form on a page of its own; a refused one comes back with what was typed, as 422."""
@@ -24,7 +24,7 @@ def _form_page(
     )
 
 
-def _values(form: ModelForm) -> dict[str, Any]:
+def values_before(form: ModelForm) -> dict[str, Any]:
     """What the record held before the form changed it."""
     if form.instance.pk is None:
         return {}

@@ -15,13 +15,13 @@ from typing import Any
 from celery import current_app
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F, Q
+from django.db.models import F
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
-from opsconsole.access.choices import Role
 from opsconsole.access.models import User
-from opsconsole.access.permissions import ACTIONS
+from opsconsole.access.permissions import can, reach_of
+from opsconsole.access.places import CONSOLE
 from opsconsole.clock import in_seconds
 from opsconsole.environments.models import Environment
 from opsconsole.events import recording as audit
@@ -174,15 +174,11 @@ def work_of(user: User, action: str) -> WorkItemQuerySet:
 
     All means also those of the console itself, and of environments that are archived.
     """
-    items = WorkItem.objects.all()
-    memberships = user.memberships.filter(role__in=ACTIONS[action])
-    everywhere = memberships.filter(application=None, environment=None)
-    if everywhere.filter(role=Role.ADMIN).exists():
-        return items
-    if everywhere.exists():
-        return items.filter(environment__in=Environment.objects.shown())
-    return items.filter(
-        Q(environment__application__in=memberships.values("application"))
-        | Q(environment__in=memberships.values("environment")),
-        environment__in=Environment.objects.shown(),
+    if can(user, "settings.edit", CONSOLE):
+        return WorkItem.objects.all()
+    return WorkItem.objects.filter(
+        reach_of(user, action).among("environment", "environment__application"),
+        environment__archived_at=None,
+        environment__application__archived_at=None,
+        environment__isnull=False,
     )

@@ -25,6 +25,7 @@ from opsconsole.runs.gates import Closed, Gate, Waiting
 from opsconsole.runs.models import Plan, Run
 from opsconsole.runs.registry import OPERATIONS
 from opsconsole.runs.transitions import ALLOWED, is_allowed
+from opsconsole.work.sending import send_short
 
 # Changes the target, and asks for nothing before.
 MIGRATE = EndSessionParameters(pid=1, user="shop", since=None)
@@ -324,7 +325,7 @@ def test_broker_that_is_down_leaves_the_run_to_the_sweeper(environment, operator
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(current_app, "send_task", lambda *_a, **_k: 1 / 0)
         runs.dispatch(run.pk)
-        assert runs.send_short("x", 1) is False
+        assert send_short("x", 1) is False
     run.refresh_from_db()
     assert (run.status, run.sent_at) == (RunStatus.QUEUED, None)
 

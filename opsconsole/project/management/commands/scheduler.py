@@ -17,6 +17,7 @@ from opsconsole.health import services as health
 from opsconsole.runs import services as runs
 from opsconsole.runs.registry import PERIODIC
 from opsconsole.work import services as work
+from opsconsole.work.sending import send_short
 
 logger = logging.getLogger("opsconsole.scheduler")
 LEADER_LOCK = 0x0B5C0
@@ -70,4 +71,4 @@ class Command(BaseCommand):
             return
         self._due[(task, object_id)] = now + seconds
         # Expires: a queue that was away must not answer with a flood.
-        runs.send_short(task, object_id, expires=max(seconds, 5))
+        send_short(task, object_id, expires=max(seconds, 5))
