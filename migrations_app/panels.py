@@ -16,7 +16,7 @@ from migrations_app.reading.drift import comparisons_of, drifts_of
 from migrations_app.reading.matrix import read_board
 from migrations_app.services import doctor
 from migrations_app.services.drift import sql_of
-from migrations_app.views.migrations import as_shown
+from migrations_app.services.findings import as_shown
 from opsconsole.access.models import User
 from opsconsole.access.permissions import can
 from opsconsole.access.places import CONSOLE

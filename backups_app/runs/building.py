@@ -9,10 +9,10 @@ from typing import Any
 import psycopg
 from django.conf import settings
 
+from backups_app import copies
 from backups_app.archives.dump import ToolSession
 from backups_app.archives.restore import Restoration, entries_of, restore_archive
 from backups_app.models import Backup, BackupPolicy
-from backups_app.runs import copies
 from opsconsole.environments import secrets
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runs.step import Estimate, RunContext

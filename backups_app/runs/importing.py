@@ -9,12 +9,13 @@ from typing import Any
 
 from django.utils import timezone
 
+from backups_app import copies
 from backups_app.archives.archive import HashingReader, Written, write_archive
 from backups_app.archives.foreign import ForeignArchive, Listing, read_listing, unpack_foreign
 from backups_app.choices import BackupReason
 from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.parameters import ImportParameters
-from backups_app.runs import building, copies
+from backups_app.runs import building
 from backups_app.runs.results import WithBackup
 from backups_app.runs.taking import form_of, keep_archive
 from backups_app.services import consent

@@ -9,6 +9,7 @@ import psycopg
 from django.utils.translation import gettext as _
 from typing_extensions import TypeVar
 
+from backups_app import copies
 from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models import ReplacedDatabase
 from backups_app.models.backup import CopyState
@@ -21,7 +22,7 @@ from backups_app.parameters import (
     RestoreParameters,
     UndoParameters,
 )
-from backups_app.runs import building, copies, importing, pruning, steps, swapping
+from backups_app.runs import building, importing, pruning, steps, swapping
 from backups_app.runs.results import (
     PruneResult,
     RestoreAsResult,

@@ -7,12 +7,13 @@ import time
 import psycopg
 from django.utils import timezone
 
+from backups_app import copies
 from backups_app.archives.restore import Restoration, decode_archive
 from backups_app.choices import ProofLevel
 from backups_app.exceptions import ArchiveCorrupt, ObjectMissing
 from backups_app.models import Backup, BackupCopy, BackupPolicy
 from backups_app.models.backup import CopyState
-from backups_app.runs import building, copies
+from backups_app.runs import building
 from opsconsole.exceptions import StepFailed
 from opsconsole.runs.step import RunContext
 from opsconsole.targets import content

@@ -10,10 +10,10 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from backups_app import copies
 from backups_app.models import Backup, BackupCopy, BackupPolicy
 from backups_app.models.backup import CopyState
 from backups_app.parameters import PruneParameters
-from backups_app.runs import copies
 from backups_app.runs.results import PruneResult
 from backups_app.services.policies import decide_for
 from opsconsole.environments.models import Environment

@@ -13,12 +13,13 @@ from typing import Any
 
 import psycopg
 
+from backups_app import copies
 from backups_app.archives.archive import StoredForm, Written, write_archive
 from backups_app.archives.dump import ToolSession, dump_folder, dump_globals, dump_stream
 from backups_app.archives.encryption import encrypt, parse_recipients, public_key
 from backups_app.choices import BackupReason
 from backups_app.models import Backup, BackupCopy, BackupPolicy, Storage
-from backups_app.runs import building, copies
+from backups_app.runs import building
 from backups_app.runs.results import WithBackup
 from backups_app.stores.kinds import Store
 from opsconsole.environments import secrets

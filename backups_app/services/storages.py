@@ -9,8 +9,8 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
+from backups_app import copies
 from backups_app.models import BackupPolicy, Storage
-from backups_app.runs import copies
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.access.places import CONSOLE

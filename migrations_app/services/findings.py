@@ -10,7 +10,7 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 
 from migrations_app.assess.lint import RULES, Level
-from migrations_app.models import LintLevel, Waiver
+from migrations_app.models import LintLevel, ScriptText, Waiver
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Application, Environment
@@ -157,3 +157,18 @@ def set_levels(*, actor: User, application: Application, levels: dict[str, str])
             "lint.levels_set", actor=actor, about=application,
             details={"before": {rule: before[rule] for rule in changed}, "after": changed},
         )  # fmt: skip
+
+
+def as_shown(environment: Environment, migrations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each migration of a state with its text and judged findings: three queries for all."""
+    texts = ScriptText.objects.in_bulk([m["checksum"] for m in migrations])
+    judged = judge(environment.application, migrations)
+    return [
+        m
+        | {
+            "sql": texts[m["checksum"]].sql if m["checksum"] in texts else "",
+            "findings": judged.get(m["name"], []),
+            "open_findings": [f for f in judged.get(m["name"], []) if not f.waiver],
+        }
+        for m in migrations
+    ]

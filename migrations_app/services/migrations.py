@@ -9,15 +9,15 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from migrations_app.parameters import Answer, MigrateParameters
-from migrations_app.reading.observation import plan_changes, plan_for
-from migrations_app.runs.gates import (
+from migrations_app.gates import (
     ChecklistAnswered,
     FindingsAnswered,
     HistoryHealthy,
     PlanCurrent,
     SomethingPending,
 )
+from migrations_app.parameters import Answer, MigrateParameters
+from migrations_app.reading.observation import plan_changes, plan_for
 from migrations_app.services.findings import stopping
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize

@@ -16,8 +16,9 @@ from django.views.decorators.http import require_GET, require_POST
 from migrations_app.models import ScriptText
 from migrations_app.parameters import MigrateParameters
 from migrations_app.reading.matrix import read_board
-from migrations_app.services import doctor, findings
+from migrations_app.services import doctor
 from migrations_app.services import migrations as services
+from migrations_app.services.findings import as_shown
 from opsconsole.access.permissions import require
 from opsconsole.environments.lookup import environment_or_404
 from opsconsole.environments.models import Environment, TargetState
@@ -28,21 +29,6 @@ from opsconsole.runs.models import Run
 from opsconsole.runs.registry import outlook
 from opsconsole.web.keys import key_from
 from opsconsole.web.pages import new_key, posted_key
-
-
-def as_shown(environment: Environment, migrations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each migration of a state with its text and judged findings: three queries for all."""
-    texts = ScriptText.objects.in_bulk([m["checksum"] for m in migrations])
-    judged = findings.judge(environment.application, migrations)
-    return [
-        m
-        | {
-            "sql": texts[m["checksum"]].sql if m["checksum"] in texts else "",
-            "findings": judged.get(m["name"], []),
-            "open_findings": [f for f in judged.get(m["name"], []) if not f.waiver],
-        }
-        for m in migrations
-    ]
 
 
 def _with_waivers(migration: dict[str, Any]) -> dict[str, Any]:

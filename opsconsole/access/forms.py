@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.access.choices import Role
 from opsconsole.access.models import Membership, User
-from opsconsole.environments.visibility import applications_for, environments_for
+from opsconsole.access.permissions import reach_of
 
 
 class PersonForm(BaseUserCreationForm):
@@ -33,9 +33,21 @@ class MembershipForm(forms.ModelForm):
 
     def __init__(self, *args: Any, actor: User, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        places: dict[str, Any] = self.fields
-        places["application"].queryset = applications_for(actor, "settings.edit")
-        places["environment"].queryset = environments_for(actor, "settings.edit")
+        reach = reach_of(actor, "settings.edit")
+        fields: dict[str, Any] = self.fields
+        applications, environments = fields["application"], fields["environment"]
+        applications.queryset = applications.queryset.filter(
+            reach.on_applications("pk"), archived_at=None
+        )
+        environments.queryset = (
+            environments.queryset.filter(
+                reach.among("pk", "application"),
+                archived_at=None,
+                application__archived_at=None,
+            )
+            .select_related("application")
+            .order_by("application__name", "position")
+        )
 
     def clean(self) -> dict[str, Any]:
         given = super().clean() or {}

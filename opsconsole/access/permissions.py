@@ -63,6 +63,10 @@ class Reach:
             or spot.environment_id in self.environments
         )
 
+    def on_applications(self, application: str) -> Q:
+        """As a condition on the path to an application's id: on all of it, not just in a part."""
+        return Q() if self.is_everywhere else Q(**{f"{application}__in": self.applications})
+
     def among(self, environment: str, *applications: str) -> Q:
         """As a condition on the paths that lead to an environment's and to an application's id."""
         if self.is_everywhere:

@@ -17,8 +17,7 @@ def environments_for(user: User, action: str) -> EnvironmentQuerySet:
 def applications_for(user: User, action: str) -> QuerySet[Application]:
     """The shown applications on which the user may do the action, not just in a part of them."""
     reach = reach_of(user, action)
-    shown = Application.objects.filter(archived_at=None)
-    return shown if reach.is_everywhere else shown.filter(pk__in=reach.applications)
+    return Application.objects.filter(reach.on_applications("pk"), archived_at=None)
 
 
 def visible_environments(user: User) -> EnvironmentQuerySet:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 from celery import current_app
 from django.conf import settings
 
-from opsconsole.runs.services import logger
+logger = logging.getLogger(__name__)
 
 
 def send_short(task: str, object_id: int, expires: float | None = None) -> bool:

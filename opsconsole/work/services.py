@@ -14,7 +14,7 @@ from typing import Any
 
 from celery import current_app
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection, models, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
@@ -23,7 +23,6 @@ from opsconsole.access.models import User
 from opsconsole.access.permissions import can, reach_of
 from opsconsole.access.places import CONSOLE
 from opsconsole.clock import in_seconds
-from opsconsole.environments.models import Environment
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import FencedOut, Refused
 from opsconsole.work.models import WorkItem, WorkItemQuerySet
@@ -34,7 +33,7 @@ KEEP_DONE = timedelta(days=30)
 
 
 def add(
-    work: str, key: str, arguments: dict[str, Any], *, environment: Environment | None = None
+    work: str, key: str, arguments: dict[str, Any], *, environment: models.Model | None = None
 ) -> WorkItem:
     """Put work on the list, in the transaction of the act that it belongs to; return its item.
 
@@ -48,7 +47,11 @@ def add(
         )
     item, is_new = WorkItem.objects.get_or_create(
         key=key,
-        defaults={"work": WORK[work].key, "arguments": arguments, "environment": environment},
+        defaults={
+            "work": WORK[work].key,
+            "arguments": arguments,
+            "environment_id": environment.pk if environment else None,
+        },
     )
     if (item.work, item.arguments) != (work, arguments):
         raise ValueError(f"the key {key} was used for other work")

@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from django.conf import settings
 
-from backups_app import services
+from backups_app import copies, services
 from backups_app.choices import ProofLevel
 from backups_app.models import Backup, ReplacedDatabase
-from backups_app.runs import building, copies, operations, restore_check, swapping
+from backups_app.runs import building, operations, restore_check, swapping
 from backups_app.stores.local import LocalStore
 from opsconsole.exceptions import AdapterError, Refused
 from opsconsole.runs.choices import RunKind, RunStatus
