@@ -13,6 +13,7 @@ def look_again(apps, _schema_editor):
             work=work,
             key=f"{work}:{row.pk}",
             arguments={"replaced": row.pk},
+            about=row.replaced_name,
             environment_id=row.target.environment_id,
         )
         row.dropped_at = None

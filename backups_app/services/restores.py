@@ -177,8 +177,9 @@ def request_drop(*, actor: User, replaced: ReplacedDatabase) -> None:
         replaced = _lock(replaced)
         _require_droppable(replaced)
         item = work.add(
-            DROP, f"{DROP}:{replaced.pk}", {"replaced": replaced.pk}, environment=environment
-        )
+            DROP, f"{DROP}:{replaced.pk}", {"replaced": replaced.pk},
+            about=replaced.replaced_name, environment=environment,
+        )  # fmt: skip
         ReplacedDatabase.objects.filter(pk=replaced.pk).update(
             drop_requested_at=Now(), dropped_by=actor, drop_work=item
         )

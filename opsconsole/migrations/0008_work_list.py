@@ -23,6 +23,7 @@ class Migration(migrations.Migration):
                 ("work", models.CharField(max_length=64)),
                 ("key", models.CharField(max_length=200, unique=True)),
                 ("arguments", models.JSONField(default=dict)),
+                ("about", models.CharField(blank=True, max_length=200)),
                 (
                     "created_at",
                     models.DateTimeField(db_default=django.db.models.functions.datetime.Now()),

@@ -41,13 +41,15 @@ class WorkItem(models.Model):
     """One piece of work, written in the transaction of the act that it belongs to.
 
     `work` is the key of a registered `Work`. `key` is the act's own: the same one again adds
-    nothing. An item without an environment belongs to the console as a whole. `due_at` is when
-    it may be tried next; `sent_at`, when the broker last took a hint for this try.
+    nothing. `about` names for people what it is done to. An item without an environment belongs
+    to the console as a whole. `due_at` is when it may be tried next; `sent_at`, when the broker
+    last took a hint for this try.
     """
 
     work = models.CharField(max_length=64)
     key = models.CharField(max_length=200, unique=True)
     arguments = models.JSONField(default=dict)
+    about = models.CharField(max_length=200, blank=True)
     environment = models.ForeignKey(
         "Environment", null=True, on_delete=models.PROTECT, related_name="work"
     )

@@ -33,7 +33,12 @@ KEEP_DONE = timedelta(days=30)
 
 
 def add(
-    work: str, key: str, arguments: dict[str, Any], *, environment: models.Model | None = None
+    work: str,
+    key: str,
+    arguments: dict[str, Any],
+    *,
+    about: str = "",
+    environment: models.Model | None = None,
 ) -> WorkItem:
     """Put work on the list, in the transaction of the act that it belongs to; return its item.
 
@@ -50,6 +55,7 @@ def add(
         defaults={
             "work": WORK[work].key,
             "arguments": arguments,
+            "about": about[:200],
             "environment_id": environment.pk if environment else None,
         },
     )

@@ -48,11 +48,11 @@ def test_nothing_late_shows_no_section(as_role, environment):
 
 
 def test_late_work_says_what_since_when_why_and_when_it_is_tried_again(as_role, environment):
-    late_item(environment=environment, attempts=4, last_error="<the server> is away",
+    late_item(environment=environment, about="x__old_1", attempts=4, last_error="<the server> is away",
               due_at=Now() + timedelta(minutes=5))  # fmt: skip
     said = section(as_role("operator"))
     assert re.sub(r"\d+ minutes", "n minutes", said) == (
-        "Work that is late 1 Write a note: Shop staging Requested an hour ago , tried 4 times. "
+        "Work that is late 1 Write a note: x__old_1, Shop staging Requested an hour ago , tried 4 times. "
         "Next try: n minutes from now . Last error: &lt;the server&gt; is away Try now"
     )
 
