@@ -53,16 +53,16 @@ def plan_gates(environment: Environment) -> list[Gate]:
     """What has to hold before any plan is applied there, by the newest state that was read."""
     state = environment.target.latest_state
     data = state.data if state else {}
-    link = f"{environment.get_absolute_url()}#migrations"
+    page = environment.get_absolute_url()
     return [
         FreshReading(
             state.observed_at if state else None,
             state.error if state else "",
             settings.OBSERVE_SECONDS * READINGS_MISSED,
         ),
-        HistoryHealthy(tuple(data.get("refusals", [])), link),
+        HistoryHealthy(tuple(data.get("refusals", [])), page),
         FindingsAnswered(
-            tuple(stopping(environment.application, data.get("migrations", []))), link
+            tuple(stopping(environment.application, data.get("migrations", []))), f"{page}#pending"
         ),
         *([SomethingPending(str(environment), len(state.pending))] if data and state else []),
     ]

@@ -69,8 +69,9 @@ def _confirm_page(
     }
     try:
         plan, _state = services.current_plan(environment)
-    except Refused as error:
-        context["blocked"] = str(error)
+    except Refused:
+        # Why is among the gates.
+        context["blocked"] = True
     else:
         pending = [m for m in state.data["migrations"] if m["name"] in plan.names]
         context |= {

@@ -112,4 +112,4 @@ def test_confirm_page_lists_the_gates_with_their_state_and_link(pending, as_role
     observe_target(pending.target)
     page = html.unescape(client.get(url).content.decode())
     assert "History of migrations: 20250201000000_add_team failed and is unresolved" in page
-    assert f'<a href="{pending.get_absolute_url()}#migrations">Open</a>' in page
+    assert f'<a href="{pending.get_absolute_url()}">Open</a>' in page

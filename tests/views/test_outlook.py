@@ -27,30 +27,36 @@ def how(asked, environment) -> dict[str, str]:
     return {promise.what: promise.how for promise in outlook(asked, environment).promises}
 
 
-ASKED = {
-    migrations.MigrateParameters(): ["Preflight", "Backup", "Snapshot", "Migrate", "Verify",
-                                     "Health"],
-    migrations.ResolveParameters(migration="m", mark="applied"): ["Mark"],
-    migrations.FinishParameters(migration="m", checksum="c", landed=1): ["Backup", "Finish",
-                                                                         "Health"],
-    migrations.EndSessionParameters(pid=7, user="shop", since=None): ["End session"],
-    migrations.AdoptDriftParameters(migration="m", checksum="c", shown_schema="s"): ["Adopt"],
-    backups.BackupParameters(): ["Preflight", "Backup", "Prove", "Copy"],
-    backups.ProveParameters(backup=1): ["Preflight", "Prove"],
-    backups.ImportParameters(storage=1, key="k"): ["Preflight", "Import", "Prove", "Copy"],
-    backups.RestoreParameters(backup=1): ["Preflight", "Restore", "Swap", "Health"],
-    backups.RestoreParameters(backup=1, backs_up_first=True): ["Preflight", "Backup", "Restore",
-                                                               "Swap", "Health"],
-    backups.RestoreAsParameters(backup=1, database="copy"): ["Preflight", "Restore"],
-    backups.UndoParameters(replaced=1): ["Preflight", "Swap", "Health"],
-    backups.PruneParameters(): ["Mark", "Delete"],
-}  # fmt: skip
+ASKED = [
+    (
+        migrations.MigrateParameters(),
+        ["Preflight", "Backup", "Snapshot", "Migrate", "Verify", "Health"],
+    ),
+    (migrations.ResolveParameters(migration="m", mark="applied"), ["Mark"]),
+    (
+        migrations.FinishParameters(migration="m", checksum="c", landed=1),
+        ["Backup", "Finish", "Health"],
+    ),
+    (migrations.EndSessionParameters(pid=7, user="shop", since=None), ["End session"]),
+    (migrations.AdoptDriftParameters(migration="m", checksum="c", shown_schema="s"), ["Adopt"]),
+    (backups.BackupParameters(), ["Preflight", "Backup", "Prove", "Copy"]),
+    (backups.ProveParameters(backup=1), ["Preflight", "Prove"]),
+    (backups.ImportParameters(storage=1, key="k"), ["Preflight", "Import", "Prove", "Copy"]),
+    (backups.RestoreParameters(backup=1), ["Preflight", "Restore", "Swap", "Health"]),
+    (
+        backups.RestoreParameters(backup=1, backs_up_first=True),
+        ["Preflight", "Backup", "Restore", "Swap", "Health"],
+    ),
+    (backups.RestoreAsParameters(backup=1, database="copy"), ["Preflight", "Restore"]),
+    (backups.UndoParameters(replaced=1), ["Preflight", "Swap", "Health"]),
+    (backups.PruneParameters(), ["Mark", "Delete"]),
+]
 
 
 def test_every_operation_says_what_it_will_do_also_of_what_is_gone(environment):
     """Nothing with these ids is there: a page of something that was just deleted still answers."""
-    assert {type(asked).operation for asked in ASKED} == OPERATIONS.keys()
-    for asked, expected in ASKED.items():
+    assert {type(asked).operation for asked, _expected in ASKED} == OPERATIONS.keys()
+    for asked, expected in ASKED:
         told = outlook(asked, environment)
         assert [promise.what for promise in told.promises] == expected
         assert all(promise.how for promise in told.promises)
@@ -152,5 +158,5 @@ def test_copies_that_the_policy_asks_for_are_named(environment):
 
     policy = BackupPolicy.objects.of(environment)
     policy.save()
-    policy.copies.add(Storage.objects.create(name="far away", address="file:///elsewhere"))
+    policy.copies.add(Storage.objects.create(name="far away", url="file:///elsewhere"))
     assert "far away" in how(backups.BackupParameters(), environment)["Copy"]
