@@ -56,12 +56,22 @@ class RestoreForm(forms.Form):
         help_text=_("Not needed for a new database."),
     )
 
-    def __init__(self, *args: Any, environments: Any, backup: Backup, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        environments: Any,
+        offered: list[Environment],
+        backup: Backup,
+        **kwargs: Any,
+    ) -> None:
+        """`environments` may be named; those `offered` will not be refused for a missing right."""
         super().__init__(*args, **kwargs)
         self.fields["environment"].queryset = environments  # type: ignore[attr-defined]
+        self.fields["environment"].choices = [(e.pk, str(e)) for e in offered]  # type: ignore[attr-defined]
         self.fields["environment"].initial = backup.environment_id
         policy = BackupPolicy.objects.of(backup.environment)
-        if not backup.environment.is_protected or policy.masking_sql.strip():
+        crosses = any(environment.pk != backup.environment_id for environment in offered)
+        if not backup.environment.is_protected or policy.masking_sql.strip() or not crosses:
             del self.fields["consents_unmasked"]
 
 

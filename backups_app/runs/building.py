@@ -13,6 +13,7 @@ from backups_app import copies
 from backups_app.archives.dump import ToolSession
 from backups_app.archives.restore import Restoration, entries_of, restore_archive
 from backups_app.models import Backup, BackupPolicy
+from backups_app.services import consent
 from opsconsole.environments import secrets
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runs.step import Estimate, RunContext
@@ -138,8 +139,10 @@ def build_database(
 def mask_if_needed(context: RunContext, backup: Backup, database: str) -> None:
     """Run the masking script of the backup's environment when its data goes to another one.
 
-    Raises StepFailed with the script's error: nothing unmasked is then swapped in.
+    Raises StepFailed with the script's error, and Refused when there is no script any more and who
+    asked may not take the data out: nothing unmasked is then swapped in.
     """
+    consent.require_restore(context.run.requested_by, backup, context.environment)
     script = BackupPolicy.objects.of(backup.environment).masking_sql.strip()
     if backup.environment_id == context.environment.pk or not script:
         return

@@ -21,6 +21,7 @@ from backups_app.parameters import (
 from backups_app.runs import building, importing, proving, restore_check, swapping, taking
 from backups_app.runs.results import RestoreAsResult, WithBackup, WithReplaced
 from backups_app.runs.taking import BACKUP
+from backups_app.services import consent
 from opsconsole.environments.models import Environment
 from opsconsole.exceptions import StepFailed
 from opsconsole.runs.documents import Parameters
@@ -221,6 +222,7 @@ class RestorePreflight(Step[OfBackup]):
     def run(self, context: RunContext[OfBackup]) -> str:
         backup = Backup.objects.get(pk=context.parameters.backup)
         context.put(RESTORES, backup)
+        consent.require_restore(context.run.requested_by, backup, context.environment)
         with context.connect("preflight") as connection:
             findings = restore_check.find(
                 connection,

@@ -10,6 +10,7 @@ from backups_app.services.backups import (
 from backups_app.services.imports import import_from_storage, import_upload
 from backups_app.services.restores import (
     choose_way_back,
+    destinations,
     request_check,
     request_drop,
     request_restore,
@@ -18,6 +19,7 @@ from backups_app.services.restores import (
 
 __all__ = [
     "choose_way_back",
+    "destinations",
     "hold_backup",
     "import_from_storage",
     "import_upload",

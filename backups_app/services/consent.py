@@ -9,7 +9,7 @@ from contextlib import suppress
 from django.contrib.auth.models import AnonymousUser
 from django.utils.translation import gettext as _
 
-from backups_app.models import Backup, Storage
+from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.stores.places import Place, place_of
 from opsconsole.access.models import User
 from opsconsole.access.permissions import can
@@ -29,6 +29,20 @@ def require_take_out(actor: User | None, sources: Iterable[Environment]) -> None
                 % {"source": source},
                 status=403,
             )
+
+
+def require_restore(actor: User | None, backup: Backup, environment: Environment) -> None:
+    """Raise Refused (403) when data would go elsewhere unmasked without its environment's consent.
+
+    A masking script is the consent to what it leaves: only that environment's admins can write one.
+    """
+    if backup.environment_id != environment.pk and not masks(backup.environment):
+        require_take_out(actor, [backup.environment])
+
+
+def masks(source: Environment) -> bool:
+    """Whether data of this environment is masked wherever it is restored."""
+    return bool(BackupPolicy.objects.of(source).masking_sql.strip())
 
 
 def require_archive(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from django.db import transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
 from backups_app.choices import ProofLevel
-from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, RestoreCheck
+from backups_app.models import Backup, ReplacedDatabase, RestoreCheck
 from backups_app.parameters import RestoreAsParameters, RestoreParameters, UndoParameters
+from backups_app.services import consent
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Environment
@@ -45,14 +48,16 @@ def request_restore(
     With `new_database` nothing is replaced: the backup goes into a database of that name on the
     environment's server. With `backs_up_first` the live database is backed up, and that backup
     proven, before anything is replaced. Raises Refused (422) when the environment's name was not typed or the
-    new name is none, (409) for a backup that was never proven, and (403) when data of a
-    protected environment would go elsewhere unmasked without an admin who consents to it.
+    new name is none, (409) for a backup that was never proven, and (403) when data would go to
+    another environment unmasked and the actor may not take it out of its own; where that is
+    protected, (403) also without an admin of the other one, and (422) without the consent.
     """
     authorize(actor, "restore.start", environment)
     if backup.deleted_at or backup.proof < ProofLevel.RESTORED:
         raise Refused(_("This backup was never proven: prove it first."))
     if backup.environment.application_id != environment.application_id:
         raise Refused(_("This backup belongs to another application."))
+    consent.require_restore(actor, backup, environment)
     if backup.environment_id != environment.pk and backup.environment.is_protected:
         _require_masking_or_consent(actor, backup, environment, consents_unmasked)
     if new_database:
@@ -74,7 +79,7 @@ def request_restore(
 def _require_masking_or_consent(
     actor: User, backup: Backup, environment: Environment, consents: bool
 ) -> None:
-    if BackupPolicy.objects.of(backup.environment).masking_sql.strip():
+    if consent.masks(backup.environment):
         return
     authorize(actor, "restore.cross", environment)
     if not consents:
@@ -86,6 +91,28 @@ def _require_masking_or_consent(
             % {"source": backup.environment, "where": environment},
             status=422,
         )
+
+
+def destinations(
+    *, actor: User, backup: Backup, among: Iterable[Environment]
+) -> tuple[list[Environment], str]:
+    """Where the actor may restore a backup to, and why not everywhere, or ""."""
+    offered, why = [], ""
+    crosses_unmasked = backup.environment.is_protected and not consent.masks(backup.environment)
+    for environment in among:
+        try:
+            authorize(actor, "restore.start", environment)
+            if crosses_unmasked and environment.pk != backup.environment_id:
+                authorize(actor, "restore.cross", environment)
+        except Refused:
+            continue
+        try:
+            consent.require_restore(actor, backup, environment)
+        except Refused as refusal:
+            why = str(refusal)
+        else:
+            offered.append(environment)
+    return offered, why
 
 
 def _require_database_name(name: str) -> None:

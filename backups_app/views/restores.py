@@ -39,7 +39,14 @@ def restore(request: HttpRequest, pk: int) -> HttpResponse:
     )
     if not environments.exists():
         authorize(request.user, "restore.start", backup.environment)  # type: ignore[arg-type]
-    form = RestoreForm(request.POST or None, environments=environments, backup=backup)
+    offered, why_not_all = services.destinations(
+        actor=request.user,  # type: ignore[arg-type]
+        backup=backup,
+        among=environments,
+    )
+    form = RestoreForm(
+        request.POST or None, environments=environments, offered=offered, backup=backup
+    )
     status = 200
     if request.method == "POST":
         if form.is_valid():
@@ -67,6 +74,8 @@ def restore(request: HttpRequest, pk: int) -> HttpResponse:
         "form": form,
         "outlook": outlook(RestoreParameters(backup=backup.pk), backup.environment),
         "key": request.POST.get("key") or new_key(),
+        "offered": offered,
+        "why_not_all": why_not_all,
     }
     return render(request, "backups_app/backup_restore.html", context, status=status)
 
