@@ -9,8 +9,8 @@ from django.urls import reverse
 from backups_app import services
 from backups_app.archives.encryption import new_identity, public_key
 from backups_app.models import Backup, BackupPolicy
-from backups_app.recovery import recovery_kit
 from backups_app.services import policies
+from backups_app.services.recovery import recovery_kit
 from opsconsole.access.models import Membership, User
 from opsconsole.exceptions import Refused
 from opsconsole.runs.choices import RunStatus

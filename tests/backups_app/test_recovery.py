@@ -15,7 +15,7 @@ from django.core.management import call_command
 
 from backups_app.archives.encryption import new_identity, public_key
 from backups_app.models import Backup
-from backups_app.recovery import recovery_kit
+from backups_app.services.recovery import recovery_kit
 from opsconsole.access.models import Membership
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused

@@ -20,7 +20,6 @@ from django.utils.timezone import now
 from backups_app.archives.archive import CHUNK_BYTES
 from backups_app.choices import ProofLevel
 from backups_app.models import Backup, ReplacedDatabase, Storage
-from backups_app.recovery import recovery_kit
 from backups_app.services import (
     choose_way_back,
     import_from_storage,
@@ -31,6 +30,7 @@ from backups_app.services import (
     request_verify,
 )
 from backups_app.services.policies import request_prune
+from backups_app.services.recovery import recovery_kit
 from migrations_app.reading.drift import drift_of
 from migrations_app.services.doctor import request_resolution
 from migrations_app.services.drift import request_check
