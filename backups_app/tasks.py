@@ -2,15 +2,10 @@
 
 from celery import shared_task
 
-from backups_app.models import RestoreCheck, Storage
+from backups_app.models import RestoreCheck
 from backups_app.runs import restore_check
-from backups_app.services import policies, storages
+from backups_app.services import policies
 from opsconsole.environments.models import Environment
-
-
-@shared_task(name="backups_app.test_storage")
-def test_storage(storage_id: int) -> None:
-    storages.test_storage(Storage.objects.get(pk=storage_id))
 
 
 @shared_task(name="backups_app.check_restore")

@@ -7,7 +7,8 @@ class MigrationsConfig(AppConfig):
 
     def ready(self) -> None:
         from migrations_app import panels
-        from migrations_app.runs import operations
+        from migrations_app.runs import operations, work
 
         operations.register_all()
         panels.register()
+        work.register()

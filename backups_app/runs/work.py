@@ -8,14 +8,15 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-from backups_app.models import ReplacedDatabase
+from backups_app.models import ReplacedDatabase, Storage
 from backups_app.runs.swapping import drop_replaced_database
-from backups_app.services import restores
+from backups_app.services import restores, storages
 from opsconsole.work.registry import Work, register_work
 
 
 def register() -> None:
     register_work(Work(restores.DROP, _("Drop a replaced database"), drop_replaced))
+    register_work(Work(storages.TEST, _("Test a storage"), test_storage))
 
 
 def drop_replaced(arguments: dict[str, Any]) -> Callable[[], object]:
@@ -24,3 +25,8 @@ def drop_replaced(arguments: dict[str, Any]) -> Callable[[], object]:
     ).get(pk=arguments["replaced"])
     drop_replaced_database(replaced)
     return partial(restores.record_drop, replaced)
+
+
+def test_storage(arguments: dict[str, Any]) -> Callable[[], object]:
+    storage = Storage.objects.get(pk=arguments["storage"])
+    return partial(storages.record_test, storage, storages.try_storage(storage))

@@ -18,15 +18,20 @@ from opsconsole.environments.secrets import seal
 from opsconsole.events import recording as audit
 from opsconsole.events.recording import fields_of
 from opsconsole.exceptions import AdapterError, Refused
-from opsconsole.work.sending import send_short
+from opsconsole.work import services as work
+from opsconsole.work.registry import work_key
 
 FIELDS = ["name", "url", "access_key"]
+TEST = work_key("backups_app.test_storage")
 
 
 def save_storage(
     *, actor: User, storage: Storage, before: dict[str, Any], secret: str = ""
 ) -> Storage:
-    """Save a storage; a non-empty secret replaces its present one and is kept encrypted."""
+    """Save a storage and have a worker test it.
+
+    A non-empty secret replaces its present one and is kept encrypted.
+    """
     authorize(actor, "settings.edit", CONSOLE)
     with transaction.atomic():
         action = "storage.changed" if storage.pk else "storage.added"
@@ -39,15 +44,21 @@ def save_storage(
             details={"before": before, "after": fields_of(storage, FIELDS),
                      "secret_changed": bool(secret)},
         )  # fmt: skip
+        _add_test(actor, storage)
     return storage
 
 
 def request_test(*, actor: User, storage: Storage) -> None:
-    """Have a worker write, read back and delete. Raises Refused (503) when none can be asked."""
+    """Have a worker write, read back and delete; until it did, there is no result."""
     authorize(actor, "settings.edit", CONSOLE)
-    audit.record("storage.tested", actor=actor, about=storage)
-    if not send_short("backups_app.test_storage", storage.pk):
-        raise Refused(_("No worker can be asked now: the broker does not answer."), status=503)
+    with transaction.atomic():
+        Storage.objects.filter(pk=storage.pk).update(tested_at=None, test_error="")
+        _add_test(actor, storage)
+
+
+def _add_test(actor: User, storage: Storage) -> None:
+    event = audit.record("storage.tested", actor=actor, about=storage)
+    work.add(TEST, f"{TEST}:{event.pk}", {"storage": storage.pk}, about=storage.name)
 
 
 def retire_storage(*, actor: User, storage: Storage) -> None:
@@ -68,8 +79,8 @@ def retire_storage(*, actor: User, storage: Storage) -> None:
         audit.record("storage.retired", actor=actor, about=storage)
 
 
-def test_storage(storage: Storage) -> str:
-    """On a worker: write, read back and delete a small object; records and returns the problem."""
+def try_storage(storage: Storage) -> str:
+    """On a worker: write, read back and delete a small object; returns the problem, "" for none."""
     key, data = f"opsconsole-test-{random.token_hex(8)}", random.token_bytes(4096)
     problem = ""
     try:
@@ -82,5 +93,8 @@ def test_storage(storage: Storage) -> str:
             problem = _("what was read back is not what was written")
     except AdapterError as error:
         problem = str(error)
-    Storage.objects.filter(pk=storage.pk).update(tested_at=Now(), test_error=problem[:500])
     return problem
+
+
+def record_test(storage: Storage, problem: str) -> None:
+    Storage.objects.filter(pk=storage.pk).update(tested_at=Now(), test_error=problem[:500])

@@ -65,7 +65,6 @@ def edit_storage(request: HttpRequest, pk: int | None = None) -> HttpResponse:
             before=before,
             secret=form.cleaned_data.get("secret", ""),
         )
-        storages.request_test(actor=request.user, storage=saved)  # type: ignore[arg-type]
         return redirect("storage-test", saved.pk)
     status = 422 if form.is_bound else 200
     context = {"form": form, "storage": storage if pk else None}
@@ -85,7 +84,6 @@ def storage_test(request: HttpRequest, pk: int) -> HttpResponse:
 @require_on_console("settings.edit")
 def test_storage(request: HttpRequest, pk: int) -> HttpResponse:
     storage = get_object_or_404(Storage, pk=pk)
-    Storage.objects.filter(pk=pk).update(tested_at=None, test_error="")
     storages.request_test(actor=request.user, storage=storage)  # type: ignore[arg-type]
     return redirect("storage-test", pk)
 

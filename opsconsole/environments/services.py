@@ -15,8 +15,14 @@ from opsconsole.environments.holders import require_idle
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.environments.secrets import is_reference, seal
 from opsconsole.events import recording as audit
+from opsconsole.events.models import AuditEvent
 from opsconsole.events.recording import fields_of
 from opsconsole.exceptions import Refused
+from opsconsole.work import services as work
+from opsconsole.work.models import WorkItem
+from opsconsole.work.registry import work_key
+
+TEST_CONNECTION = work_key("opsconsole.test_connection")
 
 
 def save_application(
@@ -51,7 +57,9 @@ def save_environment(
     address: str = "",
     scratch_address: str | None = None,
 ) -> Environment:
-    """Save a new or changed environment; a non-empty `address` replaces its target's.
+    """Save a new or changed environment, and have a worker test its connection.
+
+    A non-empty `address` replaces its target's.
 
     `scratch_address` replaces that of its scratch server; "" builds beside the database again,
     None keeps it. The addresses never reach the audit trail, only that they changed.
@@ -71,7 +79,7 @@ def save_environment(
             Target.objects.filter(environment=environment).update(
                 scratch_dsn_encrypted=seal(scratch_address) if scratch_address else ""
             )
-        audit.record(
+        event = audit.record(
             "environment.added" if is_new else "environment.changed",
             actor=actor,
             environment=environment,
@@ -83,7 +91,31 @@ def save_environment(
                 "scratch_address_changed": scratch_address is not None,
             },
         )
+        _add_connection_test(environment, event)
     return environment
+
+
+def request_connection_test(*, actor: User, environment: Environment) -> None:
+    """Have a worker connect to the environment's database, and keep what it finds."""
+    authorize(actor, "settings.edit", environment)
+    with transaction.atomic():
+        event = audit.record("target.tested", actor=actor, environment=environment)
+        _add_connection_test(environment, event)
+
+
+def _add_connection_test(environment: Environment, event: AuditEvent) -> None:
+    """Once for the act that the event records."""
+    work.add(
+        TEST_CONNECTION,
+        f"{TEST_CONNECTION}:{event.pk}",
+        {"environment": environment.pk},
+        environment=environment,
+    )
+
+
+def pending_connection_test(environment: Environment) -> WorkItem | None:
+    """The newest test of its connection that is still to be done."""
+    return environment.work.pending().filter(work=TEST_CONNECTION).last()
 
 
 def _set_address(environment: Environment, address: str) -> None:

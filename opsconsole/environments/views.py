@@ -17,10 +17,7 @@ from opsconsole.environments import services as environments
 from opsconsole.environments.forms import ApplicationForm, EnvironmentForm
 from opsconsole.environments.lookup import application_or_404, environment_by_key_or_404
 from opsconsole.environments.models import Application, Environment
-from opsconsole.events import recording as audit
-from opsconsole.exceptions import Refused
 from opsconsole.web.forms import form_page, values_before
-from opsconsole.work.sending import send_short
 
 
 @require("settings.edit")
@@ -60,8 +57,7 @@ def edit_environment(
             address=form.cleaned_data["address"],
             scratch_address=form.new_scratch_address,
         )
-        send_short("migrations_app.observe_environment", saved.pk)
-        messages.success(request, _("Saved. A worker is testing the connection now."))
+        messages.success(request, _("Saved. A worker will test the connection."))
         return redirect("connection-test", saved.pk)
     title = _("Edit environment") if pk else _("Add an environment")
     return form_page(request, form, title, "settings")
@@ -70,24 +66,22 @@ def edit_environment(
 @require_GET
 @require("settings.edit")
 def connection_test(request: HttpRequest, pk: int) -> HttpResponse:
-    """What the worker found when it last connected; asks again every second until it did."""
+    """What a worker found when it last connected; asks again every second while one is to."""
     environment = environment_by_key_or_404(request, pk, "settings.edit")
     template = "_connection_test" if request.htmx else "connection_test"  # type: ignore[attr-defined]
-    state = environment.target.latest_state
-    return render(
-        request,
-        f"opsconsole/{template}.html",
-        {"environment": environment, "state": state, "is_fresh": state and state.is_fresh(10)},
-    )
+    context = {
+        "environment": environment,
+        "state": environment.target.latest_state,
+        "waiting": environments.pending_connection_test(environment),
+    }
+    return render(request, f"opsconsole/{template}.html", context)
 
 
 @require_POST
 @require("settings.edit")
 def test_connection(request: HttpRequest, pk: int) -> HttpResponse:
     environment = environment_by_key_or_404(request, pk, "settings.edit")
-    audit.record("target.tested", actor=request.user, environment=environment)  # type: ignore[arg-type]
-    if not send_short("migrations_app.observe_environment", pk):
-        raise Refused(_("No worker can be asked now: the broker does not answer."), status=503)
+    environments.request_connection_test(actor=request.user, environment=environment)  # type: ignore[arg-type]
     return redirect("connection-test", pk)
 
 

@@ -9,13 +9,14 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.events import recording as audit
-from opsconsole.exceptions import AdapterError
+from opsconsole.exceptions import AdapterError, Refused
 from opsconsole.health.choices import Health
 from opsconsole.health.models import (
     HALF_HOUR,
@@ -26,6 +27,7 @@ from opsconsole.health.models import (
 )
 from opsconsole.health.probes import PROBES, ProbeAnswer, ProbeRequest
 from opsconsole.runs.models import Run
+from opsconsole.work.sending import send_short
 
 STRIP_BINS = 48
 KEEP_DAYS = 30
@@ -82,9 +84,11 @@ def _ask(environment: Environment, check: HealthCheck) -> ProbeAnswer:
 
 
 def request_check(*, actor: User, environment: Environment) -> None:
-    """Record that a person asks for a check now; the caller queues the task."""
+    """Ask a worker to run the checks now. Raises Refused (503) when none can be asked."""
     authorize(actor, "health.check", environment)
     audit.record("health.check_requested", actor=actor, environment=environment, about=environment)
+    if not send_short("opsconsole.sample_health", environment.pk):
+        raise Refused(_("Health cannot be checked now: the broker does not answer."), status=503)
 
 
 @dataclass(frozen=True)

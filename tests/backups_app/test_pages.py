@@ -13,11 +13,12 @@ from django.utils import timezone
 
 from backups_app.archives.encryption import new_identity, public_key
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
-from backups_app.services import storages
 from opsconsole.environments.models import Environment
 from opsconsole.events.models import AuditEvent
 from opsconsole.runs.choices import RunKind
 from opsconsole.runs.models import Run
+from opsconsole.work.models import WorkItem
+from opsconsole.work.worker import do_work
 
 POLICY = {
     "backup_cron": "", "verify_cron": "", "time_zone": "UTC", "verify_level": "3",
@@ -144,7 +145,7 @@ def test_storage_is_added_tested_and_retired(as_role, db, tmp_path):
     storage = Storage.objects.get(name="Disk")
     assert saved.headers["location"] == reverse("storage-test", args=[storage.pk])
     assert "No result yet" in client.get(saved.headers["location"]).content.decode()
-    storages.test_storage(storage)
+    do_work(WorkItem.objects.get().pk)
     assert "It works" in client.get(saved.headers["location"]).content.decode()
     assert str(tmp_path) in client.get(reverse("settings")).content.decode()
     client.post(reverse("storage-retire", args=[storage.pk]))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import psycopg
 import pytest
+from celery import current_app
 
 from backups_app import alarms, services
 from backups_app.archives.encryption import new_identity, public_key
@@ -16,6 +18,9 @@ from opsconsole.environments import secrets
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
 from opsconsole.runs.choices import RunStatus
+from opsconsole.work import services as work
+from opsconsole.work.models import WorkItem
+from opsconsole.work.worker import do_work
 from tests.backups_app.conftest import execute, restore
 from tests.conftest import log_of
 
@@ -38,7 +43,7 @@ def test_storage_secret_is_sealed_and_absent_from_the_audit_trail(bucket):
 
 
 def test_storage_test_writes_reads_back_and_deletes(bucket):
-    assert storages.test_storage(bucket.storage) == ""
+    assert storages.try_storage(bucket.storage) == ""
     assert [method for method, _key in bucket.requests] == ["PUT", "GET", "POST"]
     assert bucket.objects == {}
 
@@ -46,9 +51,9 @@ def test_storage_test_writes_reads_back_and_deletes(bucket):
 def test_storage_test_says_what_the_server_answered(bucket):
     bucket.code[403] = "InvalidAccessKeyId"
     bucket.script = lambda *_: 403
-    assert "403 Forbidden (InvalidAccessKeyId" in storages.test_storage(bucket.storage)
+    do_work(WorkItem.objects.get().pk)
     bucket.storage.refresh_from_db()
-    assert "InvalidAccessKeyId" in bucket.storage.test_error
+    assert "403 Forbidden (InvalidAccessKeyId" in bucket.storage.test_error
 
 
 def test_storage_that_a_policy_uses_is_not_retired(bucket, admin, set_policy):
@@ -173,3 +178,23 @@ def test_encryption_without_a_console_key_is_refused_before_anything_is_written(
     run = run_backup()
     assert run.status == RunStatus.FAILED
     assert "set OPSCONSOLE_BACKUP_IDENTITIES" in run.summary
+
+
+def test_storage_test_asked_for_while_the_broker_is_away_is_done_when_it_is_back(
+    bucket, admin, monkeypatch
+):
+    do_work(WorkItem.objects.get().pk)
+    del bucket.requests[:]
+    with monkeypatch.context() as patch:
+        patch.setattr(current_app, "send_task", Mock(side_effect=ConnectionError))
+        storages.request_test(actor=admin, storage=bucket.storage)
+    bucket.storage.refresh_from_db()
+    assert (bucket.storage.tested_at, bucket.requests) == (None, [])
+
+    (item_id,) = work.sweep()
+    do_work(item_id)
+    do_work(item_id)
+
+    bucket.storage.refresh_from_db()
+    assert (bucket.storage.tested_at is None, bucket.storage.test_error) == (False, "")
+    assert [method for method, _key in bucket.requests] == ["PUT", "GET", "POST"]

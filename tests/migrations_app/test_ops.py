@@ -49,10 +49,6 @@ def inline_worker(monkeypatch):
 
     monkeypatch.setattr(current_app, "send_task", send)
 
-    monkeypatch.setattr(
-        sample_health, "apply_async", lambda args, **_options: sample_health.run(*args)
-    )
-
 
 class Ops:
     status = 0

@@ -23,6 +23,9 @@ from opsconsole.health.models import HealthCheck, HealthResult
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.executor import execute_run
 from opsconsole.runs.models import Run
+from opsconsole.work import services as work
+from opsconsole.work.models import WorkItem
+from opsconsole.work.worker import do_work
 
 PAGES = ("home", "runs", "backups", "audit", "preferences")
 SETTINGS = ("settings", "application-add", "person-add", "role-add")
@@ -519,3 +522,72 @@ def test_file_of_a_stranger_is_not_read(client, operator, monkeypatch):
     client.force_login(operator)
     client.post(reverse("sign-in"), {"file": SimpleUploadedFile("a", b"x" * 1000)})
     assert read.call_count == 1
+
+
+@pytest.fixture
+def broker(monkeypatch):
+    """What is sent to the broker; `broker.away = True` and it takes nothing."""
+    from celery import current_app
+
+    class Broker:
+        away = False
+        sent: list[tuple[str, int]]
+
+        def send(self, name, args, **_options) -> None:
+            if self.away:
+                raise ConnectionError("nobody listens")
+            self.sent.append((name, args[0]))
+
+    made = Broker()
+    made.sent = []
+    monkeypatch.setattr(current_app, "send_task", made.send)
+    return made
+
+
+def connection_page(client: Client, environment: Environment) -> str:
+    return client.get(reverse("connection-test", args=[environment.pk])).content.decode()
+
+
+def test_connection_test_asked_for_while_the_broker_is_away_waits_and_is_done(
+    transactional_db, as_role, environment, broker
+):
+    client, broker.away = as_role("admin"), True
+    assert "Not tested yet." in connection_page(client, environment)
+    again = reverse("test-connection", args=[environment.pk])
+    assert client.post(again).status_code == 302
+    said = connection_page(client, environment)
+    assert ("Waiting for a worker" in said, "is connecting" in said) == (True, False)
+
+    broker.away = False
+    (item_id,) = work.sweep()
+    assert broker.sent == [("opsconsole.do_work", item_id)]
+    do_work(item_id)
+
+    assert "It works." in connection_page(client, environment)
+    assert environment.target.states.count() == 1
+    assert AuditEvent.objects.filter(action="target.tested").count() == 1
+
+
+def test_saved_environment_and_the_test_of_its_connection_are_one_act(
+    transactional_db, as_role, environment, broker, database
+):
+    client, broker.away = as_role("admin"), True
+    fields = {
+        "name": "Staging", "slug": "staging", "position": 1, "auto_rollback": "no_writes",
+        "migrations_folder": environment.migrations_folder, "settle_seconds": 5, "queue": "runs",
+    }  # fmt: skip
+    edit = reverse("environment-edit", args=[environment.application_id, environment.pk])
+    answer = client.post(edit, fields | {"address": database()}, follow=True)
+    assert "Saved. A worker will test the connection." in answer.content.decode()
+    assert "Waiting for a worker" in answer.content.decode()
+    item = WorkItem.objects.get()
+    do_work(item.pk)
+    assert environment.target.states.count() == 1
+
+
+def test_health_asked_for_while_the_broker_is_away_is_503(as_role, environment, broker):
+    broker.away = True
+    answer = as_role("operator").post(url(environment, "health-check-now"))
+    assert (answer.status_code, "the broker does not answer" in answer.content.decode()) == (
+        503, True,
+    )  # fmt: skip

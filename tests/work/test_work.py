@@ -297,6 +297,7 @@ def test_item_is_late_when_nobody_took_it_up(handler, broker, admin, settings):
 
 def test_item_of_unknown_work_is_late_and_neither_sent_nor_dropped(broker, admin):
     item = WorkItem.objects.create(work="older.version", key="k")
+    assert list(work.late_work(admin)) == [item]
     later(item)
     assert work.sweep() == []
     do_work(item.pk)

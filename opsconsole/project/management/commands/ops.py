@@ -50,7 +50,6 @@ from opsconsole.environments.visibility import visible_environments
 from opsconsole.exceptions import ConsoleError, Refused
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
-from opsconsole.health.tasks import sample_health
 from opsconsole.project.demo_verbs import DONE, DemoVerbs
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus
@@ -404,7 +403,6 @@ class Command(DemoVerbs, BaseCommand):
             raise Refused(f"{environment.path} has no health check; an admin adds one in Settings")
         asked = now()
         health.request_check(actor=self.actor(), environment=environment)
-        sample_health.apply_async([environment.pk], retry=False)
         wanted = environment.health_checks.filter(is_enabled=True).count()
 
         def answers() -> list[HealthResult] | None:
