@@ -213,12 +213,18 @@ def _contents(repository: Repository, entries: dict[str, str]) -> Iterator[tuple
         some = paths[start : start + BATCH]
         asked = "".join(f"{entries[path]}\n" for path in some).encode()
         answer = _git_bytes(repository, "cat-file", "--batch", given=asked)
-        place = 0
-        for path in some:
-            heading, place = answer[place:].split(b"\n", 1)[0], answer.index(b"\n", place) + 1
-            length = int(heading.rsplit(b" ", 1)[1])
-            yield path, answer[place : place + length]
-            place += length + 1
+        yield from zip(some, _objects(answer), strict=True)
+
+
+def _objects(answer: bytes) -> Iterator[bytes]:
+    """The objects that `git cat-file --batch` printed, each after a line that ends in its size."""
+    place = 0
+    while place < len(answer):
+        end = answer.index(b"\n", place)
+        start = end + 1
+        place = start + int(answer[place:end].rsplit(b" ", 1)[1])
+        yield answer[start:place]
+        place += 1
 
 
 def _forget_old(repository: Repository) -> None:

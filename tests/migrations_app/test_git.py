@@ -77,6 +77,19 @@ def repository(work, tmp_path) -> Repository:
     return Repository(work.url, tmp_path / "cache")
 
 
+def test_objects_of_the_largest_folder_are_told_apart_at_once():
+    """500 files and 64 MB, the most of one batch: the rest of it is not copied for each file."""
+    contents = [bytes([65 + number % 26, 10]) * 65_536 for number in range(500)]
+    contents[7] = b""
+    answer = b"".join(
+        b"%040x blob %d\n%s\n" % (number, len(content), content)
+        for number, content in enumerate(contents)
+    )
+    began = time.process_time()
+    assert list(git._objects(answer)) == contents
+    assert time.process_time() - began < 2
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
