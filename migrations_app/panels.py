@@ -13,7 +13,7 @@ from django.utils.translation import ngettext
 from migrations_app.engines import ENGINES
 from migrations_app.parameters import MigrateParameters
 from migrations_app.reading.drift import comparisons_of, drifts_of
-from migrations_app.reading.matrix import read_board
+from migrations_app.reading.matrix import read_board, read_names, url_of
 from migrations_app.services import doctor
 from migrations_app.services.drift import sql_of
 from migrations_app.services.findings import as_shown
@@ -152,11 +152,12 @@ def migrations_settings(request: HttpRequest) -> SafeString:
 
 
 def find_migrations(user: User, text: str) -> list[Found]:
-    found = []
-    for environment in visible_environments(user):
-        state = environment.target.latest_state
-        for name in state.names("applied", "pending", "failed", "edited") if state else ():
-            if text.lower() in name.lower():
-                url = f"{environment.get_absolute_url()}/migrations/{name}"
-                found.append(Found(_("Migration"), f"{name}, {environment}", url, "file-code"))
+    environments = visible_environments(user)
+    names = read_names(environments)
+    found = [
+        Found(_("Migration"), f"{name}, {environment}", url_of(environment, name), "file-code")
+        for environment in environments
+        for name in names.get(environment.target.pk, [])
+        if text.lower() in name.lower()
+    ]
     return found[:30]

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+from django.db.models import F, Func, JSONField, QuerySet
 from django.utils.translation import gettext_lazy as _
 
 from migrations_app.engines import ENGINES
@@ -112,13 +113,31 @@ def read_board(environments: list[Environment], *, state: str = "", text: str = 
     return Board(columns, shown, _counts(rows))
 
 
-def _columns(environments: list[Environment]) -> list[Column]:
-    states = {
-        found.target_id: found
-        for found in TargetState.objects.filter(target__environment__in=environments)
+def url_of(environment: Environment, name: str) -> str:
+    """Where the page of a migration is."""
+    return f"{environment.get_absolute_url()}/migrations/{quote(name, safe='')}"
+
+
+def read_names(environments: Iterable[Environment]) -> dict[int, list[str]]:
+    """The names of all migrations that each environment was seen with, by its target. One query,
+    which leaves the rest of the states where it is."""
+    names = Func(
+        F("data"), template="jsonb_path_query_array(%(expressions)s, '$.migrations[*].name')",
+        output_field=JSONField(),
+    )  # fmt: skip
+    return dict(_newest_states(environments).values_list("target", names))
+
+
+def _newest_states(environments: Iterable[Environment]) -> QuerySet[TargetState]:
+    return (
+        TargetState.objects.filter(target__environment__in=environments)
         .order_by("target_id", "-observed_at")
         .distinct("target_id")
-    }
+    )
+
+
+def _columns(environments: list[Environment]) -> list[Column]:
+    states = {found.target_id: found for found in _newest_states(environments)}
     return [Column(each, states.get(each.target.pk)) for each in environments]
 
 
@@ -141,7 +160,6 @@ def _times_of_runs(columns: list[Column]) -> dict[int, Times]:
 def _cells(column: Column, times: Times) -> dict[str, Cell]:
     migrations = column.state.data.get("migrations", []) if column.state else []
     where = column.environment.name
-    prefix = f"{column.environment.get_absolute_url()}/migrations/"
     first_applied = next(
         (i for i, m in enumerate(migrations) if m["state"] == "applied" and not m["by_hand"]),
         len(migrations),
@@ -150,7 +168,7 @@ def _cells(column: Column, times: Times) -> dict[str, Cell]:
         m["name"]: _cell(
             where,
             m,
-            prefix + quote(m["name"], safe=""),
+            url_of(column.environment, m["name"]),
             times.get(m["name"]),
             is_baseline=i < first_applied,
         )

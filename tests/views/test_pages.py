@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from unittest.mock import Mock
 
 import pytest
@@ -94,29 +95,30 @@ def make_many(environment: Environment, count: int) -> None:
             position=number + 5, migrations_folder=environment.migrations_folder,
         )  # fmt: skip
         target = Target.objects.create(environment=copy, dsn_reference="env:NOWHERE")
-        target.states.create(data={"migrations": [], "refusals": [], "server": {}})
+        migrations = [{"name": "20250101000000_init", "state": "applied", "by_hand": False}]
+        target.states.create(data={"migrations": migrations, "refusals": [], "server": {}})
         sample = HealthResult(
             environment=copy, check_name="x", is_healthy=True, latency_ms=1, summary="ok"
         )
         health.keep_results([sample])
 
 
-@pytest.mark.parametrize("name", ["home", "runs", "backups"])
-def test_queries_do_not_grow_with_the_rows(as_role, seen, name, django_assert_num_queries):
+@pytest.mark.parametrize("path", ["/", "/runs", "/backups", "/find?q=init"])
+def test_queries_do_not_grow_with_the_rows(as_role, seen, path, django_assert_num_queries):
     from django.db import connection
     from django.test.utils import CaptureQueriesContext
 
     client = as_role("operator")
     make_many(seen, 1)
-    client.get(reverse(name))
+    client.get(path)
     with CaptureQueriesContext(
         connection,
     ) as few:
-        client.get(reverse(name))
+        client.get(path)
     Environment.objects.filter(slug="e0").update(slug="first")
     make_many(seen, 3)
     with django_assert_num_queries(len(few)):
-        client.get(reverse(name))
+        client.get(path)
 
 
 def test_migrate_button_and_sql_are_on_the_page(as_role, seen, folder):
@@ -350,11 +352,17 @@ def test_audit_event_of_another_environment_is_not_shown(make_environment, clien
     assert client.get(reverse("audit-event", args=[hidden.pk])).status_code == 404
 
 
-def test_find_leads_to_runs_environments_and_migrations(as_role, seen, operator):
+def test_find_leads_to_runs_environments_and_migrations(as_role, seen, operator, folder):
     run = backups.request_backup(actor=operator, environment=seen, idempotency_key="b" * 32)
     client = as_role("viewer")
     assert client.get(f"/find?q={run.pk}").headers["location"] == f"/runs/{run.pk}"
     assert "20250101000000_init" in client.get("/find?q=init").content.decode()
+    folder.add("0 b?c#d", "SELECT 1;")
+    assert observe_target(seen.target).names("out_of_order") == ["0 b?c#d"]
+    page = client.get("/find?q=B%3FC").content.decode()
+    (address,) = re.findall(r'href="([^"]*/migrations/[^"]*)"', page)
+    assert address == f"{seen.get_absolute_url()}/migrations/0%20b%3Fc%23d"
+    assert client.get(address).status_code == 200
     assert "Shop staging" in client.get("/find?q=stag").content.decode()
     assert "Nothing is named" in client.get("/find?q=zzz").content.decode()
     assert client.get(url(seen, "migration", "20250101000000_init")).status_code == 200
