@@ -219,15 +219,20 @@ class PolicyForm(forms.ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         shown: QuerySet[Storage] = Storage.objects.shown()
-        for name in ("storage", "copies", "masking_sql"):
-            self.fields[name].queryset = shown  # type: ignore[attr-defined]
-        self.fields["storage"].empty_label = None  # type: ignore[attr-defined]
+        for name in ("storage", "copies"):
+            self._choice(name).queryset = shown
+        self._choice("storage").empty_label = None
         for name in ("backup_cron", "verify_cron"):
             expression = getattr(self.instance, name)
             said = f"{schedules.in_words(expression)}. " if expression else ""
             self.fields[name].help_text = _(
                 "%(said)sCron: minute hour day month weekday, such as 0 3 * * *. Empty: never."
             ) % {"said": said}
+
+    def _choice(self, name: str) -> forms.ModelChoiceField:
+        field = self.fields[name]
+        assert isinstance(field, forms.ModelChoiceField)
+        return field
 
     @property
     def groups(self) -> list[tuple[str, list[forms.BoundField]]]:
