@@ -12,6 +12,8 @@ from migrations_app.engines.kinds import Statement
 
 NEVER_TRANSACTIONAL = (ast.CreatedbStmt, ast.DropdbStmt, ast.AlterSystemStmt,
                        ast.CreateTableSpaceStmt, ast.DropTableSpaceStmt)  # fmt: skip
+# What PostgreSQL's scanner skips. Python's strip() also takes a hard space, which is a word there.
+SPACE = " \t\n\r\f"
 
 
 def split_statements(sql: str) -> tuple[Statement, ...]:
@@ -37,7 +39,7 @@ def _scan(sql: str) -> list[slice]:
     try:
         tokens = scan(sql)
     except ParseError:
-        return [slice(0, len(sql))] if sql.strip() else []
+        return [slice(0, len(sql))] if sql.strip(SPACE) else []
     parts: list[slice] = []
     start: int | None = None
     end = depth = 0
@@ -59,11 +61,11 @@ def _scan(sql: str) -> list[slice]:
 
 def _statement(sql: str, part: slice, node: Any) -> Statement:
     text = sql[part]
-    lead = len(text) - len(text.lstrip())
+    lead = len(text) - len(text.lstrip(SPACE))
     line = sql.count("\n", 0, part.start + lead) + 1
     return Statement(
         line=line,
-        text=text.strip(),
+        text=text.strip(SPACE),
         kind=type(node).__name__.removesuffix("Stmt") if node is not None else "unparsed",
         is_transactional=_is_transactional(node),
         concurrent_index=_concurrent_index(node),

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from pglast.parser import ParseError, scan
 
 from migrations_app.engines import AppliedMigration, Limits
 from migrations_app.engines.prisma import (
@@ -18,6 +19,7 @@ from migrations_app.engines.prisma import (
     matches,
 )
 from migrations_app.engines.statements import (
+    SPACE,
     changed_tables,
     split_statements,
     without_wrapper,
@@ -183,6 +185,32 @@ def test_text_that_the_parser_rejects_is_split_by_the_scanner():
     assert [(s.line, s.kind, s.text) for s in found] == [
         (1, "unparsed", "SELECT 'é;' AS f(1)"), (3, "unparsed", "SELEKT 2"), (5, "unparsed", "last"),
     ]  # fmt: skip
+
+
+PIECES = st.sampled_from(
+    ["SELECT 1", "CREATE TABLE a (id int)", ";", ";;", "-- no ; \n", "/* ; */", "$$", "$x$", "'", '"',
+     "E'\\'", "(", ")", "BEGIN", "COMMIT", "é", "\ufeff", "\xa0", "\n", "\r", "\r\n", "\t", "\\restrict x",
+     "SELEKT 2", "CREATE RULE r AS ON INSERT TO t DO (DELETE FROM u; DELETE FROM v)", "'é;'",
+     "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; SELECT 2; END"]
+)  # fmt: skip
+
+
+def words(sql: str) -> list[str]:
+    """What a text says to the server: without comments and semicolons."""
+    skipped = {"SQL_COMMENT", "C_COMMENT", "ASCII_59"}
+    return [sql[t.start : t.end + 1] for t in scan(sql) if t.name not in skipped]
+
+
+@given(st.lists(PIECES, max_size=14).map(" ".join))
+@example("SELECT 1;\n\xa0\nSELECT 2;")
+def test_no_word_of_a_file_is_lost(text):
+    found = split_statements(text)
+    try:
+        expected = words(text)
+    except ParseError:
+        assert [statement.text for statement in found] == [text.strip(SPACE)]
+    else:
+        assert [word for statement in found for word in words(statement.text)] == expected
 
 
 def test_unterminated_text_is_one_statement():
