@@ -28,7 +28,7 @@ from migrations_app.engines.kinds import (
     Outcome,
     ToolVerdict,
 )
-from migrations_app.engines.statements import split_statements
+from migrations_app.engines.statements import left_open, split_statements
 from opsconsole.exceptions import AdapterError
 
 TABLE = "schema_migrations"
@@ -140,10 +140,13 @@ class DbmateEngine(Engine):
             raise AdapterError(f"{script.file} {script.refusal}")
         if self.schema != "public":
             connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema)))
-        return Applying(
+        outcome = Applying(
             connection, script, limits, log, sleep,
             finish=lambda: self._insert(connection, script.name),
         ).run()  # fmt: skip
+        # A transaction that the section began and did not end, dbmate ends with its own.
+        connection.commit()
+        return outcome
 
     def _insert(self, connection: psycopg.Connection, name: str) -> None:
         connection.execute(
@@ -194,6 +197,12 @@ def _script(name: str, text: str) -> MigrationScript:
     statements = split_statements(executed)
     in_transaction = sections is None or sections.in_transaction
     outside = [s for s in statements if not s.is_transactional]
+    opened = left_open(statements)
+    if opened and not in_transaction:
+        refusal = (
+            f"line {opened.line} begins a transaction that the section does not end, so dbmate "
+            "would say that it is applied and keep nothing of it: end it with COMMIT"
+        )
     if in_transaction and outside:
         refusal = (
             f"line {outside[0].line} cannot run inside a transaction: write "

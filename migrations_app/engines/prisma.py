@@ -36,6 +36,7 @@ from migrations_app.engines.kinds import (
     ToolVerdict,
 )
 from migrations_app.engines.statements import (
+    left_open,
     split_statements,
     without_wrapper,
 )
@@ -337,11 +338,17 @@ def _state(
 
 
 def _refusal(statements: tuple[Statement, ...], version: str) -> str:
-    """Why the project's own Prisma would reject the script; empty when it would not.
+    """Why the project's own Prisma would reject the script, or lose a part of it; else empty.
 
     Before 7.4 a file is sent whole, as one implicit transaction: a statement that cannot run
     in a transaction has to be alone in its file.
     """
+    opened = left_open(statements)
+    if opened:
+        return (
+            f"line {opened.line} begins a transaction that the file does not end, so Prisma would "
+            "say that it is applied and keep nothing of it: end it with COMMIT"
+        )
     outside = [s for s in statements if not s.is_transactional]
     if not outside or len(statements) == 1:
         return ""

@@ -14,6 +14,12 @@ NEVER_TRANSACTIONAL = (ast.CreatedbStmt, ast.DropdbStmt, ast.AlterSystemStmt,
                        ast.CreateTableSpaceStmt, ast.DropTableSpaceStmt)  # fmt: skip
 # What PostgreSQL's scanner skips. Python's strip() also takes a hard space, which is a word there.
 SPACE = " \t\n\r\f"
+BEGINS = (enums.TransactionStmtKind.TRANS_STMT_BEGIN, enums.TransactionStmtKind.TRANS_STMT_START)
+ENDS = (
+    enums.TransactionStmtKind.TRANS_STMT_COMMIT,
+    enums.TransactionStmtKind.TRANS_STMT_ROLLBACK,
+    enums.TransactionStmtKind.TRANS_STMT_PREPARE,
+)
 
 
 def split_statements(sql: str) -> tuple[Statement, ...]:
@@ -105,6 +111,24 @@ def transaction_control(statement: Statement) -> str:
     word = statement.text.split(None, 1)[0].rstrip(";").lower()
     return {"begin": "begin", "start": "begin", "commit": "commit", "end": "commit",
             "rollback": "rollback", "abort": "rollback"}.get(word, "")  # fmt: skip
+
+
+def left_open(statements: tuple[Statement, ...]) -> Statement | None:
+    """The statement that begins a transaction which the script does not end, if there is one.
+
+    What is in such a transaction is lost with the session, whatever the tool says.
+    """
+    opened = None
+    for statement in statements:
+        if statement.kind != "Transaction":
+            continue
+        node = pglast.parse_sql(statement.text)[0].stmt
+        assert isinstance(node, ast.TransactionStmt)
+        if node.kind in BEGINS:
+            opened = opened or statement
+        elif node.kind in ENDS:
+            opened = statement if node.chain else None
+    return opened
 
 
 def without_wrapper(statements: tuple[Statement, ...]) -> tuple[Statement, ...] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ APPLIED: dict[str, tuple[str, list[str]]] = {
     "carriage return hides the down": (f"{UP}\n{A}\n-- x\r{DOWN}\r{B}\n{DOWN}\n", ["a", "b"]),
     "down in a block comment": (f"{UP}\n{A}\n/* */\n{DOWN}\n*/\n{B}\n", ["a"]),
     "down broken in two": (f"{UP}\n{A}\n--\nmigrate:down\n{B}\n", ["a"]),
+    "transaction left open": (f"{UP}\nBEGIN;\n{A}\n{DOWN}\n", ["a"]),
+    "second transaction left open": (f"{UP}\nBEGIN;\n{A}\nCOMMIT;\nBEGIN;\n{B}\n{DOWN}\n", ["a", "b"]),
+    "chained transaction": (f"{UP}\nBEGIN;\n{A}\nCOMMIT AND CHAIN;\n{B}\n{DOWN}\n", ["a", "b"]),
     "down in what is dropped": (f"{UP}\n{A}\n{DOWN}\n{B}\n-- Migrate:down\n{B}\n", ["a"]),
 }  # fmt: skip
 
@@ -171,7 +175,8 @@ def by_dbmate(folder: Path, dsn: str) -> bool:
 def by_console(folder: Path, dsn: str) -> bool:
     engine = DbmateEngine(folder)
     (script,) = engine.read_folder().scripts
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    # As in a run: what is not committed when the session is closed is lost.
+    with closing(psycopg.connect(dsn, autocommit=True)) as connection:
         engine.ensure_history(connection)
         try:
             engine.apply(connection, script, Limits(), lambda *_: None, lambda _: None)
@@ -254,6 +259,18 @@ def test_options_choose_the_transaction_as_dbmate_does(folder, dsn, options, in_
     if not in_transaction:
         assert by_console(folder, dsn)
         assert effect(dsn) == theirs
+
+
+@pytest.mark.needs_dbmate
+def test_transaction_that_dbmate_would_lose_is_refused(folder, dsn):
+    write(folder, f"{UP} transaction:false\nBEGIN;\n{A}\n{DOWN}\n")
+    assert by_dbmate(folder, dsn)
+    assert effect(dsn) == ([], [])
+    (script,) = DbmateEngine(folder).read_folder().scripts
+    assert script.refusal == (
+        "line 2 begins a transaction that the section does not end, so dbmate would say that it is "
+        "applied and keep nothing of it: end it with COMMIT"
+    )
 
 
 LINES = st.sampled_from(

@@ -114,6 +114,27 @@ def test_prisma_continues_after_the_engine(project, database):
     assert "Database schema is up to date!" in run_prisma(project, dsn, "migrate", "status")
 
 
+def test_file_that_ends_no_transaction_is_refused_and_prisma_loses_it(project, database):
+    """The CLI says that it is applied; the row is unfinished and the table is not there."""
+    dsn = database()
+    apply_all(project, dsn)
+    file = project / "prisma" / "migrations" / "20270101000000_open" / "migration.sql"
+    file.parent.mkdir()
+    file.write_text("BEGIN;\nCREATE TABLE lost (id int);\n")
+    engine = PrismaEngine(project / "prisma" / "migrations")
+    assert engine.read_folder().scripts[-1].refusal == (
+        "line 1 begins a transaction that the file does not end, so Prisma would say that it is "
+        "applied and keep nothing of it: end it with COMMIT"
+    )
+
+    said = run_prisma(project, dsn, "migrate", "deploy")
+
+    assert "All migrations have been successfully applied" in said, said
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT to_regclass('lost')").fetchone() == (None,)
+        assert engine.read_history(connection)[-1].is_unfinished
+
+
 def test_prisma_refuses_after_the_engine_s_failure_until_marked(project, database):
     dsn = database()
     engine = apply_all(project, dsn)

@@ -21,6 +21,7 @@ from migrations_app.engines.prisma import (
 from migrations_app.engines.statements import (
     SPACE,
     changed_tables,
+    left_open,
     split_statements,
     without_wrapper,
 )
@@ -211,6 +212,30 @@ def test_no_word_of_a_file_is_lost(text):
         assert [statement.text for statement in found] == [text.strip(SPACE)]
     else:
         assert [word for statement in found for word in words(statement.text)] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("BEGIN;\nSELECT 1;\n", 1),
+        ("SELECT 1;\nSTART TRANSACTION;\nBEGIN;\nSELECT 1;", 2),
+        ("BEGIN;\nCOMMIT;\nBEGIN;", 3),
+        ("BEGIN;\nCOMMIT AND CHAIN;\nSELECT 1;", 2),
+        ("BEGIN;\nROLLBACK AND CHAIN;\nSELECT 1;", 2),
+        ("BEGIN;\nSAVEPOINT s;\nROLLBACK TO s;\nRELEASE s;\n", 1),
+        ("BEGIN;\nCOMMIT PREPARED 'x';\n", 1),
+        ("BEGIN; SELECT 1; COMMIT;", None),
+        ("BEGIN; SELECT 1; ABORT;", None),
+        ("BEGIN; SELECT 1; END WORK;", None),
+        ("BEGIN; COMMIT AND CHAIN; SELECT 1; COMMIT;", None),
+        ("BEGIN; SELECT 1; PREPARE TRANSACTION 'x';", None),
+        ("COMMIT; SELECT 1;", None),
+        ("SELECT 'BEGIN;';", None),
+    ],
+)
+def test_transaction_that_the_file_does_not_end_is_found(text, line):
+    opened = left_open(split_statements(text))
+    assert (opened.line if opened else None) == line
 
 
 def test_unterminated_text_is_one_statement():
