@@ -56,8 +56,8 @@ def half_hour_of(moment: datetime) -> datetime:
 
 
 class HealthResultQuerySet(models.QuerySet["HealthResult"]):
-    def newest_in(self, rollups: Collection[HealthRollup]) -> HealthResultQuerySet:
-        """The newest of these samples in each half hour, without the answer as data.
+    def newest_in(self, rollups: Collection[int]) -> HealthResultQuerySet:
+        """The newest of these samples in each rollup (by its id), without the answer as data.
 
         Costs one look into an index for each half hour, however many samples there are.
         """
@@ -74,7 +74,7 @@ class HealthResultQuerySet(models.QuerySet["HealthResult"]):
             .order_by("-observed_at")
         )
         newest = (
-            HealthRollup.objects.filter(pk__in=[rollup.pk for rollup in rollups])
+            HealthRollup.objects.filter(pk__in=rollups)
             .annotate(asked=_asked())
             .values(newest=Subquery(samples.values("pk")[:1]))
         )

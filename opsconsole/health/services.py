@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.contrib.postgres.aggregates import ArrayAgg
 from django.db import transaction
+from django.db.models import Q, Sum
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -111,61 +113,92 @@ class HealthDay:
         return f"{self.uptime:.2f} % healthy in 24 hours, failures in {failed} of {STRIP_BINS} half hours"
 
 
+@dataclass(frozen=True)
+class _Series:
+    """The half hours of one check in a day, the newest first: ids, when they began, their sums."""
+
+    environment_id: int
+    target_id: int | None
+    check_name: str
+    rollups: list[int]
+    starts: list[datetime]
+    failing_rollups: list[int]
+    failing_starts: list[datetime]
+    sampled: int
+    failed: int
+    latency_ms: float
+
+
 def health_days(environments: list[Environment]) -> dict[int, HealthDay]:
     """`{environment id: HealthDay}` with two queries, whatever their number and their samples'."""
     start = half_hour_of(timezone.now()) - (STRIP_BINS - 1) * HALF_HOUR
-    found = list(
-        HealthRollup.objects.filter(environment__in=environments, starts_at__gte=start).order_by(
-            "-starts_at"
-        )
-    )
-    rollups: dict[int, list[HealthRollup]] = defaultdict(list)
-    for rollup in found:
-        rollups[rollup.environment_id].append(rollup)
+    found = _series_of(environments, start)
+    series: dict[int, list[_Series]] = defaultdict(list)
+    for each in found:
+        series[each.environment_id].append(each)
     results: dict[int, list[HealthResult]] = defaultdict(list)
     for result in _telling(found):
         results[result.environment_id].append(result)
-    return {e.pk: _summarize(start, rollups[e.pk], results[e.pk]) for e in environments}
+    return {e.pk: _summarize(start, series[e.pk], results[e.pk]) for e in environments}
 
 
-def _telling(rollups: list[HealthRollup]) -> Iterable[HealthResult]:
+def _series_of(environments: list[Environment], start: datetime) -> list[_Series]:
+    failing = Q(unhealthy__gt=0)
+    rows = (
+        HealthRollup.objects.filter(environment__in=environments, starts_at__gte=start)
+        .order_by()
+        .values("environment_id", "target_id", "check_name")
+        .annotate(
+            rollups=ArrayAgg("pk", order_by="-starts_at"),
+            starts=ArrayAgg("starts_at", order_by="-starts_at"),
+            failing_rollups=ArrayAgg("pk", order_by="-starts_at", filter=failing, default=[]),
+            failing_starts=ArrayAgg("starts_at", filter=failing, default=[]),
+            sampled=Sum("samples"),
+            failed=Sum("unhealthy"),
+            latency_ms=Sum("latency_sum_ms"),
+        )
+    )
+    return [_Series(**row) for row in rows]
+
+
+def _telling(series: list[_Series]) -> Iterable[HealthResult]:
     """The newest answer of each check and the newest that failed, the newest first."""
     samples = HealthResult.objects.all()
-    latest = samples.newest_in(_newest_of_each(rollups))
+    latest = samples.newest_in([each.rollups[0] for each in series])
     failures = samples.filter(is_healthy=False).newest_in(
-        _newest_of_each(rollup for rollup in rollups if rollup.unhealthy)
+        [each.failing_rollups[0] for each in series if each.failing_rollups]
     )
     return latest.union(failures, all=True).order_by("-observed_at")
 
 
-def _newest_of_each(rollups: Iterable[HealthRollup]) -> list[HealthRollup]:
-    """The first rollup of each check, the newest being first."""
-    found: dict[tuple[int, int | None, str], HealthRollup] = {}
-    for rollup in rollups:
-        found.setdefault((rollup.environment_id, rollup.target_id, rollup.check_name), rollup)
-    return list(found.values())
-
-
-def _summarize(
-    start: datetime, rollups: list[HealthRollup], results: list[HealthResult]
-) -> HealthDay:
-    bins: list[int | None] = [None] * STRIP_BINS
-    for rollup in rollups:
-        index = min(STRIP_BINS - 1, (rollup.starts_at - start) // HALF_HOUR)
-        bins[index] = max(bins[index] or 0, 2 if rollup.unhealthy else 0)
-    samples = sum(rollup.samples for rollup in rollups)
-    healthy = samples - sum(rollup.unhealthy for rollup in rollups)
+def _summarize(start: datetime, series: list[_Series], results: list[HealthResult]) -> HealthDay:
+    samples = sum(each.sampled for each in series)
+    healthy = samples - sum(each.failed for each in series)
     latest: dict[tuple[int | None, str], HealthResult] = {}
     for result in results:
         latest.setdefault((result.target_id, result.check_name), result)
     return HealthDay(
         now=_now(list(latest.values())),
         latest=list(latest.values()),
-        bins=bins,
+        bins=_bins(start, series),
         uptime=100 * healthy / samples if samples else None,
-        mean_ms=sum(rollup.latency_sum_ms for rollup in rollups) / healthy if healthy else None,
+        mean_ms=sum(each.latency_ms for each in series) / healthy if healthy else None,
         last_failure=next((result for result in results if not result.is_healthy), None),
     )
+
+
+def _bins(start: datetime, series: list[_Series]) -> list[int | None]:
+    """2 for a half hour in which a check failed, 0 for a good one, None without a sample.
+
+    What a clock that is ahead says of the future is shown in the last half hour.
+    """
+    bins: list[int | None] = [None] * STRIP_BINS
+    for each in series:
+        for value, starts in ((0, each.starts), (2, each.failing_starts)):
+            for began in starts:
+                index = min(STRIP_BINS - 1, (began - start) // HALF_HOUR)
+                bins[index] = max(bins[index] or 0, value)
+    return bins
 
 
 def _now(latest: list[HealthResult]) -> Health:
