@@ -33,6 +33,7 @@ urlpatterns = [
     path("runs", runs.run_list, name="runs"),
     path("runs/<int:run_id>", runs.run_page, name="run"),
     path("runs/<int:run_id>/status", runs.run_status, name="run-status"),
+    path("runs/<int:run_id>/rest", runs.run_rest, name="run-rest"),
     path("runs/<int:run_id>/log", runs.run_log_tail, name="run-log"),
     path("runs/<int:run_id>/log.txt", runs.run_log_download, name="run-log-download"),
     path("runs/<int:run_id>/cancel", runs.cancel, name="run-cancel"),

@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
+from django_htmx.http import trigger_client_event
 
 from opsconsole.access.permissions import require
 from opsconsole.environments.visibility import visible_environments
@@ -52,31 +53,46 @@ def run_list(request: HttpRequest) -> HttpResponse:
 def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
     run = run_or_404(request, run_id, "console.view")
     lines = log_lines(run, after=0, limit=LINES_AT_ONCE)
-    context = status_context(request, run) | {
-        "lines": lines,
-        "after": lines[-1]["number"] if lines else 0,
-        "has_more": run.log_seq > (lines[-1]["number"] if lines else 0),
-    }
+    context = (
+        status_context(run)
+        | rest_context(request, run)
+        | {
+            "lines": lines,
+            "after": lines[-1]["number"] if lines else 0,
+            "has_more": run.log_seq > (lines[-1]["number"] if lines else 0),
+        }
+    )
     return render(request, "opsconsole/run_page.html", context)
 
 
 @require_GET
 @require("console.view")
 def run_status(request: HttpRequest, run_id: int) -> HttpResponse:
-    """The moving part of the page; once the run is over it asks no more."""
+    """The moving part of the page; once the run is over it asks no more, and the rest asks once."""
     run = run_or_404(request, run_id, "console.view")
-    return render(request, "opsconsole/_run_status.html", status_context(request, run))
+    response = render(request, "opsconsole/_run_status.html", status_context(run))
+    return response if run.state.is_moving else trigger_client_event(response, "run-over")
 
 
-def status_context(request: HttpRequest, run: Run) -> dict:
+@require_GET
+@require("console.view")
+def run_rest(request: HttpRequest, run_id: int) -> HttpResponse:
+    """What came of the run so far: seldom new while it moves, so it is asked for less often."""
+    run = run_or_404(request, run_id, "console.view")
+    return render(request, "opsconsole/_run_rest.html", rest_context(request, run))
+
+
+def status_context(run: Run) -> dict:
+    return {"run": run, "environment": run.environment, "steps": list(run.steps.all())}
+
+
+def rest_context(request: HttpRequest, run: Run) -> dict:
     return {
         "run": run,
         "environment": run.environment,
-        "steps": list(run.steps.all()),
         "health": list(run.health_results.order_by("observed_at")),
         "availability": run.result.get("availability"),
         "audit": AuditEvent.objects.filter(run=run).order_by("id"),
-        "way_back_of": Run.objects.filter(way_back=run).first(),
         "key": new_key(),
         "panels": [part(request, run) for part in RUN_PANELS],
     }

@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from migrations_app.reading.observation import observe_target
-from opsconsole.access.models import Membership
+from opsconsole.access.models import Membership, User
 from opsconsole.environments.models import Environment, Target
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
@@ -138,3 +138,54 @@ def test_page_reads_no_more_samples_when_there_are_more(as_role, busy, name):
             cursor.execute(sql)
             assert len(cursor.fetchall()) <= 20
     assert len(asked) == (1 if name == "home" else 2)
+
+
+@pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.FAILED, RunStatus.NEEDS_ATTENTION])
+def test_run_status_takes_6_queries_at_most(as_role, busy, status):
+    run = Run.objects.get()
+    Run.objects.update(status=status)
+    client, address = as_role("operator"), reverse("run-status", args=[run.pk])
+    few = queries(client, address)
+    assert len(few) <= 6
+    for number in range(2):
+        run.steps.create(position=50 + number, name="health")
+    assert len(queries(client, address)) == len(few)
+
+
+def test_rest_of_a_run_asks_for_itself_until_the_run_is_over(as_role, busy):
+    run, client = Run.objects.get(), as_role("operator")
+    status, rest = (reverse(name, args=[run.pk]) for name in ("run-status", "run-rest"))
+    Run.objects.update(status=RunStatus.RUNNING)
+    assert "HX-Trigger" not in client.get(status).headers
+    moving = client.get(rest).content.decode()
+    assert (f'hx-get="{rest}"' in moving, "every 5s, run-over from:body" in moving) == (True, True)
+    Run.objects.update(status=RunStatus.SUCCEEDED)
+    assert client.get(status).headers["HX-Trigger"] == '{"run-over": {}}'
+    done = client.get(rest).content.decode()
+    assert ("hx-get" in done, run.summary in done, "run.requested" in done) == (False, True, True)
+
+
+def test_rest_of_a_run_is_not_for_who_may_not_see_its_environment(client, busy):
+    user = User.objects.create_user("elsewhere")
+    other = copy_of(busy, 1)
+    Membership.objects.create(user=user, role="viewer", environment=other)
+    client.force_login(user)
+    for name in ("run", "run-status", "run-rest", "run-log"):
+        address = reverse(name, args=[Run.objects.get().pk])
+        assert client.get(address).status_code == 404, name
+
+
+def test_way_back_and_the_run_that_it_is_of_name_each_other(as_role, busy):
+    first = Run.objects.get()
+    back = Run.objects.create(
+        kind=RunKind.RESTORE, status=RunStatus.SUCCEEDED, environment=busy, target=busy.target,
+        idempotency_key="back",
+    )  # fmt: skip
+    Run.objects.filter(pk=first.pk).update(way_back=back)
+    client = as_role("viewer")
+    assert f'way back of <a href="{first.get_absolute_url()}"' in _text(client, back)
+    assert f'was chosen: <a href="{back.get_absolute_url()}"' in _text(client, first)
+
+
+def _text(client, run: Run) -> str:
+    return " ".join(client.get(reverse("run-rest", args=[run.pk])).content.decode().split())
