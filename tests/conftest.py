@@ -260,6 +260,14 @@ def migrate(transactional_db, environment, operator) -> Callable:
     return run
 
 
+def rows_read(node: dict, table: str) -> int:
+    """How many rows of the table a plan fetched, those that a filter removed among them."""
+    own = 0
+    if node.get("Relation Name") == table:
+        own = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+    return own + sum(rows_read(child, table) for child in node.get("Plans", ()))
+
+
 def log_of(run) -> str:
     """Everything the run printed."""
     return "\n".join(line[2] for chunk in run.log_chunks.all() for line in chunk.lines)

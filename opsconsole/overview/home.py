@@ -80,13 +80,7 @@ def stages_of(environments: list[Environment]) -> list[Stage]:
         .order_by("target_id", "-observed_at")
         .distinct("target_id")
     }
-    last = {
-        r.environment_id: r
-        for r in Run.objects.filter(environment__in=environments)
-        .select_related("environment")
-        .order_by("environment_id", "-id")
-        .distinct("environment_id")
-    }
+    last = {r.environment_id: r for r in Run.objects.newest_of(environments)}
     holders = {
         r.environment_id: r
         for r in Run.objects.filter(

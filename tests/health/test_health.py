@@ -22,6 +22,7 @@ from opsconsole.health.models import (
 )
 from opsconsole.runs.choices import RunKind
 from opsconsole.runs.models import Run
+from tests.conftest import rows_read
 
 NOON = half_hour_of(timezone.now()) - 2 * HALF_HOUR
 BEFORE = ("opsconsole", "0009_operations")
@@ -219,14 +220,6 @@ def test_day_of_many_samples_reads_those_of_one_half_hour_at_most(environment):
         cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {of_samples}")
         plan = cursor.fetchone()[0][0]["Plan"]
     assert rows_read(plan, "opsconsole_healthresult") <= HALF_HOUR.total_seconds()
-
-
-def rows_read(node: dict, table: str) -> int:
-    """How many rows of the table a plan fetched, those that a filter removed among them."""
-    own = 0
-    if node.get("Relation Name") == table:
-        own = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
-    return own + sum(rows_read(child, table) for child in node.get("Plans", ()))
 
 
 def test_samples_are_forgotten_after_a_month_and_half_hours_after_a_year(environment):

@@ -15,6 +15,7 @@ from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
+from tests.conftest import rows_read
 
 FINDING = "ALTER TABLE users ADD COLUMN note text;\nDROP TABLE targets;\n"
 
@@ -189,3 +190,23 @@ def test_way_back_and_the_run_that_it_is_of_name_each_other(as_role, busy):
 
 def _text(client, run: Run) -> str:
     return " ".join(client.get(reverse("run-rest", args=[run.pk])).content.decode().split())
+
+
+def test_home_reads_one_run_of_each_environment(as_role, environment):
+    make = (
+        "INSERT INTO opsconsole_run (environment_id, target_id, kind, status, reason, parameters,"
+        " result, summary, idempotency_key, worker_name, log_seq) SELECT %s, %s, 'backup',"
+        " 'failed', '', '{}', '{}', '', 'k' || n, '', 0 FROM generate_series(1, 5000) n"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(make, [environment.pk, environment.target.pk])
+        cursor.execute("ANALYZE opsconsole_run")
+    newest = Run.objects.latest("pk")
+    assert f'href="{newest.get_absolute_url()}"' in as_role("viewer").get("/").content.decode()
+    with CaptureQueriesContext(connection) as asked:
+        (found,) = Run.objects.newest_of([environment])
+    assert found == newest
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {asked.captured_queries[0]['sql']}")
+        plan = cursor.fetchone()[0][0]["Plan"]
+    assert rows_read(plan, "opsconsole_run") == 2
