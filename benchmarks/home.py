@@ -54,7 +54,7 @@ def sample(first: int, last: int) -> None:
     """Samples of these minutes ago, and their half hours as an upgrade counts them."""
     from django.db import connection
 
-    upgrade = import_module("opsconsole.migrations.0020_health_rollups")
+    upgrade = import_module("opsconsole.migrations.0010_health_rollups")
     with connection.cursor() as cursor:
         cursor.execute(SAMPLES, [first, last, list(CHECKS)])
         cursor.execute("TRUNCATE opsconsole_healthrollup")
