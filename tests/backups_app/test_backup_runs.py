@@ -156,9 +156,9 @@ def test_restore_carries_over_settings_limits_grants_and_comment(backup, environ
     assert row == ("7MB", "9s", 42, "the shop", True)
 
 
-def test_restore_into_another_environment_gives_it_to_that_role(backup, make_environment, operator):
+def test_restore_into_another_environment_gives_it_to_that_role(backup, make_environment, admin):
     other = make_environment("development", position=2)
-    run = restore(operator, backup, other)
+    run = restore(admin, backup, other)
     assert run.status == RunStatus.SUCCEEDED, run.summary
     with psycopg.connect(other.dsn) as connection:
         owner = connection.execute(

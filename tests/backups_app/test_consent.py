@@ -74,7 +74,9 @@ def test_script_that_is_gone_when_the_worker_begins_is_no_consent(
     set_policy(masking_sql="DELETE FROM targets")
     run = requested(its_admin, backup, other)
     set_policy(masking_sql="")
-    assert NAMES_THE_SOURCE in execute(run).summary
+    summary = execute(run).summary
+    assert summary.startswith("Preflight failed")
+    assert NAMES_THE_SOURCE in summary
 
 
 def test_script_that_is_gone_before_the_exchange_is_no_consent(
