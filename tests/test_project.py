@@ -117,3 +117,12 @@ def test_imports_go_one_way():
         text=True,
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_drawing_of_the_architecture_is_as_the_imports_are():
+    done = subprocess.run(
+        [sys.executable, "docs/drawing.py", "--check"],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == 0, "run: PYTHONPATH=. python docs/drawing.py"
