@@ -6,7 +6,7 @@ class BackupsConfig(AppConfig):
     verbose_name = "Backups"
 
     def ready(self) -> None:
-        from backups_app import panels
+        from backups_app import events, panels  # noqa: F401  (events declare themselves)
         from backups_app.runs import operations, work
 
         operations.register_all()

@@ -6,7 +6,7 @@ class MigrationsConfig(AppConfig):
     verbose_name = "Migrations"
 
     def ready(self) -> None:
-        from migrations_app import panels
+        from migrations_app import events, panels  # noqa: F401  (events declare themselves)
         from migrations_app.runs import operations, work
 
         operations.register_all()

@@ -7,9 +7,15 @@ class OpsConsoleConfig(AppConfig):
     verbose_name = "Ops Console"
 
     def ready(self) -> None:
+        # Pages tell every event, also of a subject that this process has not recorded yet.
+        from opsconsole.access import events as _access  # noqa: F401
+        from opsconsole.environments import events as _environments  # noqa: F401
         from opsconsole.environments.holders import HOLDERS
+        from opsconsole.health import events as _health  # noqa: F401
+        from opsconsole.runs import events as _runs  # noqa: F401
         from opsconsole.runs import reporting  # noqa: F401  (it connects itself)
         from opsconsole.runs.models import holder_of
         from opsconsole.work import checks  # noqa: F401  (they register themselves)
+        from opsconsole.work import events as _work  # noqa: F401
 
         HOLDERS.append(holder_of)

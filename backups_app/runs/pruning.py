@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from backups_app import copies
+from backups_app import copies, events
 from backups_app.models import Backup, BackupCopy, BackupPolicy
 from backups_app.models.backup import CopyState
 from backups_app.parameters import PruneParameters
@@ -137,9 +137,9 @@ def _record_deletion(context: RunContext, backup: Backup, copy: BackupCopy) -> N
     with transaction.atomic():
         BackupCopy.objects.filter(pk=copy.pk).update(state=CopyState.DELETED)
         audit.record(
-            "backup.copy_deleted", actor=None, run=context.run, about=backup,
+            events.COPY_DELETED, actor=None, run=context.run, about=backup,
             reason=backup.expiry_reason,
-            details={"key": backup.key, "storage": copy.storage.address},
+            data=events.CopyDeleted(key=backup.key, storage=copy.storage.address),
         )  # fmt: skip
 
 
@@ -149,9 +149,9 @@ def _mark_deleted(context: RunContext, backup: Backup) -> bool:
             return False
         Backup.objects.filter(pk=backup.pk).update(deleted_at=Now())
         audit.record(
-            "backup.deleted", actor=None, run=context.run, about=backup,
+            events.BACKUP_DELETED, actor=None, run=context.run, about=backup,
             reason=backup.expiry_reason,
-            details={"key": backup.key, "size_bytes": backup.size_bytes},
+            data=events.BackupDeleted(key=backup.key, size_bytes=backup.size_bytes),
         )  # fmt: skip
     context.log(f"backup {backup.pk} is deleted: {backup.expiry_reason}")
     return True

@@ -10,6 +10,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from backups_app import events
 from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models import Backup
 from backups_app.models.backup import CopyState
@@ -84,8 +85,9 @@ def hold_backup(*, actor: User, backup: Backup, reason: str, until: datetime | N
             expires_at=None, expiry_reason="",
         )  # fmt: skip
         audit.record(
-            "backup.held", actor=actor, environment=backup.environment, about=backup,
-            reason=reason, details={"until": until.isoformat() if until else "released"},
+            events.BACKUP_HELD, actor=actor, environment=backup.environment, about=backup,
+            reason=reason,
+            data=events.BackupHeld(until=until.isoformat() if until else "released"),
         )  # fmt: skip
 
 
@@ -101,8 +103,10 @@ def open_for_download(*, actor: User, backup: Backup) -> Path:
     for copy in folders:
         path = LocalStore(copy.storage.address.removeprefix("file://")).path(backup.key)
         if path.is_file():
-            audit.record("backup.downloaded", actor=actor, environment=backup.environment,
-                         about=backup, details={"key": backup.key})  # fmt: skip
+            with transaction.atomic():
+                audit.record(events.BACKUP_DOWNLOADED, actor=actor, about=backup,
+                             environment=backup.environment,
+                             data=events.BackupFile(key=backup.key))  # fmt: skip
             return path
     where = ", ".join(f"{copy.storage.address} {backup.key}" for copy in stored)
     raise Refused(
@@ -120,5 +124,5 @@ def release_backup(*, actor: User, backup: Backup) -> None:
         )  # fmt: skip
         if not changed:
             raise Refused(_("This backup is not on hold."))
-        audit.record("backup.released", actor=actor, environment=backup.environment,
+        audit.record(events.BACKUP_RELEASED, actor=actor, environment=backup.environment,
                      about=backup)  # fmt: skip

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from backups_app import schedules
+from backups_app import events, schedules
 from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models import Backup, BackupPolicy, ScheduledOccurrence, Storage
 from backups_app.parameters import PruneParameters
@@ -23,6 +23,7 @@ from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Environment
 from opsconsole.events import recording as audit
+from opsconsole.events.catalogue import Changed
 from opsconsole.exceptions import Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunKind, RunStatus
@@ -52,8 +53,8 @@ def save_policy(
         policy.save()
         policy.copies.set(copies)
         audit.record(
-            "backup_policy.changed", actor=actor, environment=policy.environment, about=policy,
-            details={"before": before, "after": policy_values(policy)},
+            events.POLICY_CHANGED, actor=actor, environment=policy.environment, about=policy,
+            data=Changed(before=before, after=policy_values(policy)),
         )  # fmt: skip
     return policy
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 
+from django.db import transaction
 from django.utils import timezone
 
+from backups_app import events
 from backups_app.models import Backup
 from backups_app.models.backup import CopyState
 from backups_app.services import consent
@@ -40,8 +42,9 @@ def recovery_kit(*, actor: User, environment: Environment, with_key: bool) -> st
     encrypted = any(backup.form.recipients for backup in backups)
     if with_key and encrypted:
         consent.require_take_out(actor, _opened_by_the_key())
-    audit.record("recovery_kit.printed", actor=actor, environment=environment,
-                 about=environment, details={"with_key": with_key and encrypted})  # fmt: skip
+    with transaction.atomic():
+        audit.record(events.KIT_PRINTED, actor=actor, environment=environment, about=environment,
+                     data=events.KitPrinted(with_key=with_key and encrypted))  # fmt: skip
     parts = [
         f"Recovery kit of {environment}, {timezone.now():%Y-%m-%d %H:%M} UTC",
         "How to use it: docs/recovery.md of the Ops Console.",

@@ -8,6 +8,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
+from backups_app import events
 from backups_app.choices import ProofLevel
 from backups_app.models import Backup, ReplacedDatabase, RestoreCheck
 from backups_app.parameters import RestoreAsParameters, RestoreParameters, UndoParameters
@@ -129,8 +130,9 @@ def _require_database_name(name: str) -> None:
 def request_check(*, actor: User, backup: Backup, environment: Environment) -> RestoreCheck:
     """Have a worker look at what a restore would meet. Raises Refused (503) without a broker."""
     authorize(actor, "restore.start", environment)
-    check = RestoreCheck.objects.create(backup=backup, environment=environment)
-    audit.record("restore.checked", actor=actor, environment=environment, about=backup)
+    with transaction.atomic():
+        check = RestoreCheck.objects.create(backup=backup, environment=environment)
+        audit.record(events.RESTORE_CHECKED, actor=actor, environment=environment, about=backup)
     if not send_short("backups_app.check_restore", check.pk):
         raise Refused(_("No worker can be asked now: the broker does not answer."), status=503)
     return check
@@ -210,8 +212,8 @@ def request_drop(*, actor: User, replaced: ReplacedDatabase) -> None:
         ReplacedDatabase.objects.filter(pk=replaced.pk).update(
             drop_requested_at=Now(), dropped_by=actor, drop_work=item
         )
-        audit.record("replaced.drop_requested", actor=actor, environment=environment,
-                     about=replaced, details={"size_bytes": replaced.size_bytes})  # fmt: skip
+        audit.record(events.DROP_REQUESTED, actor=actor, environment=environment, about=replaced,
+                     data=events.DropRequested(size_bytes=replaced.size_bytes))  # fmt: skip
 
 
 def _require_droppable(replaced: ReplacedDatabase) -> None:
@@ -238,7 +240,8 @@ def record_drop(replaced: ReplacedDatabase) -> None:
     rows = ReplacedDatabase.objects.filter(pk=replaced.pk, dropped_at=None)
     if rows.update(dropped_at=Now()):
         audit.record(
-            "replaced.dropped", actor=None, environment=replaced.target.environment,
-            about=replaced, details={"size_bytes": replaced.size_bytes,
-                                     "requested_by": str(replaced.dropped_by or "")},
+            events.REPLACED_DROPPED, actor=None, environment=replaced.target.environment,
+            about=replaced,
+            data=events.ReplacedDropped(size_bytes=replaced.size_bytes,
+                                        requested_by=str(replaced.dropped_by or "")),
         )  # fmt: skip

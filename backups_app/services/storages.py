@@ -9,7 +9,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
-from backups_app import copies
+from backups_app import copies, events
 from backups_app.models import BackupPolicy, Storage
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
@@ -34,15 +34,15 @@ def save_storage(
     """
     authorize(actor, "settings.edit", CONSOLE)
     with transaction.atomic():
-        action = "storage.changed" if storage.pk else "storage.added"
+        event = events.STORAGE_CHANGED if storage.pk else events.STORAGE_ADDED
         if secret:
             storage.secret_encrypted = seal(secret)
         storage.tested_at, storage.test_error = None, ""
         storage.save()
         audit.record(
-            action, actor=actor, about=storage,
-            details={"before": before, "after": fields_of(storage, FIELDS),
-                     "secret_changed": bool(secret)},
+            event, actor=actor, about=storage,
+            data=events.StorageChanged(before=before, after=fields_of(storage, FIELDS),
+                                       secret_changed=bool(secret)),
         )  # fmt: skip
         _add_test(actor, storage)
     return storage
@@ -57,7 +57,7 @@ def request_test(*, actor: User, storage: Storage) -> None:
 
 
 def _add_test(actor: User, storage: Storage) -> None:
-    event = audit.record("storage.tested", actor=actor, about=storage)
+    event = audit.record(events.STORAGE_TESTED, actor=actor, about=storage)
     work.add(TEST, f"{TEST}:{event.pk}", {"storage": storage.pk}, about=storage.name)
 
 
@@ -76,7 +76,7 @@ def retire_storage(*, actor: User, storage: Storage) -> None:
         )
     with transaction.atomic():
         Storage.objects.filter(pk=storage.pk).update(archived_at=Now())
-        audit.record("storage.retired", actor=actor, about=storage)
+        audit.record(events.STORAGE_RETIRED, actor=actor, about=storage)
 
 
 def try_storage(storage: Storage) -> str:

@@ -8,6 +8,7 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from migrations_app import events
 from migrations_app.assess.schema_sql import Written, write_sql
 from migrations_app.engines import ENGINES
 from migrations_app.models import ExpectedSchema
@@ -50,8 +51,8 @@ def acknowledge(*, actor: User, environment: Environment, schema: str, reason: s
             accepted_by=actor, reason=reason.strip(),
         )  # fmt: skip
         audit.record(
-            "drift.acknowledged", actor=actor, environment=environment, about=environment,
-            reason=reason.strip(), details=_details(drift),
+            events.DRIFT_ACKNOWLEDGED, actor=actor, environment=environment, about=environment,
+            reason=reason.strip(), data=_data(drift),
         )  # fmt: skip
 
 
@@ -106,9 +107,9 @@ def _shown_drift(environment: Environment, schema: str, reason: str) -> Drift:
     return drift
 
 
-def _details(drift: Drift) -> dict[str, object]:
-    return {
-        "expected": drift.expected.schema_id,
-        "live": drift.reading.schema_id,
-        "changes": [f"{change.sign} {change.name}" for change in drift.changes],
-    }
+def _data(drift: Drift) -> events.DriftAcknowledged:
+    return events.DriftAcknowledged(
+        expected=drift.expected.schema_id,
+        live=drift.reading.schema_id,
+        changes=[f"{change.sign} {change.name}" for change in drift.changes],
+    )

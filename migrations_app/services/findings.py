@@ -9,12 +9,14 @@ from typing import Any
 from django.db import transaction
 from django.utils.translation import gettext as _
 
+from migrations_app import events
 from migrations_app.assess.lint import RULES, Level
 from migrations_app.models import LintLevel, ScriptText, Waiver
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Application, Environment
 from opsconsole.events import recording as audit
+from opsconsole.events.catalogue import Changed
 from opsconsole.exceptions import Refused
 
 
@@ -115,8 +117,8 @@ def waive_finding(
             defaults={"reason": reason.strip(), "waived_by": actor},
         )
         audit.record(
-            "finding.waived", actor=actor, environment=environment, about=waiver,
-            reason=reason.strip(), details={"migration": migration, "rule": rule},
+            events.FINDING_WAIVED, actor=actor, environment=environment, about=waiver,
+            reason=reason.strip(), data=events.FindingWaived(migration=migration, rule=rule),
         )  # fmt: skip
     return waiver
 
@@ -126,8 +128,9 @@ def withdraw_waiver(*, actor: User, environment: Environment, waiver: Waiver) ->
     authorize(actor, "finding.waive", environment.application)
     with transaction.atomic():
         audit.record(
-            "finding.waiver_withdrawn", actor=actor, environment=environment, about=waiver,
-            details={"migration": waiver.migration, "rule": waiver.rule, "reason": waiver.reason},
+            events.WAIVER_WITHDRAWN, actor=actor, environment=environment, about=waiver,
+            data=events.WaiverWithdrawn(migration=waiver.migration, rule=waiver.rule,
+                                        reason=waiver.reason),
         )  # fmt: skip
         waiver.delete()
 
@@ -154,8 +157,8 @@ def set_levels(*, actor: User, application: Application, levels: dict[str, str])
                 application=application, rule=rule, defaults={"level": level}
             )
         audit.record(
-            "lint.levels_set", actor=actor, about=application,
-            details={"before": {rule: before[rule] for rule in changed}, "after": changed},
+            events.LEVELS_SET, actor=actor, about=application,
+            data=Changed(before={rule: before[rule] for rule in changed}, after=changed),
         )  # fmt: skip
 
 

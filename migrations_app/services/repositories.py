@@ -6,6 +6,7 @@ from typing import Any
 
 from django.db import transaction
 
+from migrations_app import events
 from migrations_app.models import Repository
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
@@ -33,13 +34,13 @@ def save_repository(
     with transaction.atomic():
         repository.save()
         audit.record(
-            "repository.changed" if stored else "repository.added",
+            events.REPOSITORY_CHANGED if stored else events.REPOSITORY_ADDED,
             actor=actor, about=repository.application,
-            details={
-                "before": before,
-                "after": fields_of(repository, FIELDS),
-                "secret_changed": secret is not None,
-            },
+            data=events.RepositoryChanged(
+                before=before,
+                after=fields_of(repository, FIELDS),
+                secret_changed=secret is not None,
+            ),
         )  # fmt: skip
     _read_anew(repository.application)
     return repository
@@ -49,8 +50,8 @@ def remove_repository(*, actor: User, repository: Repository) -> None:
     """Read the environments' folders again instead."""
     authorize(actor, "settings.edit", repository.application)
     with transaction.atomic():
-        audit.record("repository.removed", actor=actor, about=repository.application,
-                     details={"before": fields_of(repository, FIELDS)})  # fmt: skip
+        audit.record(events.REPOSITORY_REMOVED, actor=actor, about=repository.application,
+                     data=events.RepositoryRemoved(before=fields_of(repository, FIELDS)))  # fmt: skip
         repository.delete()
     _read_anew(repository.application)
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from django.db import connection, transaction
 from django.utils.translation import gettext as _
 
+from opsconsole.access import events
 from opsconsole.access.choices import Role
 from opsconsole.access.models import Membership, User
 from opsconsole.access.permissions import authorize, console_admins
@@ -45,7 +46,8 @@ def add_person(*, actor: User, user: User, role: str) -> User:
     with _alone(actor, CONSOLE):
         user.save()
         membership = Membership.objects.create(user=user, role=Role(role))
-        audit.record("person.added", actor=actor, about=user, details={"role": membership.role})
+        audit.record(events.PERSON_ADDED, actor=actor, about=user,
+                     data=events.PersonAdded(role=membership.role))  # fmt: skip
     return user
 
 
@@ -59,8 +61,8 @@ def grant_role(*, actor: User, membership: Membership) -> Membership:
             environment=membership.environment,
         )
         if is_new:
-            audit.record("role.granted", actor=actor, about=granted.user,
-                         details={"membership": str(granted)})  # fmt: skip
+            audit.record(events.ROLE_GRANTED, actor=actor, about=granted.user,
+                         data=events.RoleOf(membership=str(granted)))  # fmt: skip
     return granted
 
 
@@ -71,8 +73,8 @@ def revoke_role(*, actor: User, membership: Membership) -> None:
         if revoked:
             if membership.role == Role.ADMIN and membership.place is CONSOLE:
                 _require_an_admin()
-            audit.record("role.revoked", actor=actor, about=membership.user,
-                         details={"membership": str(membership)})  # fmt: skip
+            audit.record(events.ROLE_REVOKED, actor=actor, about=membership.user,
+                         data=events.RoleOf(membership=str(membership)))  # fmt: skip
 
 
 def lock_out(*, actor: User, user: User) -> None:
@@ -83,11 +85,11 @@ def lock_out(*, actor: User, user: User) -> None:
         changed = User.objects.filter(pk=user.pk, is_active=True).update(is_active=False)
         if changed:
             _require_an_admin()
-            audit.record("person.disabled", actor=actor, about=user)
+            audit.record(events.PERSON_DISABLED, actor=actor, about=user)
 
 
 def let_in(*, actor: User, user: User) -> None:
     """Let a person sign in again."""
     with _alone(actor, CONSOLE):
         if User.objects.filter(pk=user.pk, is_active=False).update(is_active=True):
-            audit.record("person.enabled", actor=actor, about=user)
+            audit.record(events.PERSON_ENABLED, actor=actor, about=user)

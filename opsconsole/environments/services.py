@@ -11,10 +11,12 @@ from django.utils.translation import gettext as _
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.access.places import CONSOLE
+from opsconsole.environments import events
 from opsconsole.environments.holders import require_idle
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.environments.secrets import is_reference, seal
 from opsconsole.events import recording as audit
+from opsconsole.events.catalogue import Changed
 from opsconsole.events.models import AuditEvent
 from opsconsole.events.recording import fields_of
 from opsconsole.exceptions import Refused
@@ -31,11 +33,11 @@ def save_application(
     """Save a new or changed application."""
     authorize(actor, "settings.edit", application if application.pk else CONSOLE)
     with transaction.atomic():
-        action = "application.changed" if application.pk else "application.added"
+        event = events.APPLICATION_CHANGED if application.pk else events.APPLICATION_ADDED
         application.save()
         after = fields_of(application, ["name", "slug"])
-        audit.record(action, actor=actor, about=application,
-                     details={"before": before, "after": after})  # fmt: skip
+        audit.record(event, actor=actor, about=application,
+                     data=Changed(before=before, after=after))  # fmt: skip
     return application
 
 
@@ -46,7 +48,7 @@ def archive_application(*, actor: User, application: Application) -> None:
         require_idle(environment)
     with transaction.atomic():
         Application.objects.filter(pk=application.pk).update(archived_at=Now())
-        audit.record("application.archived", actor=actor, about=application)
+        audit.record(events.APPLICATION_ARCHIVED, actor=actor, about=application)
 
 
 def save_environment(
@@ -80,16 +82,16 @@ def save_environment(
                 scratch_dsn_encrypted=seal(scratch_address) if scratch_address else ""
             )
         event = audit.record(
-            "environment.added" if is_new else "environment.changed",
+            events.ENVIRONMENT_ADDED if is_new else events.ENVIRONMENT_CHANGED,
             actor=actor,
             environment=environment,
             about=environment,
-            details={
-                "before": before,
-                "after": fields_of(environment, names),
-                "address_changed": bool(address),
-                "scratch_address_changed": scratch_address is not None,
-            },
+            data=events.EnvironmentChanged(
+                before=before,
+                after=fields_of(environment, names),
+                address_changed=bool(address),
+                scratch_address_changed=scratch_address is not None,
+            ),
         )
         _add_connection_test(environment, event)
     return environment
@@ -99,7 +101,7 @@ def request_connection_test(*, actor: User, environment: Environment) -> None:
     """Have a worker connect to the environment's database, and keep what it finds."""
     authorize(actor, "settings.edit", environment)
     with transaction.atomic():
-        event = audit.record("target.tested", actor=actor, environment=environment)
+        event = audit.record(events.TARGET_TESTED, actor=actor, environment=environment)
         _add_connection_test(environment, event)
 
 
@@ -147,5 +149,5 @@ def archive_environment(*, actor: User, environment: Environment) -> None:
         Environment.objects.filter(pk=environment.pk).update(archived_at=Now())
         # Frees the database for another environment.
         Target.objects.filter(environment=environment).update(system_identifier="")
-        audit.record("environment.archived", actor=actor, environment=environment,
+        audit.record(events.ENVIRONMENT_ARCHIVED, actor=actor, environment=environment,
                      about=environment)  # fmt: skip

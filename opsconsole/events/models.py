@@ -7,20 +7,34 @@ from typing import Any
 from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
+from django.utils import translation
+from django.utils.functional import SimpleLazyObject
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
+
+from opsconsole.events.catalogue import CATALOGUE, LOOKS, Look
+
+ENGLISH = "en"
 
 
 class AuditQuerySet(models.QuerySet["AuditEvent"]):
     def matching(
-        self, *, who: str = "", what: str = "", since: object = None, until: object = None,
-        environment: models.Model | None = None,
+        self, *, who: str = "", what: str = "", event: str = "", since: object = None,
+        until: object = None, environment: models.Model | None = None,
     ) -> AuditQuerySet:  # fmt: skip
-        """Filter by part of the actor's label or of the action, by time, by environment."""
+        """Filter by part of the actor's label, of the event's key or sentence, and so on.
+
+        Rows from before sentences were kept are found by their key only.
+        """
         events = self.select_related("environment__application", "run")
         if who:
             events = events.filter(actor_label__icontains=who)
         if what:
-            events = events.filter(action__icontains=what)
+            events = events.filter(
+                models.Q(action__icontains=what) | models.Q(sentence__icontains=what)
+            )
+        if event:
+            events = events.filter(action=event)
         if since:
             events = events.filter(occurred_at__gte=since)
         if until:
@@ -66,6 +80,8 @@ class AuditEvent(models.Model):
     object_label = models.CharField(max_length=200, blank=True)
     reason = models.TextField(blank=True)
     details = models.JSONField(default=dict)
+    # As it was said then, in English; empty for rows from before sentences were kept.
+    sentence = models.TextField(blank=True, db_default="")
     app_version = models.CharField(max_length=32)
 
     objects = AuditQuerySet.as_manager()
@@ -79,6 +95,39 @@ class AuditEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} by {self.actor_label}"
+
+    @property
+    def told(self) -> str:
+        """What happened, in the active language; in English as it was said then."""
+        language = translation.get_language() or ENGLISH
+        if self.sentence and language.split("-")[0] == ENGLISH:
+            return self.sentence
+        return self.told_in(language)
+
+    def told_in(self, language: str) -> str:
+        """What happened, in a language; what was said then, or the key, if it is unknown here."""
+        event = CATALOGUE.get(self.action)
+        if event is None:
+            return self.sentence or str(self)
+        with translation.override(language):
+            return event.told(self._names(), self.details)
+
+    def _names(self) -> dict[str, object]:
+        is_console = self.actor_kind == "system"
+        return {
+            "actor": gettext("The console") if is_console else self.actor_label,
+            "object": self.object_label,
+            "environment": SimpleLazyObject(lambda: str(self.environment or "…")),
+            "run": self.run_id,
+        }
+
+    @property
+    def look(self) -> Look:
+        """Tone and icon: what was denied or failed looks bad, whatever the event."""
+        if self.outcome in {self.Outcome.DENIED, self.Outcome.ERROR}:
+            return LOOKS["bad"]
+        event = CATALOGUE.get(self.action)
+        return LOOKS[event.tone if event else "idle"]
 
     def changes(self) -> list[tuple[str, Any, Any]]:
         """Each setting that this act changed, with its value before and after (None: not set)."""

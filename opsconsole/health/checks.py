@@ -9,18 +9,20 @@ from django.db import transaction
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.events import recording as audit
+from opsconsole.events.catalogue import Changed
 from opsconsole.events.recording import fields_of
+from opsconsole.health import events
 from opsconsole.health.models import HealthCheck
 
 
 def save_health_check(*, actor: User, check: HealthCheck, before: dict[str, Any]) -> HealthCheck:
     authorize(actor, "settings.edit", check.environment)
     with transaction.atomic():
-        action = "health_check.changed" if check.pk else "health_check.added"
+        event = events.CHECK_CHANGED if check.pk else events.CHECK_ADDED
         check.save()
         after = fields_of(check, ["name", "kind", "address", "timeout_seconds", "is_enabled"])
-        audit.record(action, actor=actor, environment=check.environment, about=check,
-                     details={"before": before, "after": after})  # fmt: skip
+        audit.record(event, actor=actor, environment=check.environment, about=check,
+                     data=Changed(before=before, after=after))  # fmt: skip
     return check
 
 
@@ -28,6 +30,6 @@ def delete_health_check(*, actor: User, check: HealthCheck) -> None:
     """Remove a check; what it answered stays."""
     authorize(actor, "settings.edit", check.environment)
     with transaction.atomic():
-        audit.record("health_check.removed", actor=actor, environment=check.environment,
+        audit.record(events.CHECK_REMOVED, actor=actor, environment=check.environment,
                      about=check)  # fmt: skip
         check.delete()

@@ -19,6 +19,7 @@ from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import AdapterError, Refused
+from opsconsole.health import events
 from opsconsole.health.choices import Health
 from opsconsole.health.models import (
     HALF_HOUR,
@@ -88,7 +89,9 @@ def _ask(environment: Environment, check: HealthCheck) -> ProbeAnswer:
 def request_check(*, actor: User, environment: Environment) -> None:
     """Ask a worker to run the checks now. Raises Refused (503) when none can be asked."""
     authorize(actor, "health.check", environment)
-    audit.record("health.check_requested", actor=actor, environment=environment, about=environment)
+    with transaction.atomic():
+        audit.record(events.CHECK_REQUESTED, actor=actor, environment=environment,
+                     about=environment)  # fmt: skip
     if not send_short("opsconsole.sample_health", environment.pk):
         raise Refused(_("Health cannot be checked now: the broker does not answer."), status=503)
 

@@ -6,3 +6,6 @@ class ProjectConfig(AppConfig):
 
     name = "opsconsole.project"
     label = "project"
+
+    def ready(self) -> None:
+        from opsconsole.project import events  # noqa: F401  (they declare themselves)

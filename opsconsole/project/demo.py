@@ -35,6 +35,7 @@ from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused
 from opsconsole.health.models import HealthCheck
+from opsconsole.project.events import DEMO_CREATED
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 
@@ -184,7 +185,7 @@ def _make_records() -> None:
         for position, demo in enumerate(ENVIRONMENTS, start=1):
             _make_environment(application, demo, position)
         if created:
-            audit.record("demo.created", actor=None, about=application)
+            audit.record(DEMO_CREATED, actor=None, about=application)
     for target in Target.objects.filter(environment__application=application):
         observe_target(target)
 

@@ -1,4 +1,3 @@
-from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
 from opsconsole.access import sign_in
@@ -28,7 +27,7 @@ urlpatterns = [
     path("find", home.find, name="find"),
     path("health", health.console_health, name="console-health"),
     path("sign-in", sign_in.SignInView.as_view(), name="sign-in"),
-    path("sign-out", LogoutView.as_view(), name="sign-out"),
+    path("sign-out", sign_in.SignOutView.as_view(), name="sign-out"),
     path("preferences", preferences, name="preferences"),
     path("runs", runs.run_list, name="runs"),
     path("runs/<int:run_id>", runs.run_page, name="run"),

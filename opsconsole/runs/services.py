@@ -22,6 +22,7 @@ from opsconsole.environments.models import Environment
 from opsconsole.events import recording as audit
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import FencedOut, Refused
+from opsconsole.runs import events
 from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.documents import Parameters, Unreadable
 from opsconsole.runs.gates import Gate, Judged, PlanIntact, RequesterMay, in_the_way, judge
@@ -81,16 +82,18 @@ def request_run(
                 run.save()
             run.refresh_from_db()
             audit.record(
-                "run.requested",
+                events.RUN_REQUESTED,
                 actor=actor,
                 run=run,
                 reason=reason,
-                details={
-                    "kind": run.kind,
-                    "operation": run.operation,
-                    "plan": plan.hash if plan else "",
-                    **run.parameters,
-                },
+                data=events.RunRequested.model_validate(
+                    {
+                        "kind": run.kind,
+                        "operation": run.operation,
+                        "plan": plan.hash if plan else "",
+                        **run.parameters,
+                    }
+                ),
             )
             transaction.on_commit(lambda: dispatch(run.pk))
     except IntegrityError:
@@ -178,11 +181,11 @@ def claim_run(run_id: int, worker_name: str) -> Run | None:
         ).get(pk=run_id)  # fmt: skip
         if run.status != RunStatus.QUEUED:
             audit.record(
-                "run.duplicate_delivery",
+                events.DUPLICATE_DELIVERY,
                 actor=None,
                 run=run,
                 outcome=AuditEvent.Outcome.DENIED,
-                details={"worker": worker_name, "status": run.status},
+                data=events.DuplicateDelivery(worker=worker_name, status=run.status),
             )
             return None
         try:
@@ -191,7 +194,7 @@ def claim_run(run_id: int, worker_name: str) -> Run | None:
             return None
         if refusal:
             _change(run, RunStatus.FAILED, summary=refusal, finished_at=Now())
-            audit.record("run.refused", actor=None, run=run, reason=refusal,
+            audit.record(events.RUN_REFUSED, actor=None, run=run, reason=refusal,
                          outcome=AuditEvent.Outcome.DENIED)  # fmt: skip
             return None
         token = uuid.uuid4()
@@ -203,7 +206,8 @@ def claim_run(run_id: int, worker_name: str) -> Run | None:
             started_at=Now(),
             lease_expires_at=in_seconds(settings.LEASE_SECONDS),
         )
-        audit.record("run.started", actor=None, run=run, details={"worker": worker_name})
+        audit.record(events.RUN_STARTED, actor=None, run=run,
+                     data=events.OnWorker(worker=worker_name))  # fmt: skip
     run.refresh_from_db()
     return run
 
@@ -291,14 +295,14 @@ def finish_run(run: Run, status: RunStatus, summary: str) -> None:
                 lease_expires_at=None)  # fmt: skip
         _end_open_steps(run, status)
         audit.record(
-            "run.ended",
+            events.RUN_ENDED,
             actor=None,
             run=run,
             outcome=AuditEvent.Outcome.OK
             if status in {RunStatus.SUCCEEDED, RunStatus.CANCELLED}
             else AuditEvent.Outcome.ERROR,
             reason=summary,
-            details={"status": status, "applied": run.applied},
+            data=events.RunEnded(status=status, applied=list(run.applied)),
         )
         _end_way_back(run, status)
 
@@ -321,8 +325,8 @@ def _end_way_back(run: Run, status: RunStatus) -> None:
         _change(needing, RunStatus.ROLLED_BACK,
                 summary=_("%(before)s Rolled back by run %(run)s.")
                 % {"before": needing.summary, "run": run.pk})  # fmt: skip
-        audit.record("run.decided", actor=run.requested_by, run=needing, reason=run.reason,
-                     details={"status": RunStatus.ROLLED_BACK, "by_run": run.pk})  # fmt: skip
+        audit.record(events.RUN_DECIDED, actor=run.requested_by, run=needing, reason=run.reason,
+                     data=events.RunDecided(status=RunStatus.ROLLED_BACK, by_run=run.pk))  # fmt: skip
     else:
         Run.objects.filter(pk=needing.pk).update(way_back=None)
 
@@ -345,7 +349,7 @@ def request_cancel(*, actor: User, run: Run) -> Run:
                 _("%(run)s is %(status)s; only a queued or running one can be cancelled.")
                 % {"run": run, "status": run.state.label.lower()}
             )
-        audit.record("run.cancel_requested", actor=actor, run=run)
+        audit.record(events.CANCEL_REQUESTED, actor=actor, run=run)
     return run
 
 
@@ -356,7 +360,7 @@ def cancel_for_shutdown(run: Run) -> None:
             pk=run.pk, status=RunStatus.RUNNING, claim_token=run.claim_token
         ).update(status=RunStatus.CANCELLING, cancel_requested_at=Now())
         if changed:
-            audit.record("run.cancel_requested", actor=None, run=run,
+            audit.record(events.CANCEL_REQUESTED, actor=None, run=run,
                          reason=_("The console is being stopped."))  # fmt: skip
 
 
@@ -375,8 +379,8 @@ def decide_run(*, actor: User, run: Run, status: RunStatus, reason: str) -> Run:
             summary=_("%(before)s Decided by %(who)s: %(reason)s")
             % {"before": run.summary, "who": actor, "reason": reason},
         )
-        audit.record("run.decided", actor=actor, run=run, reason=reason,
-                     details={"status": status})  # fmt: skip
+        audit.record(events.RUN_DECIDED, actor=actor, run=run, reason=reason,
+                     data=events.RunDecided(status=status))  # fmt: skip
     return run
 
 
@@ -417,8 +421,8 @@ def reap_expired() -> list[int]:
                 Step.objects.filter(run=run, status=StepStatus.RUNNING).update(
                     status=StepStatus.UNKNOWN, finished_at=Now()
                 )
-                audit.record("run.lost", actor=None, run=run, outcome=AuditEvent.Outcome.ERROR,
-                             details={"worker": run.worker_name})  # fmt: skip
+                audit.record(events.RUN_LOST, actor=None, run=run, outcome=AuditEvent.Outcome.ERROR,
+                             data=events.OnWorker(worker=run.worker_name))  # fmt: skip
                 reaped.append(run.pk)
     return reaped
 

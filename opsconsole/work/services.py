@@ -25,6 +25,7 @@ from opsconsole.access.places import CONSOLE
 from opsconsole.clock import in_seconds
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import FencedOut, Refused
+from opsconsole.work import events
 from opsconsole.work.models import WorkItem, WorkItemQuerySet
 from opsconsole.work.registry import WORK
 
@@ -167,9 +168,9 @@ def try_now(*, actor: User, item: WorkItem) -> None:
         changed = WorkItem.objects.idle().filter(pk=item.pk).update(due_at=Now(), sent_at=None)
         if not changed:
             raise Refused(_("It is done, or a worker is at it now."))
-        audit.record("work.retried", actor=actor, environment=item.environment, about=item,
-                     details={"work": item.work, "attempts": item.attempts,
-                              "last_error": item.last_error})  # fmt: skip
+        audit.record(events.WORK_RETRIED, actor=actor, environment=item.environment, about=item,
+                     data=events.WorkRetried(work=item.work, attempts=item.attempts,
+                                             last_error=item.last_error))  # fmt: skip
         transaction.on_commit(lambda: send(item.pk))
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from backups_app.parameters import BackupParameters, ProveParameters, RestoreParameters
 from migrations_app.parameters import EndSessionParameters
+from opsconsole.access.events import SIGN_IN_FAILED, SignInFailed
 from opsconsole.events import recording as audit
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import FencedOut, Refused
@@ -340,11 +341,11 @@ def test_broker_that_is_down_leaves_the_run_to_the_sweeper(environment, operator
     ],
 )
 def test_audit_trail_takes_inserts_only(statement):
-    audit.record("test.event", actor=None)
+    audit.record(SIGN_IN_FAILED, actor=None, data=SignInFailed(username="x"))
     with pytest.raises(DatabaseError, match="inserts only"), transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute(statement)
-    assert AuditEvent.objects.filter(action="test.event").count() == 1
+    assert AuditEvent.objects.filter(action=SIGN_IN_FAILED.key).count() == 1
 
 
 def test_action_whose_audit_row_cannot_be_written_is_refused(environment, operator):

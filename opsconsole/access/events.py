@@ -1,0 +1,54 @@
+"""What happens to people and their roles."""
+
+from __future__ import annotations
+
+from django.utils.translation import gettext_lazy as _
+from pydantic import Field
+
+from opsconsole.events.catalogue import Audience, Data, NoData, event
+
+
+class PersonAdded(Data):
+    role: str = Field(examples=["operator"])
+
+
+class RoleOf(Data):
+    membership: str = Field(examples=["maja is operator of Shop"])
+
+
+class SignInFailed(Data):
+    username: str = Field(examples=["maja"])
+
+
+PERSON_ADDED = event(
+    "person.added", _("%(actor)s added %(object)s with the role %(role)s."),
+    data=PersonAdded, seen_by=Audience.CONSOLE,
+)  # fmt: skip
+PERSON_DISABLED = event(
+    "person.disabled", _("%(actor)s locked %(object)s out."),
+    data=NoData, tone="warn", seen_by=Audience.CONSOLE,
+)  # fmt: skip
+PERSON_ENABLED = event(
+    "person.enabled", _("%(actor)s let %(object)s back in."),
+    data=NoData, seen_by=Audience.CONSOLE,
+)  # fmt: skip
+ROLE_GRANTED = event(
+    "role.granted", _("%(actor)s granted a role: %(membership)s."),
+    data=RoleOf, seen_by=Audience.CONSOLE,
+)  # fmt: skip
+ROLE_REVOKED = event(
+    "role.revoked", _("%(actor)s revoked a role: %(membership)s."),
+    data=RoleOf, tone="warn", seen_by=Audience.CONSOLE,
+)  # fmt: skip
+SIGNED_IN = event(
+    "person.signed_in", _("%(actor)s signed in."),
+    data=NoData, tone="idle", seen_by=Audience.CONSOLE,
+)  # fmt: skip
+SIGNED_OUT = event(
+    "person.signed_out", _("%(actor)s signed out."),
+    data=NoData, tone="idle", seen_by=Audience.CONSOLE,
+)  # fmt: skip
+SIGN_IN_FAILED = event(
+    "person.sign_in_failed", _("A sign-in as %(username)s failed."),
+    data=SignInFailed, tone="bad", seen_by=Audience.CONSOLE,
+)  # fmt: skip

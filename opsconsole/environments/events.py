@@ -1,0 +1,43 @@
+"""What happens to applications, environments and their targets."""
+
+from __future__ import annotations
+
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.events.catalogue import Audience, Changed, NoData, event
+
+
+class EnvironmentChanged(Changed):
+    """The addresses themselves are never recorded."""
+
+    address_changed: bool = False
+    scratch_address_changed: bool = False
+
+
+APPLICATION_ADDED = event(
+    "application.added", _("%(actor)s added the application %(object)s."),
+    data=Changed, seen_by=Audience.CONSOLE,
+)  # fmt: skip
+APPLICATION_CHANGED = event(
+    "application.changed", _("%(actor)s changed the application %(object)s."),
+    data=Changed, seen_by=Audience.CONSOLE,
+)  # fmt: skip
+APPLICATION_ARCHIVED = event(
+    "application.archived", _("%(actor)s archived the application %(object)s."),
+    data=NoData, tone="warn", seen_by=Audience.CONSOLE,
+)  # fmt: skip
+ENVIRONMENT_ADDED = event(
+    "environment.added", _("%(actor)s added the environment %(object)s."), data=EnvironmentChanged
+)
+ENVIRONMENT_CHANGED = event(
+    "environment.changed", _("%(actor)s changed the settings of %(object)s."),
+    data=EnvironmentChanged,
+)  # fmt: skip
+ENVIRONMENT_ARCHIVED = event(
+    "environment.archived", _("%(actor)s archived the environment %(object)s."),
+    data=NoData, tone="warn",
+)  # fmt: skip
+TARGET_TESTED = event(
+    "target.tested", _("%(actor)s tested the connection to %(environment)s."),
+    data=NoData, tone="idle",
+)  # fmt: skip
