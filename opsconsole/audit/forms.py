@@ -7,13 +7,20 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.environments.models import Environment
 from opsconsole.environments.visibility import visible_environments
+from opsconsole.events.catalogue import CATALOGUE
+
+
+def _events() -> list[tuple[str, Any]]:
+    """Every event with its sentence, events of one subject side by side."""
+    return [("", _("All")), *((key, CATALOGUE[key].outline) for key in sorted(CATALOGUE))]
 
 
 class AuditFilterForm(forms.Form):
     """Filters of the audit trail; dates are days in the viewer's time zone, both included."""
 
     who = forms.CharField(label=_("Who"), required=False, max_length=100)
-    what = forms.CharField(label=_("What"), required=False, max_length=64)
+    event = forms.ChoiceField(label=_("What"), required=False, choices=_events)
+    what = forms.CharField(label=_("Containing"), required=False, max_length=64)
     environment = forms.ModelChoiceField(
         Environment.objects.none(), label=_("Environment"), required=False, empty_label=_("All")
     )

@@ -36,7 +36,7 @@ def audit_list(request: HttpRequest) -> HttpResponse:
 @require("audit.view")
 def audit_event(request: HttpRequest, event_id: int) -> HttpResponse:
     events = visible_events(request.user)  # type: ignore[arg-type]
-    event = get_object_or_404(events.select_related("environment"), pk=event_id)
+    event = get_object_or_404(events.matching(), pk=event_id)
     return render(request, "opsconsole/audit_event.html", {"event": event})
 
 
@@ -61,6 +61,7 @@ def _events(request: HttpRequest, form: AuditFilterForm) -> AuditQuerySet:
     return visible_events(request.user).matching(  # type: ignore[arg-type]
         who=given["who"],
         what=given["what"],
+        event=given["event"],
         since=_start_of(given["since"]),
         until=_start_of(given["until"], days=1),
         environment=given["environment"],
@@ -81,14 +82,14 @@ class _Echo:
 def _csv_lines(events: AuditQuerySet) -> Iterator[str]:
     writer = csv.writer(_Echo())
     yield writer.writerow(["id", "at (UTC)", "who", "from", "what", "outcome", "environment",
-                           "object", "reason", "with", "details"])  # fmt: skip
+                           "object", "reason", "with", "details", "sentence"])  # fmt: skip
     for event in events.iterator():
         yield writer.writerow(
             [
                 event.pk, event.occurred_at.isoformat(), _cell(event.actor_label), event.ip or "",
                 event.action, event.outcome, _cell(str(event.environment or "")),
                 _cell(event.object_label), _cell(event.reason), _cell(event.user_agent),
-                json.dumps(event.details, ensure_ascii=False),
+                json.dumps(event.details, ensure_ascii=False), _cell(event.told),
             ]
         )  # fmt: skip
 

@@ -92,7 +92,7 @@ def rest_context(request: HttpRequest, run: Run) -> dict:
         "environment": run.environment,
         "health": list(run.health_results.order_by("observed_at")),
         "availability": run.result.get("availability"),
-        "audit": AuditEvent.objects.filter(run=run).order_by("id"),
+        "audit": AuditEvent.objects.matching().filter(run=run).order_by("id"),
         "key": new_key(),
         "panels": [part(request, run) for part in RUN_PANELS],
     }

@@ -72,7 +72,7 @@ def test_new_operator_migrates_staging_and_finds_every_trace(console, browser): 
     assert "200 healthy" in page.locator("section:has(#health)").inner_text()
     page.get_by_role("link", name="Audit").click()
     table = page.locator("table").inner_text()
-    assert "run.requested" in table
+    assert "requested run" in table
     assert "quarter end" in table
     assert page.problems == []
 

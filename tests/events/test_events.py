@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from django.db import connection
 from django.utils import translation
+from django.utils.functional import lazy
 
 from opsconsole.access import events as access
 from opsconsole.events import recording
@@ -45,28 +47,36 @@ def test_key_that_is_taken_is_refused():
         event("run.ended", "again", data=NoData)
 
 
+@pytest.fixture
+def signed_in(monkeypatch):
+    """The event of signing in, whose sentence names the language that it is told in."""
+    sentence = lazy(lambda: f"%(actor)s signed in ({translation.get_language()}).", str)()
+    spoken = replace(access.SIGNED_IN, sentence=sentence)
+    monkeypatch.setitem(CATALOGUE, spoken.key, spoken)
+    return spoken
+
+
 @pytest.mark.django_db
-def test_row_keeps_the_english_sentence_whatever_the_language(operator):
+def test_row_keeps_the_english_sentence_and_is_told_in_the_readers_language(operator, signed_in):
     with translation.override("de"):
-        row = record(access.PERSON_DISABLED, actor=operator, about=operator)
+        row = record(signed_in, actor=operator)
+        assert row.told == "operator signed in (de)."
     row.refresh_from_db()
-    assert row.sentence == "operator locked operator out."
+    assert row.sentence == "operator signed in (en)."
 
 
 @pytest.mark.django_db
-def test_row_keeps_the_sentence_that_was_said_then(operator, monkeypatch):
-    row = record(access.SIGNED_IN, actor=operator)
-    monkeypatch.setitem(
-        CATALOGUE, access.SIGNED_IN.key,
-        type(access.SIGNED_IN)(**(vars(access.SIGNED_IN) | {"sentence": "%(actor)s came in."})),
-    )  # fmt: skip
-    assert row.told == "operator signed in."
+def test_row_is_told_in_english_as_it_was_said_then(operator, signed_in, monkeypatch):
+    row = record(signed_in, actor=operator)
+    monkeypatch.setitem(CATALOGUE, signed_in.key, replace(signed_in, sentence="%(actor)s came."))
+    with translation.override("en-us"):
+        assert row.told == "operator signed in (en)."
     with translation.override("de"):
-        assert row.told == "operator came in."
+        assert row.told == "operator came."
 
 
 @pytest.mark.django_db
-def test_details_keep_only_what_was_set(environment):
+def test_details_keep_only_what_was_set():
     details = {"before": {"name": "A"}, "after": {"name": "B"}}
     row = record(access.SIGN_IN_FAILED, actor=None, data=access.SignInFailed(username="x"))
     assert row.details == {"username": "x"}
@@ -122,6 +132,13 @@ def test_every_row_of_an_old_database_is_told_by_its_sentence():
         "admin tested the connection to ….",
         "somebody who is gone requested run 99999 (…).",
     }
+
+
+def test_details_of_another_shape_fill_what_they_can():
+    deleted = CATALOGUE["backup.copy_deleted"]
+    told = deleted.told(NAMES, {"storage": "s3://bucket"})
+    assert told == "ada deleted the copy of Shop in s3://bucket."
+    assert deleted.told(NAMES, {"key": 3}) == "ada deleted the copy of Shop in …."
 
 
 @pytest.mark.django_db

@@ -265,6 +265,7 @@ def test_cancel_and_decide_from_the_page(as_role, environment, operator):
         ("/runs?environment=x&kind=y&status=z&page=nonsense", 200),
         ("/backups?environment=-1", 200),
         ("/audit?since=yesterday", 422),
+        ("/audit?event=tape.rewound", 422),
         ("/audit?since=2026-02-01&until=2026-01-01", 422),
         ("/find?q=%00", 400),
         ("/runs/1/log?after=abc", 404),
@@ -281,10 +282,15 @@ def test_audit_filters_by_who_what_and_environment(as_role, environment, operato
     client = as_role("reviewer")
 
     def found(query: str) -> bool:
-        return "run.requested" in client.get(f"/audit?{query}").content.decode().split("<table")[-1]
+        page = client.get(f"/audit?{query}").content.decode()
+        return "operator requested run" in page.split("</form>")[-1]
 
     today = timezone.now().date()
     assert found(f"who=operator&what=run.&environment={environment.pk}&since={today}&until={today}")
+    assert found("event=run.requested")
+    assert found("what=operator+requested")
+    assert not found("event=run.ended")
+    assert not found("what=operator+ended")
     assert not found("who=nobody")
     assert not found("until=2020-01-01")
 
