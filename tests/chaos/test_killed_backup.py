@@ -66,8 +66,8 @@ def test_killed_worker_while_a_restore_is_built_replaces_nothing(busy: Console) 
 
 USE_BUCKET = """
 from backups_app.models import BackupPolicy, Storage
-from opsconsole.models import Environment
-from opsconsole.services.secrets import seal
+from opsconsole.environments.models import Environment
+from opsconsole.environments.secrets import seal
 bucket = Storage.objects.create(
     name="Bucket", url={url!r}, access_key="key", secret_encrypted=seal("secret"))
 policy = BackupPolicy.objects.of(Environment.objects.by_path("sales-commission/staging"))

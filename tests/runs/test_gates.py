@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrations_app.runs import gates as migrations
+from migrations_app import gates as migrations
 from opsconsole.runs.gates import (
     Closed,
     FreshReading,
