@@ -12,11 +12,19 @@ from pathlib import Path
 import psycopg
 import pytest
 from django.test import Client
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis
 from psycopg import sql
 
 from tests.toolbox import MISSING
 
 PASSWORD = "target-password"
+
+# How long an example takes says how busy the machine is, and nothing of the console.
+hypothesis.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -49,7 +49,7 @@ def read(data: bytes, form: StoredForm, sha256: str, identities=(IDENTITY,)) -> 
 
 
 @every_form
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(raw=st.lists(st.binary(min_size=1, max_size=20_000), min_size=1, max_size=8))
 def test_what_is_stored_is_read_back(form, raw):
     data, written = write(raw, form)
