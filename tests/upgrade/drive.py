@@ -28,7 +28,10 @@ ADMIN, PASSWORD = "admin", "upgrade-0.1"
 # Tables that a migration since 0.1 renamed, with their new names.
 RENAMED: dict[str, str] = {}
 # `table.column` of 0.1 that a migration moves or rewrites on purpose; say why beside each.
-REWRITTEN: set[str] = set()
+REWRITTEN: set[str] = {
+    # It meant "asked to be dropped", which is now `drop_requested_at`; a worker looks again.
+    "backups_app_replaceddatabase.dropped_at",
+}
 
 # -- the rows
 
