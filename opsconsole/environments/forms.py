@@ -15,10 +15,6 @@ from opsconsole.environments.secrets import is_reference
 from opsconsole.exceptions import AdapterError
 from opsconsole.targets.dsn import Dsn
 
-# First parts of the console's own addresses; an application's pages lie under its short name.
-TAKEN_SLUGS = {"audit", "backups", "find", "health", "preferences", "replaced", "runs", "settings",
-               "sign-in", "sign-out", "static", "work"}  # fmt: skip
-
 
 class ApplicationForm(forms.ModelForm):
     engine = forms.ChoiceField(label=_("Migration engine"), choices=lambda: ENGINES)
@@ -26,15 +22,6 @@ class ApplicationForm(forms.ModelForm):
     class Meta:
         model = Application
         fields = ["name", "slug", "engine"]
-
-    def clean_slug(self) -> str:
-        slug: str = self.cleaned_data["slug"]
-        if slug in TAKEN_SLUGS:
-            raise forms.ValidationError(
-                _("%(slug)s is an address of the console itself: choose another."),
-                params={"slug": slug},
-            )
-        return slug
 
 
 # Left empty, they stay as they are.

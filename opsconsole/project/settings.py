@@ -62,6 +62,7 @@ MIDDLEWARE = [
     "django_htmx.middleware.HtmxMiddleware",
     "opsconsole.access.middleware.RequestContextMiddleware",
     "opsconsole.web.middleware.RefusedMiddleware",
+    "opsconsole.project.moved.MovedMiddleware",
 ]
 
 FILE_UPLOAD_HANDLERS = [

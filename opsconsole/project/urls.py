@@ -72,19 +72,19 @@ urlpatterns = [
     path("settings/remove/<slug:thing>/<int:pk>", settings.remove, name="settings-remove"),
     path("", include("backups_app.urls")),
     path("", include("migrations_app.urls")),
-    path("<slug:application>", applications.application_page, name="application"),
+    path("applications/<slug:application>", applications.application_page, name="application"),
     path(
-        "<slug:application>/<slug:environment>",
+        "applications/<slug:application>/<slug:environment>",
         environments.environment_page,
         name="environment",
     ),
     path(
-        "<slug:application>/<slug:environment>/health",
+        "applications/<slug:application>/<slug:environment>/health",
         environments.environment_health,
         name="environment-health",
     ),
     path(
-        "<slug:application>/<slug:environment>/health/check",
+        "applications/<slug:application>/<slug:environment>/health/check",
         check_health,
         name="health-check-now",
     ),

@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.console import STAGING, Console, table_lock, wait_for
 
 pytestmark = pytest.mark.chaos
-PATH = "/sales-commission/staging/migrate"
+PATH = "/applications/sales-commission/staging/migrate"
 
 
 def form(console: Console, name: str) -> tuple:

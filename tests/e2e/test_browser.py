@@ -77,15 +77,18 @@ def test_new_operator_migrates_staging_and_finds_every_trace(console, browser): 
     assert page.problems == []
 
 
+DEMO = "/applications/sales-commission"
+STAGING = f"{DEMO}/staging"
+
 PATHS = (
-    "/", "/sales-commission/staging", "/sales-commission/production/migrate", "/runs", "/runs/1",
+    "/", STAGING, f"{DEMO}/production/migrate", "/runs", "/runs/1",
     "/backups", "/backups/1", "/backups/1/restore", "/audit", "/audit/1", "/settings", "/preferences",
     "/settings/applications/add", "/settings/applications/1/environments/1",
     "/settings/environments/1/checks/add", "/settings/connections/1", "/settings/people/add",
-    "/sales-commission/staging/backup-policy", "/settings/storages/add", "/settings/storages/1",
+    f"{STAGING}/backup-policy", "/settings/storages/add", "/settings/storages/1",
     "/settings/storages/1/test", "/settings/roles/add", "/find?q=parent", "/nothing/here",
-    "/sales-commission/staging/migrations/20250105090000_init",
-    "/sales-commission/production/migrations/20250728101500_add_parent_target_relationship",
+    f"{STAGING}/migrations/20250105090000_init",
+    f"{DEMO}/production/migrations/20250728101500_add_parent_target_relationship",
     "/settings/applications/1/lint",
 )  # fmt: skip
 

@@ -170,7 +170,7 @@ def test_edited_file_is_shown_beside_the_text_that_was_applied(environment, fold
     file.write_text(file.read_text() + "-- <b>later</b>\n")
     found = diagnosis(fresh(environment))
     assert (found.state, found.diff[-1]) == ("edited", "+-- <b>later</b>")
-    page = as_role("viewer").get("/shop/staging").content.decode()
+    page = as_role("viewer").get("/applications/shop/staging").content.decode()
     assert "+-- &lt;b&gt;later&lt;/b&gt;" in page
 
 
@@ -206,10 +206,10 @@ def test_text_of_a_missing_file_is_given_back(environment, folder, as_role):
     file.parent.rmdir()
     assert diagnosis(fresh(environment)).state == "missing_locally"
     client = as_role("viewer")
-    url = "/shop/staging/migrations/20250101000000_init/applied.sql"
-    assert url in client.get("/shop/staging").content.decode()
+    url = "/applications/shop/staging/migrations/20250101000000_init/applied.sql"
+    assert url in client.get("/applications/shop/staging").content.decode()
     assert client.get(url).content == text
-    assert client.get("/shop/staging/migrations/none/applied.sql").status_code == 404
+    assert client.get("/applications/shop/staging/migrations/none/applied.sql").status_code == 404
 
 
 class TestStaleLock:
@@ -233,7 +233,7 @@ class TestStaleLock:
     @pytest.mark.django_db(transaction=True)
     def test_holder_is_named_and_ended(self, environment, operator, holder, as_role):
         found = fresh(environment)
-        page = as_role("operator").get("/shop/staging").content.decode()
+        page = as_role("operator").get("/applications/shop/staging").content.decode()
         assert "Prisma's lock is held" in page
         assert "&lt;i&gt;deploy&lt;/i&gt;" in page
         run = self.end(found, operator, holder.info.backend_pid)
@@ -264,7 +264,7 @@ class TestStaleLock:
             other.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
             pid = other.info.backend_pid
             fresh(environment)
-            page = as_role("operator").get("/shop/staging").content.decode()
+            page = as_role("operator").get("/applications/shop/staging").content.decode()
         assert f"process {pid} of postgres" in page
         assert "may not look at this session" in page
         assert "End this session" not in page
@@ -279,14 +279,16 @@ class TestStaleLock:
     def test_viewer_may_not_end_it(self, environment, holder, as_role):
         fresh(environment)
         client = as_role("viewer")
-        assert "End this session" not in client.get("/shop/staging").content.decode()
-        answer = client.post("/shop/staging/end-session", {"pid": "1", "reason": "x"})
+        assert "End this session" not in client.get("/applications/shop/staging").content.decode()
+        answer = client.post("/applications/shop/staging/end-session", {"pid": "1", "reason": "x"})
         assert (answer.status_code, Run.objects.count()) == (403, 0)
 
     @pytest.mark.parametrize("pid", ["", "x", "-1", "²", "9" * 5000])
     def test_wrong_number_is_refused(self, environment, holder, as_role, pid):
         fresh(environment)
-        answer = as_role("operator").post("/shop/staging/end-session", {"pid": pid, "reason": "x"})
+        answer = as_role("operator").post(
+            "/applications/shop/staging/end-session", {"pid": pid, "reason": "x"}
+        )
         assert (answer.status_code, Run.objects.count()) == (409, 0)
 
 

@@ -258,14 +258,15 @@ class TestAdopt:
 class TestPages:
     def test_drift_is_shown_and_settled_in_the_browser(self, drifted, as_role):
         client = as_role("operator")
-        page = client.get("/shop/staging").content.decode()
+        page = client.get("/applications/shop/staging").content.decode()
         assert "+ column public.users.phone" in page
         assert "2 objects drifted" in client.get("/").content.decode()
         answer = client.post(
-            "/shop/staging/drift/acknowledge", {"schema": shown(drifted), "reason": "known"}
+            "/applications/shop/staging/drift/acknowledge",
+            {"schema": shown(drifted), "reason": "known"},
         )
         assert answer.status_code == 302
-        page = client.get("/shop/staging").content.decode()
+        page = client.get("/applications/shop/staging").content.decode()
         assert "No drift: the schema is the one expected." in page
         assert "known" in page
 
@@ -276,26 +277,28 @@ class TestPages:
             ("acknowledge", {"schema": shown(drifted)}, 422),
             ("adopt", {"schema": shown(drifted), "reason": "x", "title": "No!"}, 422),
         ):
-            assert client.post(f"/shop/staging/drift/{path}", data).status_code == status
+            assert (
+                client.post(f"/applications/shop/staging/drift/{path}", data).status_code == status
+            )
         assert changes(drifted) == CHANGES
 
     def test_viewer_sees_it_and_may_not_settle_it(self, drifted, as_role):
         client = as_role("viewer")
-        assert "Acknowledge" not in client.get("/shop/staging").content.decode()
+        assert "Acknowledge" not in client.get("/applications/shop/staging").content.decode()
         for path in ("acknowledge", "adopt"):
-            answer = client.post(f"/shop/staging/drift/{path}", {"reason": "x"})
+            answer = client.post(f"/applications/shop/staging/drift/{path}", {"reason": "x"})
             assert answer.status_code == 403
 
     def test_sql_is_downloaded(self, drifted, as_role):
         client = as_role("viewer")
-        text = client.get("/shop/staging/drift.sql").content.decode()
+        text = client.get("/applications/shop/staging/drift.sql").content.decode()
         assert text == (
             "ALTER TABLE public.users ADD COLUMN phone text;\n\n"
             "CREATE INDEX users_phone ON public.users USING btree (phone);\n"
         )
 
     def test_there_is_no_sql_without_drift(self, environment, as_role):
-        assert as_role("viewer").get("/shop/staging/drift.sql").status_code == 404
+        assert as_role("viewer").get("/applications/shop/staging/drift.sql").status_code == 404
 
 
 def test_drift_of_many_environments_is_found_with_the_same_queries(

@@ -201,7 +201,7 @@ class TestPages:
     def test_who_and_when_are_on_the_page(self, logged, as_role):
         by_hand(logged, "ALTER TABLE users ADD COLUMN phone text", name="<b>psql</b>")
         check_drift(logged.target)
-        page = as_role("viewer").get("/shop/staging").content.decode()
+        page = as_role("viewer").get("/applications/shop/staging").content.decode()
         assert "What the log of schema changes says of these objects" in page
         assert "ALTER TABLE public.users" in page
         assert "&lt;b&gt;psql&lt;/b&gt;" in page
@@ -211,16 +211,16 @@ class TestPages:
         target.execute("ALTER TABLE users ADD COLUMN phone text")
         dba.execute(ddl_log.install_sql(target.info.user))
         check_drift(environment.target)
-        page = as_role("viewer").get("/shop/staging").content.decode()
+        page = as_role("viewer").get("/applications/shop/staging").content.decode()
         assert "says nothing of these objects" in page
 
     def test_script_is_offered_for_the_role_of_the_target(self, environment, target, as_role, dba):
         client = as_role("viewer")
-        assert client.get("/shop/staging/drift/log.sql").status_code == 409
+        assert client.get("/applications/shop/staging/drift/log.sql").status_code == 409
         observe_target(environment.target)
         check_drift(environment.target)
-        page = client.get("/shop/staging").content.decode()
+        page = client.get("/applications/shop/staging").content.decode()
         assert "This database keeps no log of who changes its schema" in page
-        dba.execute(client.get("/shop/staging/drift/log.sql").content)
+        dba.execute(client.get("/applications/shop/staging/drift/log.sql").content)
         assert check_drift(environment.target).has_log is True
-        assert "keeps no log" not in client.get("/shop/staging").content.decode()
+        assert "keeps no log" not in client.get("/applications/shop/staging").content.decode()

@@ -10,7 +10,7 @@ from opsconsole.access.models import Membership, User
 from opsconsole.events.models import AuditEvent
 
 NAME = "20990101000000_drop_name"
-PAGE = f"/shop/staging/migrations/{NAME}"
+PAGE = f"/applications/shop/staging/migrations/{NAME}"
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_admin_sets_levels_and_the_confirm_page_names_what_stops(dropping, as_ro
     assert dict(LintLevel.objects.values_list("rule", "level")) == {
         "destroys-data": "block", "breaks-application": "off",
     }  # fmt: skip
-    page = admin.get("/shop/staging/migrate").content.decode()
+    page = admin.get("/applications/shop/staging/migrate").content.decode()
     assert f"{NAME} line 2: Destroys the values of users.name" in page
     assert "Migrate staging: 1 pending" not in page
 
@@ -88,7 +88,7 @@ def test_environment_page_asks_as_often_for_one_pending_migration_as_for_three(
     def queries() -> int:
         observe_target(environment.target)
         with CaptureQueriesContext(connection) as asked:
-            client.get("/shop/staging")
+            client.get("/applications/shop/staging")
         return len(asked)
 
     folder.add("20990101000000_a", "ALTER TABLE users DROP COLUMN name;")

@@ -77,7 +77,7 @@ def test_file_that_must_not_be_read_stops_the_plan_and_is_named(
     assert "outside" not in str(state.data["migrations"])
     with pytest.raises(Refused, match=said):
         current_plan(environment)
-    assert said in as_role("viewer").get("/shop/staging").content.decode()
+    assert said in as_role("viewer").get("/applications/shop/staging").content.decode()
 
 
 def test_notice_with_markup_and_escapes_is_text_in_log_and_page(migrate, folder, as_role):

@@ -99,7 +99,7 @@ def test_checklist_knows_what_the_earlier_environment_shows(make_environment, fo
     observe_target(first.target)
     items = {i.key: i for i in checklist_for(second, ["20250101000000_init"])}
     assert items["tested_earlier"].is_known
-    assert items["tested_earlier"].url == "/shop/staging"
+    assert items["tested_earlier"].url == "/applications/shop/staging"
     assert not items["staging_validated"].is_known
     assert not items["team_notified"].is_known
     items = {i.key: i for i in checklist_for(second, ["20250909000000_new"])}

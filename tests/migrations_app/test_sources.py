@@ -60,10 +60,14 @@ def test_state_says_which_commit_it_is_of(environment, work, as_role):
     assert state.error == ""
     assert (state.pending, state.data["revision"]["commit"]) == ([NAME], commit)
     client = as_role("operator")
-    for url in ("/shop/staging", f"/shop/staging/migrations/{NAME}", "/shop/staging/migrate"):
+    for url in (
+        "/applications/shop/staging",
+        f"/applications/shop/staging/migrations/{NAME}",
+        "/applications/shop/staging/migrate",
+    ):
         page = client.get(url).content.decode()
         assert (commit[:12] in page, "Add &lt;email&gt;" in page) == (True, True), url
-    assert commit[:8] in client.get("/shop").content.decode()
+    assert commit[:8] in client.get("/applications/shop").content.decode()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -129,7 +133,7 @@ def test_what_is_wrong_with_it_is_on_the_environment_page(
     Repository.objects.update(**fields)
     _fresh, state = read(environment)
     assert problem in state.error
-    assert problem in as_role("viewer").get("/shop/staging").content.decode()
+    assert problem in as_role("viewer").get("/applications/shop/staging").content.decode()
 
 
 def test_environment_without_folder_and_repository_says_what_to_set(environment):

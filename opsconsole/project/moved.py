@@ -1,0 +1,53 @@
+"""Addresses of 0.1 that somebody may have kept, led to where their pages are now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import Resolver404, ResolverMatch, resolve
+
+from opsconsole.environments.visibility import visible_environments
+
+APPLICATIONS = "/applications"
+
+
+class MovedMiddleware:
+    """Redirects what is not found, and was the address of an application in 0.1.
+
+    Not a last route: the old addresses of an application with the short name `applications` match
+    routes of today, and only their views know that nothing is there.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if response.status_code not in {404, 405} or not _is_moved(request):
+            return response
+        is_read = request.method in {"GET", "HEAD"}
+        return redirect(
+            APPLICATIONS + request.get_full_path(),
+            permanent=not is_read,
+            preserve_request=not is_read,
+        )
+
+
+def _is_moved(request: HttpRequest) -> bool:
+    """Whether there is something below /applications that the reader sees, or may sign in to see."""
+    try:
+        found = resolve(APPLICATIONS + request.path_info)
+    except Resolver404:
+        return False
+    return not request.user.is_authenticated or _is_visible(request, found)
+
+
+def _is_visible(request: HttpRequest, found: ResolverMatch) -> bool:
+    seen = visible_environments(request.user).filter(  # type: ignore[arg-type]
+        application__slug=found.kwargs["application"]
+    )
+    if "environment" in found.kwargs:
+        seen = seen.filter(slug=found.kwargs["environment"])
+    return seen.exists()
