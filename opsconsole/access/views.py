@@ -14,12 +14,10 @@ from opsconsole.access import people
 from opsconsole.access.forms import MembershipForm, PersonForm, PreferencesForm
 from opsconsole.access.models import User
 from opsconsole.access.permissions import (
-    authorize,
     memberships_for,
     require,
     require_on_console,
 )
-from opsconsole.access.places import CONSOLE
 from opsconsole.web.forms import form_page
 
 
@@ -56,16 +54,23 @@ def let_in(request: HttpRequest, pk: int) -> HttpResponse:
     return redirect("settings")
 
 
-def _revoke_role(request: HttpRequest, pk: int) -> None:
+@require_POST
+@require("settings.edit")
+def revoke_role(request: HttpRequest, pk: int) -> HttpResponse:
     actor: Any = request.user
     membership = get_object_or_404(memberships_for(actor, "settings.edit"), pk=pk)
     people.revoke_role(actor=actor, membership=membership)
+    messages.success(request, _("Done."))
+    return redirect("settings")
 
 
-def _lock_out(request: HttpRequest, pk: int) -> None:
-    authorize(request.user, "settings.edit", CONSOLE)  # type: ignore[arg-type]
+@require_POST
+@require_on_console("settings.edit")
+def lock_out(request: HttpRequest, pk: int) -> HttpResponse:
     user = get_object_or_404(User, pk=pk)
     people.lock_out(actor=request.user, user=user)  # type: ignore[arg-type]
+    messages.success(request, _("Done."))
+    return redirect("settings")
 
 
 def preferences(request: HttpRequest) -> HttpResponse:

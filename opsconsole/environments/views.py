@@ -85,11 +85,19 @@ def test_connection(request: HttpRequest, pk: int) -> HttpResponse:
     return redirect("connection-test", pk)
 
 
-def _archive_application(request: HttpRequest, pk: int) -> None:
+@require_POST
+@require("settings.edit")
+def archive_application(request: HttpRequest, pk: int) -> HttpResponse:
     application = application_or_404(request, pk, "settings.edit")
     environments.archive_application(actor=request.user, application=application)  # type: ignore[arg-type]
+    messages.success(request, _("Done."))
+    return redirect("settings")
 
 
-def _archive_environment(request: HttpRequest, pk: int) -> None:
+@require_POST
+@require("settings.edit")
+def archive_environment(request: HttpRequest, pk: int) -> HttpResponse:
     environment = environment_by_key_or_404(request, pk, "settings.edit")
     environments.archive_environment(actor=request.user, environment=environment)  # type: ignore[arg-type]
+    messages.success(request, _("Done."))
+    return redirect("settings")

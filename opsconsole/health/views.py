@@ -51,7 +51,11 @@ def edit_health_check(
     return form_page(request, form, title, "settings")
 
 
-def _delete_health_check(request: HttpRequest, pk: int) -> None:
+@require_POST
+@require("settings.edit")
+def remove_health_check(request: HttpRequest, pk: int) -> HttpResponse:
     visible = visible_environments(request.user)  # type: ignore[arg-type]
     check = get_object_or_404(HealthCheck, pk=pk, environment__in=visible)
     delete_health_check(actor=request.user, check=check)  # type: ignore[arg-type]
+    messages.success(request, _("Done."))
+    return redirect("settings")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from django.contrib import messages
 from django.db.models import Prefetch
-from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
-from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET, require_POST
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
 
 from opsconsole.access.models import User
 from opsconsole.access.permissions import (
@@ -19,14 +16,11 @@ from opsconsole.access.permissions import (
     require,
 )
 from opsconsole.access.places import CONSOLE
-from opsconsole.access.views import _lock_out, _revoke_role
 from opsconsole.environments.models import Application
-from opsconsole.environments.views import _archive_application, _archive_environment
 from opsconsole.environments.visibility import (
     applications_for,
     environments_for,
 )
-from opsconsole.health.views import _delete_health_check
 from opsconsole.overview.panels import SETTINGS_PANELS
 from opsconsole.runs.workers import Worker
 
@@ -53,23 +47,3 @@ def settings_page(request: HttpRequest) -> HttpResponse:
         "workers": Worker.objects.order_by("-last_seen_at")[:20],
     }
     return render(request, "opsconsole/settings_page.html", context)
-
-
-REMOVALS: dict[str, Callable[[HttpRequest, int], None]] = {
-    "application": _archive_application,
-    "environment": _archive_environment,
-    "health-check": _delete_health_check,
-    "role": _revoke_role,
-    "person": _lock_out,
-}
-
-
-@require_POST
-@require("settings.edit")
-def remove(request: HttpRequest, thing: str, pk: int) -> HttpResponse:
-    """Archive, remove, revoke or lock out one thing; each is a service that may refuse."""
-    if thing not in REMOVALS:
-        raise Http404
-    REMOVALS[thing](request, pk)
-    messages.success(request, _("Done."))
-    return redirect("settings")

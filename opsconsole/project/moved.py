@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import Resolver404, ResolverMatch, resolve
+from django.views.decorators.http import require_POST
 
+from opsconsole.access.permissions import require
 from opsconsole.environments.visibility import visible_environments
 
 APPLICATIONS = "/applications"
+REMOVALS = {
+    "application": "application-archive",
+    "environment": "environment-archive",
+    "health-check": "health-check-delete",
+    "role": "role-revoke",
+    "person": "person-lock-out",
+}
+
+
+@require_POST
+@require("settings.edit")
+def removal(_request: HttpRequest, thing: str, pk: int) -> HttpResponse:
+    """The act of a page that was open during the upgrade, called again where it is now."""
+    if thing not in REMOVALS:
+        raise Http404
+    return redirect(REMOVALS[thing], pk, permanent=True, preserve_request=True)
 
 
 class MovedMiddleware:

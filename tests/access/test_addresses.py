@@ -19,14 +19,15 @@ from opsconsole.access.models import Membership, User
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.events.models import AuditEvent
 from opsconsole.health.models import HealthCheck
-from opsconsole.overview.settings import REMOVALS
 from opsconsole.runs.models import Run
+from opsconsole.work.models import WorkItem
 
 MIGRATION = "20250101000000_init"
 REFUSED = {403, 404, 405}
 # For whoever signs in, or for whoever has a role: they show what belongs to the viewer's places.
 OF_NO_OBJECT = {"home", "find", "console-health", "sign-in", "sign-out", "preferences", "runs",
-                "audit", "audit-csv", "backups", "settings", "role-add"}  # fmt: skip
+                "audit", "audit-csv", "backups", "settings", "role-add",
+                "settings-remove"}  # fmt: skip
 # Posts that change nothing but oneself, or ask a worker to look again.
 FOR_EVERYBODY = {"sign-in", "sign-out", "preferences", "read-now", "drift-check"}
 
@@ -75,26 +76,23 @@ def objects_of(environment: Environment, admin: User) -> dict[str, int]:
         "backup": backup.pk, "restore": backup.pk, "replaced": replaced.pk, "waiver": waiver.pk,
         "storage": storage.pk, "role": role.pk, "person": admin.pk, "audit": event.pk,
         "check": RestoreCheck.objects.create(backup=backup, environment=environment).pk,
+        "work": WorkItem.objects.create(work="x", key="x", environment=environment).pk,
     }  # fmt: skip
 
 
 def addresses_of(environment: Environment, keys: dict[str, int]) -> list[tuple[str, str]]:
-    """The name and address of everything there is, or could be removed."""
+    """The name and address of everything there is."""
     there = {
         "application": environment.application.slug, "environment": environment.slug,
         "name": MIGRATION, "environment_id": environment.pk, "run_id": keys["run"],
         "application_id": environment.application_id, "event_id": keys["audit"],
-        "check_id": keys["check"],
+        "check_id": keys["check"], "thing": "role",
     }  # fmt: skip
-    found = [
-        ("settings-remove", reverse("settings-remove", args=[thing, keys[thing.split("-")[0]]]))
-        for thing in REMOVALS
-    ]
+    found = []
     for pattern in patterns(get_resolver().url_patterns):
         names = pattern.pattern.converters
-        if "thing" not in names:
-            there["pk"] = keys.get(pattern.name.partition("-")[0], 0)
-            found.append((pattern.name, reverse(pattern.name, kwargs={n: there[n] for n in names})))
+        there["pk"] = keys.get(pattern.name.partition("-")[0], 0)
+        found.append((pattern.name, reverse(pattern.name, kwargs={n: there[n] for n in names})))
     return found
 
 
@@ -233,7 +231,7 @@ def test_scoped_admin_grants_roles_at_own_places_only(apart, admin):
     given = {"user": admin.pk, "role": "operator", "environment": mine.pk}
     assert client.post(reverse("role-add"), given).status_code == 302
     role = admin.memberships.get(environment=mine)
-    remove = reverse("settings-remove", args=["role", role.pk])
+    remove = reverse("role-revoke", args=[role.pk])
     assert client.post(remove).status_code == 302
     assert admin.memberships.count() == 1
 
@@ -246,7 +244,7 @@ def test_admin_of_an_application_grants_roles_in_its_environments(apart):
     role = {"user": me.pk, "role": "viewer"}
     assert client.post(reverse("role-add"), role | {"environment": other.pk}).status_code == 302
     assert client.post(reverse("role-add"), role | {"application": elsewhere.pk}).status_code == 422
-    remove = reverse("settings-remove", args=["role", me.memberships.get(role="viewer").pk])
+    remove = reverse("role-revoke", args=[me.memberships.get(role="viewer").pk])
     assert client.post(remove).status_code == 302
 
 
@@ -262,7 +260,7 @@ def test_settings_page_shows_a_scoped_admin_own_places_only(apart, admin):
         reverse("environment-add", args=[mine.application_id]),
         reverse("repository-edit", args=[mine.application_id]),
         reverse("application-add"), reverse("person-add"), reverse("storage-add"),
-        reverse("settings-remove", args=["person", admin.pk]),
+        reverse("person-lock-out", args=[admin.pk]),
     ):  # fmt: skip
         assert f'"{text}"' not in page, text
     assert "stranger" not in page
@@ -282,7 +280,7 @@ def test_admin_of_an_application_edits_it_and_adds_environments(apart):
 def test_locking_out_and_letting_in_are_two_acts_and_twice_is_once(client, admin, person):
     viewer = person("viewer")
     client.force_login(admin)
-    lock = reverse("settings-remove", args=["person", viewer.pk])
+    lock = reverse("person-lock-out", args=[viewer.pk])
     let_in = reverse("person-let-in", args=[viewer.pk])
     for address, expected in ((lock, False), (lock, False), (let_in, True), (let_in, True)):
         assert client.post(address).status_code == 302
@@ -292,11 +290,3 @@ def test_locking_out_and_letting_in_are_two_acts_and_twice_is_once(client, admin
     assert list(actions.values_list("action", flat=True)) == [
         "person.signed_in", "person.disabled", "person.enabled",
     ]  # fmt: skip
-
-
-def test_removing_an_unknown_thing_is_not_found(client, admin, person):
-    client.force_login(admin)
-    viewer = person("viewer")
-    assert client.post(f"/settings/remove/anything/{viewer.pk}").status_code == 404
-    viewer.refresh_from_db()
-    assert viewer.is_active is True

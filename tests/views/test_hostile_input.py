@@ -22,7 +22,8 @@ from opsconsole.runs.models import Run
 TEXTS = ["²", "9" * 5000, "9" * 18, "a\x00b", "é" * 600, "\r\nX: \u202e%'{}"]
 PARAMETERS = {"q", "page", "after", "environment", "who", "what", "since", "until", "status",
               "kind", "state", "next", "plan", "key", "pid"}  # fmt: skip
-LAST_OF_ALL = {"settings-remove", "sign-out"}
+LAST_OF_ALL = {"application-archive", "environment-archive", "health-check-delete", "role-revoke",
+               "person-lock-out", "sign-out"}  # fmt: skip
 
 
 def patterns(among: list) -> Iterator[URLPattern]:

@@ -83,3 +83,30 @@ def test_old_address_is_found_with_debug_pages_on(db, as_role, settings):
     settings.DEBUG = True
     make_application("shop")
     assert as_role("viewer").get("/shop").status_code == 302
+
+
+@pytest.mark.parametrize(
+    ("thing", "address"),
+    [
+        ("application", "/settings/applications/7/archive"),
+        ("environment", "/settings/environments/7/archive"),
+        ("health-check", "/settings/checks/7/delete"),
+        ("role", "/settings/roles/7/revoke"),
+        ("person", "/settings/people/7/lock-out"),
+    ],
+)
+def test_old_address_of_a_removal_is_called_again_at_the_new_one(as_role, thing, address):
+    answer = as_role("admin").post(f"/settings/remove/{thing}/7")
+    assert (answer.status_code, answer.headers["Location"]) == (308, address)
+
+
+def test_old_address_of_a_removal_still_removes(as_role, person):
+    viewer = person("viewer")
+    answer = as_role("admin").post(f"/settings/remove/person/{viewer.pk}", follow=True)
+    assert answer.redirect_chain[-1] == (reverse("settings"), 302)
+    viewer.refresh_from_db()
+    assert viewer.is_active is False
+
+
+def test_old_address_of_the_removal_of_an_unknown_thing_is_not_found(as_role):
+    assert as_role("admin").post("/settings/remove/anything/7").status_code == 404

@@ -453,15 +453,15 @@ def test_people_roles_and_the_last_admin(as_role):
     assert client.post(reverse("role-add"), role).status_code == 302
     assert client.post(reverse("role-add"), role).status_code == 422
     mine = Membership.objects.get(role="admin")
-    remove = reverse("settings-remove", args=["role", mine.pk])
+    remove = reverse("role-revoke", args=[mine.pk])
     answer = client.post(remove)
     assert (answer.status_code, "last admin" in answer.content.decode()) == (409, True)
     other = person.memberships.get(role="operator")
-    assert client.post(reverse("settings-remove", args=["role", other.pk])).status_code == 302
-    assert client.post(reverse("settings-remove", args=["person", person.pk])).status_code == 302
+    assert client.post(reverse("role-revoke", args=[other.pk])).status_code == 302
+    assert client.post(reverse("person-lock-out", args=[person.pk])).status_code == 302
     person.refresh_from_db()
     assert person.is_active is False
-    assert client.post(reverse("settings-remove", args=["person", mine.user.pk])).status_code == 409
+    assert client.post(reverse("person-lock-out", args=[mine.user.pk])).status_code == 409
 
 
 def test_archiving_is_refused_while_a_run_holds_the_target(as_role, environment, operator):
@@ -471,15 +471,13 @@ def test_archiving_is_refused_while_a_run_holds_the_target(as_role, environment,
         environment=environment, target=environment.target,
         requested_by=operator, idempotency_key="x",
     )  # fmt: skip
-    archive = reverse("settings-remove", args=["environment", environment.pk])
+    archive = reverse("environment-archive", args=[environment.pk])
     assert client.post(archive).status_code == 409
-    application = reverse("settings-remove", args=["application", environment.application.pk])
+    application = reverse("application-archive", args=[environment.application.pk])
     assert client.post(application).status_code == 409
     Run.objects.filter(pk=run.pk).update(status=RunStatus.FAILED)
     check = HealthCheck.objects.get()
-    assert (
-        client.post(reverse("settings-remove", args=["health-check", check.pk])).status_code == 302
-    )
+    assert client.post(reverse("health-check-delete", args=[check.pk])).status_code == 302
     assert client.post(archive).status_code == 302
     assert client.get(environment.get_absolute_url()).status_code == 404
     assert client.post(application).status_code == 302

@@ -1,0 +1,30 @@
+from django.urls import path
+
+from opsconsole.environments import views
+
+urlpatterns = [
+    path("settings/applications/add", views.edit_application, name="application-add"),
+    path("settings/applications/<int:pk>", views.edit_application, name="application-edit"),
+    path(
+        "settings/applications/<int:pk>/archive",
+        views.archive_application,
+        name="application-archive",
+    ),
+    path(
+        "settings/applications/<int:application_id>/environments/add",
+        views.edit_environment,
+        name="environment-add",
+    ),
+    path(
+        "settings/applications/<int:application_id>/environments/<int:pk>",
+        views.edit_environment,
+        name="environment-edit",
+    ),
+    path(
+        "settings/environments/<int:pk>/archive",
+        views.archive_environment,
+        name="environment-archive",
+    ),
+    path("settings/connections/<int:pk>", views.connection_test, name="connection-test"),
+    path("settings/connections/<int:pk>/test", views.test_connection, name="test-connection"),
+]
