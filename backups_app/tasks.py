@@ -4,18 +4,18 @@ from celery import shared_task
 
 from backups_app.models import RestoreCheck
 from backups_app.runs import restore_check
-from backups_app.services import policies
+from backups_app.services import policies, restores
 from opsconsole.environments.models import Environment
 
 
-@shared_task(name="backups_app.check_restore")
+@shared_task(name=restores.CHECK_RESTORE)
 def check_restore(check_id: int) -> None:
     restore_check.check_restore(
         RestoreCheck.objects.select_related("backup", "environment__target").get(pk=check_id)
     )
 
 
-@shared_task(name="backups_app.tend")
+@shared_task(name=policies.TEND)
 def tend(environment_id: int) -> None:
     policies.tend(
         Environment.objects.select_related("application", "target").get(pk=environment_id)

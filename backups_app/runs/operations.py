@@ -31,6 +31,7 @@ from backups_app.runs.results import (
     WithReplaced,
 )
 from backups_app.runs.taking import BACKUP
+from backups_app.services.policies import TEND
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import resolve_dsn, resolve_scratch_dsn
 from opsconsole.exceptions import AdapterError
@@ -56,7 +57,7 @@ def register_all() -> None:
     register(RestoreAs())
     register(Undo())
     register(Prune())
-    PERIODIC.append(Periodic("backups_app.tend", "TEND_SECONDS"))
+    PERIODIC.append(Periodic(TEND, "TEND_SECONDS"))
 
 
 class _WithScratch(Operation[P, R]):

@@ -28,7 +28,9 @@ from opsconsole.exceptions import Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
+from opsconsole.work.sending import task_key
 
+TEND = task_key("backups_app.tend")
 DAYS_SIMULATED = 365
 LATE = timedelta(hours=24)
 

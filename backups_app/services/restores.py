@@ -25,10 +25,11 @@ from opsconsole.runs.models import Run
 from opsconsole.targets.server import NAME_BYTES
 from opsconsole.work import services as work
 from opsconsole.work.registry import work_key
-from opsconsole.work.sending import send_short
+from opsconsole.work.sending import send_short, task_key
 
 RESERVED = {"postgres", "template0", "template1"}
 DROP = work_key("backups_app.drop_replaced")
+CHECK_RESTORE = task_key("backups_app.check_restore")
 
 
 def request_restore(
@@ -133,7 +134,7 @@ def request_check(*, actor: User, backup: Backup, environment: Environment) -> R
     with transaction.atomic():
         check = RestoreCheck.objects.create(backup=backup, environment=environment)
         audit.record(events.RESTORE_CHECKED, actor=actor, environment=environment, about=backup)
-    if not send_short("backups_app.check_restore", check.pk):
+    if not send_short(CHECK_RESTORE, check.pk):
         raise Refused(_("No worker can be asked now: the broker does not answer."), status=503)
     return check
 

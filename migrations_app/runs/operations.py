@@ -26,7 +26,9 @@ from migrations_app.reading.drift import settle_after_run
 from migrations_app.reading.observation import observe, observe_target
 from migrations_app.runs import steps
 from migrations_app.runs.results import FailedScript, FinishResult, Landed, MigrateResult
+from migrations_app.services.drift import CHECK_DRIFT
 from migrations_app.services.migrations import confirmation_gates, plan_gates
+from migrations_app.services.repositories import OBSERVE_ENVIRONMENT
 from migrations_app.sources.folders import engine_for
 from opsconsole.environments.choices import AutoRollback
 from opsconsole.environments.models import Environment
@@ -58,8 +60,8 @@ def register_all() -> None:
     register(AdoptDrift())
     registry.STATE_READERS.append(lambda run: observe_target(run.target))
     registry.STATE_READERS.append(settle_after_run)
-    registry.PERIODIC.append(Periodic("migrations_app.observe_environment", "OBSERVE_SECONDS"))
-    registry.PERIODIC.append(Periodic("migrations_app.check_drift", "DRIFT_SECONDS"))
+    registry.PERIODIC.append(Periodic(OBSERVE_ENVIRONMENT, "OBSERVE_SECONDS"))
+    registry.PERIODIC.append(Periodic(CHECK_DRIFT, "DRIFT_SECONDS"))
 
 
 class Migrate(Operation[MigrateParameters, MigrateResult]):

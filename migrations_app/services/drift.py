@@ -22,14 +22,15 @@ from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.models import Run
-from opsconsole.work.sending import send_short
+from opsconsole.work.sending import send_short, task_key
 
+CHECK_DRIFT = task_key("migrations_app.check_drift")
 TITLE = re.compile(r"[a-z0-9][a-z0-9_]{0,60}")
 
 
 def request_check(environment: Environment) -> None:
     """Ask a worker to read the schema now. Raises Refused when the broker cannot be reached."""
-    if not send_short("migrations_app.check_drift", environment.pk):
+    if not send_short(CHECK_DRIFT, environment.pk):
         raise Refused(_("The schema cannot be read now: the broker does not answer."), status=503)
 
 

@@ -29,8 +29,9 @@ from opsconsole.health.services import health_days
 from opsconsole.runs import services as runs
 from opsconsole.runs.gates import FreshReading, Gate, in_the_way, judge
 from opsconsole.runs.models import Plan, Run
-from opsconsole.work.sending import send_short
+from opsconsole.work.sending import send_short, task_key
 
+OBSERVE = task_key("migrations_app.observe")
 # The database is read every OBSERVE_SECONDS; after so many that did not come, nothing is started.
 READINGS_MISSED = 10
 CHECKLIST = (
@@ -45,7 +46,7 @@ CHECKLIST = (
 
 def request_observation(environment: Environment) -> None:
     """Ask a worker to read the target now. Raises Refused when the broker cannot be reached."""
-    if not send_short("migrations_app.observe", environment.target.pk):
+    if not send_short(OBSERVE, environment.target.pk):
         raise Refused(_("The database cannot be read now: the broker does not answer."), status=503)
 
 

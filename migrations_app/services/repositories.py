@@ -14,8 +14,9 @@ from opsconsole.environments.models import Application
 from opsconsole.environments.secrets import seal
 from opsconsole.events import recording as audit
 from opsconsole.events.recording import fields_of
-from opsconsole.work.sending import send_short
+from opsconsole.work.sending import send_short, task_key
 
+OBSERVE_ENVIRONMENT = task_key("migrations_app.observe_environment")
 FIELDS = ["url", "ref", "folder", "refs"]
 
 
@@ -58,4 +59,4 @@ def remove_repository(*, actor: User, repository: Repository) -> None:
 
 def _read_anew(application: Application) -> None:
     for environment in application.environments.filter(archived_at=None):
-        send_short("migrations_app.observe_environment", environment.pk)
+        send_short(OBSERVE_ENVIRONMENT, environment.pk)

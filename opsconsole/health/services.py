@@ -30,8 +30,9 @@ from opsconsole.health.models import (
 )
 from opsconsole.health.probes import PROBES, ProbeAnswer, ProbeRequest
 from opsconsole.runs.models import Run
-from opsconsole.work.sending import send_short
+from opsconsole.work.sending import send_short, task_key
 
+SAMPLE_HEALTH = task_key("opsconsole.sample_health")
 STRIP_BINS = 48
 KEEP_DAYS = 30
 KEEP_ROLLUP_DAYS = 366
@@ -92,7 +93,7 @@ def request_check(*, actor: User, environment: Environment) -> None:
     with transaction.atomic():
         audit.record(events.CHECK_REQUESTED, actor=actor, environment=environment,
                      about=environment)  # fmt: skip
-    if not send_short("opsconsole.sample_health", environment.pk):
+    if not send_short(SAMPLE_HEALTH, environment.pk):
         raise Refused(_("Health cannot be checked now: the broker does not answer."), status=503)
 
 

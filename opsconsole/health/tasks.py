@@ -5,10 +5,10 @@ from __future__ import annotations
 from celery import shared_task
 
 from opsconsole.environments.models import Environment
-from opsconsole.health.services import check_environment
+from opsconsole.health.services import SAMPLE_HEALTH, check_environment
 
 
-@shared_task(name="opsconsole.sample_health")
+@shared_task(name=SAMPLE_HEALTH)
 def sample_health(environment_id: int) -> None:
     check_environment(
         Environment.objects.select_related("target", "application").get(pk=environment_id)

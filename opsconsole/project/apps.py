@@ -8,4 +8,7 @@ class ProjectConfig(AppConfig):
     label = "project"
 
     def ready(self) -> None:
-        from opsconsole.project import events  # noqa: F401  (they declare themselves)
+        from opsconsole.project import (  # noqa: F401  (they declare and register themselves)
+            checks,
+            events,
+        )

@@ -6,6 +6,11 @@ from celery import Celery
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "opsconsole.project.settings")
 
+# Workers import their `tasks` modules.
+TASK_PACKAGES = [
+    "opsconsole.health", "opsconsole.runs", "opsconsole.work", "backups_app", "migrations_app",
+]  # fmt: skip
+
 app = Celery("opsconsole")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks(["opsconsole.runs", "backups_app", "migrations_app"])
+app.autodiscover_tasks(TASK_PACKAGES)

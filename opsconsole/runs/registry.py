@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from opsconsole.runs.models import Run
     from opsconsole.runs.operation import Operation
     from opsconsole.runs.step import Promise
+    from opsconsole.work.sending import TaskKey
 
     P = TypeVar("P", bound=Parameters)
     R = TypeVar("R", bound=Result)
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Periodic:
     """A task sent to the short queue for every environment, every `setting` seconds."""
 
-    task: str
+    task: TaskKey
     setting: str
 
 
@@ -40,7 +41,7 @@ class Outlook:
 # be over. They never raise: what cannot be read is kept as that.
 STATE_READERS: list[Callable[[Run], object]] = []
 OPERATIONS: dict[str, Operation] = {}
-PERIODIC: list[Periodic] = [Periodic("opsconsole.sample_health", "HEALTH_SAMPLE_SECONDS")]
+PERIODIC: list[Periodic] = []
 
 
 def register(operation: Operation[P, R]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import uuid
 
-from celery import current_app
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 from django.db.models.functions import Now
@@ -30,8 +29,11 @@ from opsconsole.runs.models import Plan, Run, Step
 from opsconsole.runs.operation import Asked, Operation
 from opsconsole.runs.registry import OPERATIONS
 from opsconsole.runs.transitions import is_allowed
+from opsconsole.work.sending import send, task_key
 
 logger = logging.getLogger(__name__)
+EXECUTE_RUN = task_key("opsconsole.execute_run")
+RESOLVE_LOST_RUN = task_key("opsconsole.resolve_lost_run")
 
 
 def request_run(
@@ -159,13 +161,8 @@ def _who_holds(environment: Environment, operation: Operation) -> str:
 def dispatch(run_id: int) -> None:
     """Send the hint that a run is queued. A broker that is down is made up for by the sweeper."""
     run = Run.objects.select_related("environment").get(pk=run_id)
-    try:
-        current_app.send_task("opsconsole.execute_run", args=[run_id], queue=run.environment.queue,
-                              retry=False)  # fmt: skip
-    except Exception as error:  # kombu raises the transport's own errors
-        logger.warning("run %s not sent, the sweeper will: %s", run_id, type(error).__name__)
-        return
-    Run.objects.filter(pk=run_id).update(sent_at=Now())
+    if send(EXECUTE_RUN, run_id, queue=run.environment.queue):
+        Run.objects.filter(pk=run_id).update(sent_at=Now())
 
 
 def claim_run(run_id: int, worker_name: str) -> Run | None:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from celery import current_app
 from django.conf import settings
 from django.db import connection, models, transaction
 from django.db.models import F
@@ -28,8 +27,10 @@ from opsconsole.exceptions import FencedOut, Refused
 from opsconsole.work import events
 from opsconsole.work.models import WorkItem, WorkItemQuerySet
 from opsconsole.work.registry import WORK
+from opsconsole.work.sending import send_short, task_key
 
 logger = logging.getLogger(__name__)
+DO_WORK = task_key("opsconsole.do_work")
 KEEP_DONE = timedelta(days=30)
 
 
@@ -72,17 +73,11 @@ def send(item_id: int) -> bool:
     rows = WorkItem.objects.filter(pk=item_id)
     # Before it goes: a worker may have given the item back by the time the broker answers.
     rows.update(sent_at=Now())
-    try:
-        current_app.send_task(
-            "opsconsole.do_work", args=[item_id], queue=settings.SHORT_QUEUE, retry=False,
-            # The next one is on its way by then; a queue that was away must not flood its workers.
-            expires=10 * settings.SWEEP_AFTER_SECONDS,
-        )  # fmt: skip
-    except Exception as error:  # kombu raises the transport's own errors
-        logger.warning("work %s not sent, the sweeper will: %s", item_id, type(error).__name__)
-        rows.update(sent_at=None)
-        return False
-    return True
+    # The next one is on its way by then; a queue that was away must not flood its workers.
+    if send_short(DO_WORK, item_id, expires=10 * settings.SWEEP_AFTER_SECONDS):
+        return True
+    rows.update(sent_at=None)
+    return False
 
 
 def sweep() -> list[int]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from celery import shared_task
 
+from opsconsole.work.services import DO_WORK
 from opsconsole.work.worker import do_work as do
 
 
-@shared_task(name="opsconsole.do_work")
+@shared_task(name=DO_WORK)
 def do_work(item_id: int) -> None:
     do(item_id)

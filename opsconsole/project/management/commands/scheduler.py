@@ -17,7 +17,7 @@ from opsconsole.health import services as health
 from opsconsole.runs import services as runs
 from opsconsole.runs.registry import PERIODIC
 from opsconsole.work import services as work
-from opsconsole.work.sending import send_short
+from opsconsole.work.sending import TaskKey, send_short
 
 logger = logging.getLogger("opsconsole.scheduler")
 LEADER_LOCK = 0x0B5C0
@@ -54,7 +54,7 @@ class Command(BaseCommand):
     def _tick(self) -> None:
         runs.reap_expired()
         for run_id in runs.lost_runs():
-            self._send_every("opsconsole.resolve_lost_run", run_id, 5 * settings.TIME_SCALE)
+            self._send_every(runs.RESOLVE_LOST_RUN, run_id, 5 * settings.TIME_SCALE)
         runs.sweep_queued()
         work.sweep()
         for environment_id in Environment.objects.shown().values_list("pk", flat=True):
@@ -65,7 +65,7 @@ class Command(BaseCommand):
             health.forget_old_samples()
             work.forget_done()
 
-    def _send_every(self, task: str, object_id: int, seconds: float) -> None:
+    def _send_every(self, task: TaskKey, object_id: int, seconds: float) -> None:
         now = time.monotonic()
         if now < self._due.get((task, object_id), 0):
             return
