@@ -16,7 +16,8 @@ from backups_app.archives.archive import HashingWriter, read_archive
 from backups_app.exceptions import ArchiveCorrupt, ObjectMissing
 from backups_app.models import Backup, BackupCopy, BackupPolicy, Storage
 from backups_app.models.backup import CopyState
-from backups_app.stores.kinds import Credentials, Store, Writer, open_store
+from backups_app.stores.kinds import Credentials, Store, Writer
+from backups_app.stores.opening import open_store
 from opsconsole.environments import secrets
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runs.models import Run

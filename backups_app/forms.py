@@ -15,7 +15,8 @@ from backups_app import schedules
 from backups_app.archives.encryption import parse_recipients
 from backups_app.exceptions import BadKey
 from backups_app.models import Backup, BackupPolicy, Storage
-from backups_app.stores.kinds import Credentials, canonical_key, open_store
+from backups_app.stores.kinds import Credentials, canonical_key
+from backups_app.stores.opening import open_store
 from opsconsole.environments.models import Environment
 from opsconsole.exceptions import AdapterError
 

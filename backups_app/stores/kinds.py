@@ -111,14 +111,3 @@ class Address:
             raise AdapterError("the endpoint starts with https:// (or http://)")
         path = parts.path if parts.scheme == "file" else parts.path.strip("/")
         return cls(parts.scheme, parts.netloc, path, endpoint, options.get("region", ""))
-
-
-def open_store(url: str, credentials: Credentials) -> Store:
-    """The store at a URL. Opening touches nothing yet; raises AdapterError for a bad URL."""
-    from backups_app.stores.local import LocalStore
-    from backups_app.stores.objects import ObjectStore
-
-    address = Address.parse(url)
-    if address.scheme == "file":
-        return LocalStore(address.path)
-    return ObjectStore(address, credentials)

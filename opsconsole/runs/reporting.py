@@ -8,8 +8,13 @@ import threading
 from typing import Any
 
 from celery import signals
+from django.conf import settings
 from django.db import DatabaseError, connections
 from django.db.models.functions import Now
+
+from opsconsole.environments import secrets
+from opsconsole.runs.lease import worker_is_ending
+from opsconsole.runs.workers import Worker
 
 _name = ""
 _closing = threading.Event()
@@ -22,8 +27,6 @@ def this_worker() -> str:
 
 @signals.celeryd_init.connect
 def _become_worker(sender: str, **_kwargs: Any) -> None:
-    from opsconsole.environments import secrets
-
     global _name
     _name = sender
     secrets.allow_opening()
@@ -37,17 +40,11 @@ def _start_reporting(sender: Any, **_kwargs: Any) -> None:
 
 @signals.worker_shutting_down.connect
 def _cancel_runs(**_kwargs: Any) -> None:
-    from opsconsole.runs.lease import worker_is_ending
-
     worker_is_ending.set()
     _closing.set()
 
 
 def _report(queues: list[str]) -> None:
-    from django.conf import settings
-
-    from opsconsole.runs.workers import Worker
-
     row = {"host": socket.gethostname(), "pid": os.getpid(), "queues": queues}
     try:
         Worker.objects.update_or_create(

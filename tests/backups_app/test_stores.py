@@ -19,8 +19,9 @@ import httpx
 import pytest
 
 from backups_app.stores import objects
-from backups_app.stores.kinds import Address, Credentials, open_store
+from backups_app.stores.kinds import Address, Credentials
 from backups_app.stores.local import LocalStore
+from backups_app.stores.opening import open_store
 from opsconsole.exceptions import AdapterError
 from tests.chaos.console import free_port
 from tests.contracts.store import BIG, StoreContract, get, put

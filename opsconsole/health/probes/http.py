@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -46,8 +47,6 @@ def _ms(began: float) -> float:
 
 
 def _parse(body: bytes) -> dict[str, Any]:
-    import json
-
     try:
         value = json.loads(body[:MAX_BYTES])
     except (ValueError, RecursionError):
