@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
@@ -12,6 +11,7 @@ from django.utils.translation import gettext as _
 from backups_app.alarms import alarms_of
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
 from backups_app.parameters import OfBackup
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import User
 from opsconsole.access.permissions import can
 from opsconsole.access.places import CONSOLE
@@ -77,7 +77,7 @@ def _fact(backup: Backup) -> Fact:
     )
 
 
-def back_up_button(request: HttpRequest, environment: Environment) -> SafeString:
+def back_up_button(request: ConsoleRequest, environment: Environment) -> SafeString:
     return render_to_string(
         "backups_app/_environment_action.html",
         {"environment": environment, "key": new_key()},
@@ -85,7 +85,7 @@ def back_up_button(request: HttpRequest, environment: Environment) -> SafeString
     )
 
 
-def storages_card(request: HttpRequest) -> SafeString:
+def storages_card(request: ConsoleRequest) -> SafeString:
     if not can(request.user, "settings.edit", CONSOLE):
         return SafeString("")
     Storage.objects.builtin()
@@ -93,7 +93,7 @@ def storages_card(request: HttpRequest) -> SafeString:
     return render_to_string("backups_app/_settings_panel.html", context, request)
 
 
-def backups_card(request: HttpRequest, environment: Environment) -> SafeString:
+def backups_card(request: ConsoleRequest, environment: Environment) -> SafeString:
     policies = BackupPolicy.objects.by_environment([environment])
     policy = policies.get(environment.pk) or BackupPolicy.objects.default(environment)
     context = {
@@ -108,7 +108,7 @@ def backups_card(request: HttpRequest, environment: Environment) -> SafeString:
     return render_to_string("backups_app/_environment_panel.html", context, request)
 
 
-def run_backups(request: HttpRequest, run: Run) -> SafeString:
+def run_backups(request: ConsoleRequest, run: Run) -> SafeString:
     replaced = run.replaced.exclude(swapped_at=None).first()
     asked, taken = parameters_of(run), run.result.get("backup")
     of = asked.backup if isinstance(asked, OfBackup) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from django.http import HttpRequest
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -17,6 +16,7 @@ from migrations_app.reading.matrix import read_board, read_names, url_of
 from migrations_app.services import doctor
 from migrations_app.services.drift import sql_of
 from migrations_app.services.findings import as_shown
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import User
 from opsconsole.access.permissions import can
 from opsconsole.access.places import CONSOLE
@@ -54,12 +54,12 @@ def register() -> None:
     engines.ENGINES.extend((name, engine.label) for name, engine in ENGINES.items())
 
 
-def migrate_button(request: HttpRequest, environment: Environment) -> SafeString:
+def migrate_button(request: ConsoleRequest, environment: Environment) -> SafeString:
     context = {"environment": environment, "state": environment.target.latest_state}
     return render_to_string("migrations_app/_environment_action.html", context, request)
 
 
-def migrations_card(request: HttpRequest, environment: Environment) -> SafeString:
+def migrations_card(request: ConsoleRequest, environment: Environment) -> SafeString:
     state = environment.target.latest_state
     rows = as_shown(environment, state.data.get("migrations", [])) if state else []
     context = {
@@ -75,7 +75,7 @@ def migrations_card(request: HttpRequest, environment: Environment) -> SafeStrin
     return render_to_string("migrations_app/_environment_panel.html", context, request)
 
 
-def drift_card(request: HttpRequest, environment: Environment) -> SafeString:
+def drift_card(request: ConsoleRequest, environment: Environment) -> SafeString:
     compared = comparisons_of([environment.target])[environment.target.pk]
     drift = compared.drift
     log = drift.log if drift else []
@@ -108,7 +108,7 @@ def drift_facts(environments: list[Environment]) -> dict[int, Fact]:
 
 
 def board_card(
-    request: HttpRequest, application: Application, environments: list[Environment]
+    request: ConsoleRequest, application: Application, environments: list[Environment]
 ) -> SafeString:
     text, chosen = request.GET.get("q", ""), request.GET.get("state", "")
     context = {
@@ -119,7 +119,7 @@ def board_card(
     return render_to_string("migrations_app/_board.html", context, request)
 
 
-def run_migrations(request: HttpRequest, run: Run) -> SafeString:
+def run_migrations(request: ConsoleRequest, run: Run) -> SafeString:
     asked = parameters_of(run)
     context = {
         "run": run,
@@ -143,8 +143,8 @@ def _diagnoses(run: Run) -> list[doctor.Diagnosis]:
     return [d for d in found if d.name == failed["name"] and d.state == "failed"]
 
 
-def migrations_settings(request: HttpRequest) -> SafeString:
-    applications = applications_for(request.user, "settings.edit")  # type: ignore[arg-type]
+def migrations_settings(request: ConsoleRequest) -> SafeString:
+    applications = applications_for(request.user, "settings.edit")
     if not applications and not can(request.user, "settings.edit", CONSOLE):
         return SafeString("")
     context = {"applications": applications.select_related("repository")}

@@ -28,7 +28,7 @@ LAYERS = [
 ]  # fmt: skip
 # `module: string` that names something above, and why it may.
 UPWARD_STRINGS = {
-    # Words that are also names of commands: a state of health, a direction of dbmate's, the name of a session.
+    # Words that are also names of commands: a state, a direction of dbmate's, a session's name.
     "opsconsole.health.probes.http: up",
     "migrations_app.engines.dbmate_file: up",
     "backups_app.runs.swapping: prepare",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.http import FileResponse, HttpRequest, HttpResponse
+from django.http import FileResponse, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
@@ -10,6 +10,7 @@ from backups_app import services
 from backups_app.choices import ProofLevel
 from backups_app.forms import HoldForm
 from backups_app.models import Backup, ReplacedDatabase
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import authorize, require
 from opsconsole.environments.lookup import environment_or_404
 from opsconsole.environments.visibility import visible_environments
@@ -20,8 +21,8 @@ from opsconsole.web.pages import new_key, page_of, posted_key
 
 @require_GET
 @require("console.view")
-def backup_list(request: HttpRequest) -> HttpResponse:
-    environments = visible_environments(request.user)  # type: ignore[arg-type]
+def backup_list(request: ConsoleRequest) -> HttpResponse:
+    environments = visible_environments(request.user)
     rows = Backup.objects.listed().defer("manifest").filter(environment__in=environments)
     chosen = request.GET.get("environment", "")
     if environment_id := key_from(chosen):
@@ -38,20 +39,20 @@ def backup_list(request: HttpRequest) -> HttpResponse:
     return render(request, "backups_app/backup_list.html", context)
 
 
-def backup_or_404(request: HttpRequest, pk: int, action: str) -> Backup:
+def backup_or_404(request: ConsoleRequest, pk: int, action: str) -> Backup:
     """A backup, deleted or not: 404 if it is not the user's to see, Refused (403) to act on."""
     found = get_object_or_404(
         Backup.objects.select_related("environment__application", "run", "held_by"),
         pk=pk,
-        environment__in=visible_environments(request.user),  # type: ignore[arg-type]
+        environment__in=visible_environments(request.user),
     )
-    authorize(request.user, action, found.environment)  # type: ignore[arg-type]
+    authorize(request.user, action, found.environment)
     return found
 
 
 @require_GET
 @require("console.view")
-def backup_page(request: HttpRequest, pk: int) -> HttpResponse:
+def backup_page(request: ConsoleRequest, pk: int) -> HttpResponse:
     backup = backup_or_404(request, pk, "console.view")
     context = {
         "backup": backup,
@@ -66,9 +67,9 @@ def backup_page(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 @require("run.start")
-def back_up(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+def back_up(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     run = services.request_backup(
-        actor=request.user,  # type: ignore[arg-type]
+        actor=request.user,
         environment=environment_or_404(request, application, environment, "run.start"),
         idempotency_key=posted_key(request),
         reason=request.POST.get("reason", "")[:500],
@@ -78,11 +79,11 @@ def back_up(request: HttpRequest, application: str, environment: str) -> HttpRes
 
 @require_POST
 @require("run.start")
-def prove(request: HttpRequest, pk: int) -> HttpResponse:
+def prove(request: ConsoleRequest, pk: int) -> HttpResponse:
     level = request.POST.get("level", "")
     levels = [str(level.value) for level in ProofLevel if level >= 0]
     run = services.request_verify(
-        actor=request.user,  # type: ignore[arg-type]
+        actor=request.user,
         backup=backup_or_404(request, pk, "run.start"),
         idempotency_key=posted_key(request),
         level=ProofLevel(int(level)) if level in levels else ProofLevel.CONTENT,
@@ -92,21 +93,21 @@ def prove(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 @require("backup.download")
-def download(request: HttpRequest, pk: int) -> FileResponse:
+def download(request: ConsoleRequest, pk: int) -> FileResponse:
     backup = backup_or_404(request, pk, "backup.download")
-    path = services.open_for_download(actor=request.user, backup=backup)  # type: ignore[arg-type]
+    path = services.open_for_download(actor=request.user, backup=backup)
     return FileResponse(path.open("rb"), as_attachment=True, filename=path.name)
 
 
 @require_POST
 @require("backup.hold")
-def hold(request: HttpRequest, pk: int) -> HttpResponse:
+def hold(request: ConsoleRequest, pk: int) -> HttpResponse:
     backup, form = backup_or_404(request, pk, "backup.hold"), HoldForm(request.POST)
     if not form.is_valid():
         raise Refused(" ".join(str(text) for texts in form.errors.values() for text in texts),
                       status=422)  # fmt: skip
     services.hold_backup(
-        actor=request.user,  # type: ignore[arg-type]
+        actor=request.user,
         backup=backup,
         reason=form.cleaned_data["reason"],
         until=form.cleaned_data["until"],
@@ -116,7 +117,7 @@ def hold(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 @require("backup.hold")
-def release(request: HttpRequest, pk: int) -> HttpResponse:
+def release(request: ConsoleRequest, pk: int) -> HttpResponse:
     backup = backup_or_404(request, pk, "backup.hold")
-    services.release_backup(actor=request.user, backup=backup)  # type: ignore[arg-type]
+    services.release_backup(actor=request.user, backup=backup)
     return redirect(backup)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import redirect, render
 
 from backups_app import services
 from backups_app.forms import ImportForm
 from backups_app.parameters import ImportParameters
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
 from opsconsole.environments.lookup import environment_or_404
 from opsconsole.exceptions import Refused
@@ -16,7 +17,7 @@ from opsconsole.web.pages import new_key, posted_key
 
 
 @require("backup.import")
-def import_backup(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+def import_backup(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     where = environment_or_404(request, application, environment, "backup.import")
     form = ImportForm(request.POST or None, request.FILES or None)
     status = 422 if form.is_bound else 200

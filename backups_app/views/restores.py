@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
@@ -13,6 +13,7 @@ from backups_app.forms import DropForm, RestoreForm, UndoForm
 from backups_app.models import ReplacedDatabase, RestoreCheck
 from backups_app.parameters import RestoreParameters, UndoParameters
 from backups_app.views.backups import backup_or_404
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import authorize, require
 from opsconsole.environments.lookup import environment_by_key_or_404
 from opsconsole.environments.visibility import environments_for, visible_environments
@@ -31,16 +32,16 @@ def _field_of(form: RestoreForm) -> str:
 
 
 @require("restore.start")
-def restore(request: HttpRequest, pk: int) -> HttpResponse:
+def restore(request: ConsoleRequest, pk: int) -> HttpResponse:
     """The restore page: where to, what would stay behind, and the typed name."""
     backup = backup_or_404(request, pk, "console.view")
-    environments = environments_for(request.user, "restore.start").filter(  # type: ignore[arg-type]
+    environments = environments_for(request.user, "restore.start").filter(
         application=backup.environment.application
     )
     if not environments.exists():
-        authorize(request.user, "restore.start", backup.environment)  # type: ignore[arg-type]
+        authorize(request.user, "restore.start", backup.environment)
     offered, why_not_all = services.destinations(
-        actor=request.user,  # type: ignore[arg-type]
+        actor=request.user,
         backup=backup,
         among=environments,
     )
@@ -52,7 +53,7 @@ def restore(request: HttpRequest, pk: int) -> HttpResponse:
         if form.is_valid():
             try:
                 run = services.request_restore(
-                    actor=request.user,  # type: ignore[arg-type]
+                    actor=request.user,
                     backup=backup,
                     environment=form.cleaned_data["environment"],
                     idempotency_key=posted_key(request),
@@ -82,14 +83,14 @@ def restore(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 @require("restore.start")
-def check(request: HttpRequest, pk: int) -> HttpResponse:
+def check(request: ConsoleRequest, pk: int) -> HttpResponse:
     """Ask a worker what a restore into the chosen environment would meet."""
     backup = backup_or_404(request, pk, "console.view")
     environment = environment_by_key_or_404(
         request, key_from(request.POST.get("environment", "")), "restore.start"
     )
     made = services.request_check(
-        actor=request.user,  # type: ignore[arg-type]
+        actor=request.user,
         backup=backup,
         environment=environment,
     )
@@ -98,21 +99,21 @@ def check(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_GET
 @require("restore.start")
-def check_result(request: HttpRequest, pk: int, check_id: int) -> HttpResponse:
+def check_result(request: ConsoleRequest, pk: int, check_id: int) -> HttpResponse:
     found = get_object_or_404(
         RestoreCheck,
         pk=check_id,
         backup=backup_or_404(request, pk, "console.view"),
-        environment__in=environments_for(request.user, "restore.start"),  # type: ignore[arg-type]
+        environment__in=environments_for(request.user, "restore.start"),
     )
     return render(request, "backups_app/_restore_check.html", {"check": found})
 
 
 @require_POST
 @require("run.decide")
-def way_back(request: HttpRequest, run_id: int) -> HttpResponse:
+def way_back(request: ConsoleRequest, run_id: int) -> HttpResponse:
     run = services.choose_way_back(
-        actor=request.user,  # type: ignore[arg-type]
+        actor=request.user,
         run=run_or_404(request, run_id, "run.decide"),
         reason=request.POST.get("reason", "")[:500],
         idempotency_key=posted_key(request),
@@ -121,18 +122,18 @@ def way_back(request: HttpRequest, run_id: int) -> HttpResponse:
     return redirect(run)
 
 
-def _kept_or_404(request: HttpRequest, pk: int, action: str) -> ReplacedDatabase:
+def _kept_or_404(request: ConsoleRequest, pk: int, action: str) -> ReplacedDatabase:
     found = get_object_or_404(
         ReplacedDatabase.objects.kept().select_related("target__environment__application"),
         pk=pk,
-        target__environment__in=visible_environments(request.user),  # type: ignore[arg-type]
+        target__environment__in=visible_environments(request.user),
     )
-    authorize(request.user, action, found.target.environment)  # type: ignore[arg-type]
+    authorize(request.user, action, found.target.environment)
     return found
 
 
 @require("restore.start")
-def undo(request: HttpRequest, pk: int) -> HttpResponse:
+def undo(request: ConsoleRequest, pk: int) -> HttpResponse:
     """Exchange the replaced database with the live one again; both stay."""
     replaced = _kept_or_404(request, pk, "restore.start")
     form = UndoForm(request.POST or None)
@@ -142,7 +143,7 @@ def undo(request: HttpRequest, pk: int) -> HttpResponse:
         if form.is_valid():
             try:
                 run = services.request_undo(
-                    actor=request.user,  # type: ignore[arg-type]
+                    actor=request.user,
                     replaced=replaced,
                     idempotency_key=posted_key(request),
                     typed_name=form.cleaned_data["typed_name"],
@@ -164,12 +165,12 @@ def undo(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require("replaced.drop")
-def drop_replaced(request: HttpRequest, pk: int) -> HttpResponse:
+def drop_replaced(request: ConsoleRequest, pk: int) -> HttpResponse:
     """Drop a replaced database: for good, so its whole name is typed."""
     replaced = _kept_or_404(request, pk, "replaced.drop")
     form = DropForm(request.POST or None, name=replaced.replaced_name)
     if request.method == "POST" and form.is_valid():
-        services.request_drop(actor=request.user, replaced=replaced)  # type: ignore[arg-type]
+        services.request_drop(actor=request.user, replaced=replaced)
         messages.success(request, _("It is being dropped."))
         return redirect("backups")
     status = 422 if form.is_bound else 200

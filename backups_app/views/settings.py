@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
@@ -11,6 +11,7 @@ from django.views.decorators.http import require_GET, require_POST
 from backups_app.forms import PolicyForm, StorageForm
 from backups_app.models import BackupPolicy, Storage
 from backups_app.services import policies, storages
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require, require_on_console
 from opsconsole.environments.lookup import environment_or_404
 from opsconsole.events.recording import fields_of
@@ -18,7 +19,7 @@ from opsconsole.web.pages import new_key, posted_key
 
 
 @require("settings.edit")
-def edit_policy(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+def edit_policy(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     """The policy; what a changed one would delete is shown before it is saved."""
     where = environment_or_404(request, application, environment, "settings.edit")
     policy = BackupPolicy.objects.of(where)
@@ -27,7 +28,7 @@ def edit_policy(request: HttpRequest, application: str, environment: str) -> Htt
     if request.method == "POST" and form.is_valid():
         if request.POST.get("confirmed") == form.fingerprint:
             policies.save_policy(
-                actor=request.user,  # type: ignore[arg-type]
+                actor=request.user,
                 policy=form.instance,
                 copies=list(form.cleaned_data["copies"]),
                 before=before,
@@ -44,9 +45,9 @@ def edit_policy(request: HttpRequest, application: str, environment: str) -> Htt
 
 @require_POST
 @require("backup.prune")
-def prune(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+def prune(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     run = policies.request_prune(
-        actor=request.user,  # type: ignore[arg-type]
+        actor=request.user,
         environment=environment_or_404(request, application, environment, "backup.prune"),
         idempotency_key=posted_key(request),
     )
@@ -54,13 +55,13 @@ def prune(request: HttpRequest, application: str, environment: str) -> HttpRespo
 
 
 @require_on_console("settings.edit")
-def edit_storage(request: HttpRequest, pk: int | None = None) -> HttpResponse:
+def edit_storage(request: ConsoleRequest, pk: int | None = None) -> HttpResponse:
     storage = get_object_or_404(Storage, pk=pk, archived_at=None) if pk else Storage()
     before = fields_of(storage, storages.FIELDS) if pk else {}
     form = StorageForm(request.POST or None, instance=storage)
     if request.method == "POST" and form.is_valid():
         saved = storages.save_storage(
-            actor=request.user,  # type: ignore[arg-type]
+            actor=request.user,
             storage=form.instance,
             before=before,
             secret=form.cleaned_data.get("secret", ""),
@@ -73,26 +74,26 @@ def edit_storage(request: HttpRequest, pk: int | None = None) -> HttpResponse:
 
 @require_GET
 @require_on_console("settings.edit")
-def storage_test(request: HttpRequest, pk: int) -> HttpResponse:
+def storage_test(request: ConsoleRequest, pk: int) -> HttpResponse:
     """What the worker found; asks again every second until it did."""
     storage = get_object_or_404(Storage, pk=pk)
-    template = "_storage_test" if request.htmx else "storage_test"  # type: ignore[attr-defined]
+    template = "_storage_test" if request.htmx else "storage_test"
     return render(request, f"backups_app/{template}.html", {"storage": storage})
 
 
 @require_POST
 @require_on_console("settings.edit")
-def test_storage(request: HttpRequest, pk: int) -> HttpResponse:
+def test_storage(request: ConsoleRequest, pk: int) -> HttpResponse:
     storage = get_object_or_404(Storage, pk=pk)
-    storages.request_test(actor=request.user, storage=storage)  # type: ignore[arg-type]
+    storages.request_test(actor=request.user, storage=storage)
     return redirect("storage-test", pk)
 
 
 @require_POST
 @require_on_console("settings.edit")
-def retire_storage(request: HttpRequest, pk: int) -> HttpResponse:
+def retire_storage(request: ConsoleRequest, pk: int) -> HttpResponse:
     storages.retire_storage(
-        actor=request.user,  # type: ignore[arg-type]
+        actor=request.user,
         storage=get_object_or_404(Storage, pk=pk),
     )
     messages.success(request, _("The storage is retired; what lies there stays restorable."))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import redirect
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
 from migrations_app.reading.drift import drift_of
 from migrations_app.services import drift as services
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
 from opsconsole.environments.lookup import environment_or_404
 from opsconsole.exceptions import Refused
@@ -19,7 +20,7 @@ from opsconsole.web.pages import posted_key
 
 @require_POST
 @require("console.view")
-def check(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+def check(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     found = environment_or_404(request, application, environment, "console.view")
     services.request_check(found)
     messages.success(request, _("A worker is reading the schema now."))
@@ -28,10 +29,10 @@ def check(request: HttpRequest, application: str, environment: str) -> HttpRespo
 
 @require_POST
 @require("drift.acknowledge")
-def acknowledge(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+def acknowledge(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     found = environment_or_404(request, application, environment, "drift.acknowledge")
     services.acknowledge(
-        actor=request.user,  # type: ignore[arg-type]
+        actor=request.user,
         environment=found,
         schema=request.POST.get("schema", ""),
         reason=request.POST.get("reason", "")[:500],
@@ -42,9 +43,9 @@ def acknowledge(request: HttpRequest, application: str, environment: str) -> Htt
 
 @require_POST
 @require("migration.resolve")
-def adopt(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+def adopt(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     run = services.request_adoption(
-        actor=request.user,  # type: ignore[arg-type]
+        actor=request.user,
         environment=environment_or_404(request, application, environment, "migration.resolve"),
         schema=request.POST.get("schema", ""),
         title=request.POST.get("title", ""),
@@ -56,7 +57,7 @@ def adopt(request: HttpRequest, application: str, environment: str) -> HttpRespo
 
 @require_GET
 @require("console.view")
-def sql(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+def sql(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     """The drift as SQL, to complete by hand or to look at."""
     found = environment_or_404(request, application, environment, "console.view")
     drift = drift_of(found.target)
@@ -67,7 +68,7 @@ def sql(request: HttpRequest, application: str, environment: str) -> HttpRespons
 
 @require_GET
 @require("console.view")
-def log_script(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+def log_script(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     """What a superuser runs to have the database keep a log of its schema changes."""
     found = environment_or_404(request, application, environment, "console.view")
     state = found.target.latest_state

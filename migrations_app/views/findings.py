@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from migrations_app.models import LintLevel, Waiver
 from migrations_app.services import findings
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
 from opsconsole.environments.lookup import application_or_404, environment_or_404
 
 
 @require_POST
 @require("finding.waive")
-def waive(request: HttpRequest, application: str, environment: str, name: str) -> HttpResponse:
+def waive(request: ConsoleRequest, application: str, environment: str, name: str) -> HttpResponse:
     findings.waive_finding(
-        actor=request.user,  # type: ignore[arg-type]
+        actor=request.user,
         environment=environment_or_404(request, application, environment, "console.view"),
         migration=name,
         rule=request.POST.get("rule", ""),
@@ -31,11 +32,11 @@ def waive(request: HttpRequest, application: str, environment: str, name: str) -
 @require_POST
 @require("finding.waive")
 def withdraw(
-    request: HttpRequest, application: str, environment: str, name: str, pk: int
+    request: ConsoleRequest, application: str, environment: str, name: str, pk: int
 ) -> HttpResponse:
     where = environment_or_404(request, application, environment, "console.view")
     findings.withdraw_waiver(
-        actor=request.user,  # type: ignore[arg-type]
+        actor=request.user,
         environment=where,
         waiver=get_object_or_404(Waiver, pk=pk, application=where.application),
     )
@@ -44,11 +45,11 @@ def withdraw(
 
 
 @require("settings.edit")
-def edit_levels(request: HttpRequest, pk: int) -> HttpResponse:
+def edit_levels(request: ConsoleRequest, pk: int) -> HttpResponse:
     application = application_or_404(request, pk, "settings.edit")
     if request.method == "POST":
         findings.set_levels(
-            actor=request.user,  # type: ignore[arg-type]
+            actor=request.user,
             application=application,
             levels={
                 name.removeprefix("rule-"): str(value)

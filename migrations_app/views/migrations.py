@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from django.conf import settings
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -19,6 +19,7 @@ from migrations_app.reading.matrix import read_board
 from migrations_app.services import doctor
 from migrations_app.services import migrations as services
 from migrations_app.services.findings import as_shown
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
 from opsconsole.environments.lookup import environment_or_404
 from opsconsole.environments.models import Environment, TargetState
@@ -42,7 +43,7 @@ def _with_waivers(migration: dict[str, Any]) -> dict[str, Any]:
 
 
 @require("run.start")
-def confirm(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+def confirm(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     """What will happen, step by step. Reads the database anew first; posts the plan's hash."""
     found = environment_or_404(request, application, environment, "run.start")
     if request.method == "POST":
@@ -50,15 +51,15 @@ def confirm(request: HttpRequest, application: str, environment: str) -> HttpRes
     state = found.target.latest_state
     if state is None or not state.is_fresh(settings.STATE_FRESH_SECONDS):
         # Asked once by the page, then every second by its fragment until the answer is there.
-        if not request.htmx:  # type: ignore[attr-defined]
+        if not request.htmx:
             services.request_observation(found)
-        template = "_migrate_reading" if request.htmx else "migrate_confirm"  # type: ignore[attr-defined]
+        template = "_migrate_reading" if request.htmx else "migrate_confirm"
         return render(request, f"migrations_app/{template}.html", {"environment": found})
     return _confirm_page(request, found, state)
 
 
 def _confirm_page(
-    request: HttpRequest, environment: Environment, state: TargetState, refusal: str = "",
+    request: ConsoleRequest, environment: Environment, state: TargetState, refusal: str = "",
     status: int = 200,
 ) -> HttpResponse:  # fmt: skip
     context: dict[str, Any] = {
@@ -83,12 +84,12 @@ def _confirm_page(
             "outlook": outlook(MigrateParameters(), environment),
             "key": request.POST.get("key") or new_key(),
         }
-    is_fragment = request.method == "GET" and request.htmx  # type: ignore[attr-defined]
+    is_fragment = request.method == "GET" and request.htmx
     template = "_migrate_form" if is_fragment else "migrate_confirm"
     return render(request, f"migrations_app/{template}.html", context, status=status)
 
 
-def _ticked(request: HttpRequest, items: list[services.ChecklistItem]) -> list[dict[str, Any]]:
+def _ticked(request: ConsoleRequest, items: list[services.ChecklistItem]) -> list[dict[str, Any]]:
     """The checklist with what was typed, so that a refused form loses nothing."""
     return [
         {
@@ -100,7 +101,7 @@ def _ticked(request: HttpRequest, items: list[services.ChecklistItem]) -> list[d
     ]
 
 
-def _start(request: HttpRequest, environment: Environment) -> HttpResponse:
+def _start(request: ConsoleRequest, environment: Environment) -> HttpResponse:
     state = environment.target.latest_state
     plan_names = state.pending if state and not state.error else []
     ticked = {
@@ -110,7 +111,7 @@ def _start(request: HttpRequest, environment: Environment) -> HttpResponse:
     }
     try:
         run = services.request_migrate(
-            actor=request.user,  # type: ignore[arg-type]
+            actor=request.user,
             environment=environment,
             plan_hash=request.POST.get("plan", ""),
             idempotency_key=posted_key(request),
@@ -127,7 +128,7 @@ def _start(request: HttpRequest, environment: Environment) -> HttpResponse:
 
 @require_POST
 @require("console.view")
-def read_now(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+def read_now(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     found = environment_or_404(request, application, environment, "console.view")
     services.request_observation(found)
     messages.success(request, _("A worker is reading the database now."))
@@ -137,7 +138,7 @@ def read_now(request: HttpRequest, application: str, environment: str) -> HttpRe
 @require_GET
 @require("console.view")
 def migration_page(
-    request: HttpRequest, application: str, environment: str, name: str
+    request: ConsoleRequest, application: str, environment: str, name: str
 ) -> HttpResponse:
     found = environment_or_404(request, application, environment, "console.view")
     state = found.target.latest_state
@@ -145,9 +146,7 @@ def migration_page(
     migration = next((m for m in rows if m["name"] == name), None)
     if migration is None:
         raise Http404
-    environments = list(
-        visible_environments(request.user).filter(application=found.application)  # type: ignore[arg-type]
-    )
+    environments = list(visible_environments(request.user).filter(application=found.application))
     board = read_board(environments, text=name)
     context = {
         "environment": found,
@@ -175,7 +174,7 @@ def migration_page(
 @require_GET
 @require("console.view")
 def applied_text(
-    request: HttpRequest, application: str, environment: str, name: str
+    request: ConsoleRequest, application: str, environment: str, name: str
 ) -> HttpResponse:
     """The text of an applied migration, as this console saw it, to put back into the folder."""
     found = environment_or_404(request, application, environment, "console.view")
@@ -192,9 +191,9 @@ def applied_text(
 
 @require_POST
 @require("migration.resolve")
-def end_session(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+def end_session(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     run = doctor.request_end_session(
-        actor=request.user,  # type: ignore[arg-type]
+        actor=request.user,
         environment=environment_or_404(request, application, environment, "migration.resolve"),
         pid=key_from(request.POST.get("pid", "")),
         reason=request.POST.get("reason", "")[:500],
@@ -205,9 +204,9 @@ def end_session(request: HttpRequest, application: str, environment: str) -> Htt
 
 @require_POST
 @require("migration.resolve")
-def resolve(request: HttpRequest, application: str, environment: str, name: str) -> HttpResponse:
+def resolve(request: ConsoleRequest, application: str, environment: str, name: str) -> HttpResponse:
     run = doctor.request_resolution(
-        actor=request.user,  # type: ignore[arg-type]
+        actor=request.user,
         environment=environment_or_404(request, application, environment, "migration.resolve"),
         name=name,
         mark=request.POST.get("mark", ""),

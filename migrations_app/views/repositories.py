@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
@@ -11,12 +11,13 @@ from django.views.decorators.http import require_POST
 from migrations_app.forms import RepositoryForm
 from migrations_app.models import Repository
 from migrations_app.services import repositories
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
 from opsconsole.environments.lookup import application_or_404
 
 
 @require("settings.edit")
-def edit(request: HttpRequest, pk: int) -> HttpResponse:
+def edit(request: ConsoleRequest, pk: int) -> HttpResponse:
     application = application_or_404(request, pk, "settings.edit")
     repository = Repository.objects.filter(application=application).first()
     form = RepositoryForm(
@@ -24,7 +25,7 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
     )
     if request.method == "POST" and form.is_valid():
         repositories.save_repository(
-            actor=request.user,  # type: ignore[arg-type]
+            actor=request.user,
             repository=form.instance,
             secret=form.new_secret,
         )
@@ -37,9 +38,9 @@ def edit(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 @require("settings.edit")
-def remove(request: HttpRequest, pk: int) -> HttpResponse:
+def remove(request: ConsoleRequest, pk: int) -> HttpResponse:
     application = application_or_404(request, pk, "settings.edit")
     repository = get_object_or_404(Repository, application=application)
-    repositories.remove_repository(actor=request.user, repository=repository)  # type: ignore[arg-type]
+    repositories.remove_repository(actor=request.user, repository=repository)
     messages.success(request, _("The environments' folders are read again."))
     return redirect("settings")

@@ -9,10 +9,11 @@ from typing import Any
 
 from django.contrib.auth.models import AnonymousUser
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.utils.translation import gettext as _
 
 from opsconsole.access.choices import Role
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import Membership, User
 from opsconsole.access.places import CONSOLE, Place
 from opsconsole.exceptions import Refused
@@ -148,8 +149,8 @@ def require_on_console(action: str) -> Callable:
 def _only_if(action: str, is_allowed: Callable[[User, str], bool]) -> Callable:
     def decorate(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
         @wraps(view)
-        def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-            if not is_allowed(request.user, action):  # type: ignore[arg-type]
+        def checked(request: ConsoleRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            if not is_allowed(request.user, action):
                 raise _lacks(request.user, action)
             return view(request, *args, **kwargs)
 

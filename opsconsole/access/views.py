@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from opsconsole.access import people
 from opsconsole.access.forms import MembershipForm, PersonForm, PreferencesForm
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import User
 from opsconsole.access.permissions import (
     memberships_for,
@@ -22,12 +23,12 @@ from opsconsole.web.forms import form_page
 
 
 @require_on_console("settings.edit")
-def add_person(request: HttpRequest) -> HttpResponse:
+def add_person(request: ConsoleRequest) -> HttpResponse:
     form = PersonForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         user = form.save(commit=False)
         people.add_person(
-            actor=request.user, user=user, role=form.cleaned_data["role"]  # type: ignore[arg-type]
+            actor=request.user, user=user, role=form.cleaned_data["role"]
         )  # fmt: skip
         messages.success(request, _("%(user)s can sign in now.") % {"user": user})
         return redirect("settings")
@@ -35,7 +36,7 @@ def add_person(request: HttpRequest) -> HttpResponse:
 
 
 @require("settings.edit")
-def grant_role(request: HttpRequest) -> HttpResponse:
+def grant_role(request: ConsoleRequest) -> HttpResponse:
     actor: Any = request.user
     form = MembershipForm(request.POST or None, initial=request.GET.dict(), actor=actor)
     if request.method == "POST" and form.is_valid():
@@ -47,16 +48,16 @@ def grant_role(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @require_on_console("settings.edit")
-def let_in(request: HttpRequest, pk: int) -> HttpResponse:
+def let_in(request: ConsoleRequest, pk: int) -> HttpResponse:
     user = get_object_or_404(User, pk=pk)
-    people.let_in(actor=request.user, user=user)  # type: ignore[arg-type]
+    people.let_in(actor=request.user, user=user)
     messages.success(request, _("%(user)s can sign in now.") % {"user": user})
     return redirect("settings")
 
 
 @require_POST
 @require("settings.edit")
-def revoke_role(request: HttpRequest, pk: int) -> HttpResponse:
+def revoke_role(request: ConsoleRequest, pk: int) -> HttpResponse:
     actor: Any = request.user
     membership = get_object_or_404(memberships_for(actor, "settings.edit"), pk=pk)
     people.revoke_role(actor=actor, membership=membership)
@@ -66,14 +67,14 @@ def revoke_role(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 @require_on_console("settings.edit")
-def lock_out(request: HttpRequest, pk: int) -> HttpResponse:
+def lock_out(request: ConsoleRequest, pk: int) -> HttpResponse:
     user = get_object_or_404(User, pk=pk)
-    people.lock_out(actor=request.user, user=user)  # type: ignore[arg-type]
+    people.lock_out(actor=request.user, user=user)
     messages.success(request, _("Done."))
     return redirect("settings")
 
 
-def preferences(request: HttpRequest) -> HttpResponse:
+def preferences(request: ConsoleRequest) -> HttpResponse:
     """Every person's own look and time zone."""
     form = PreferencesForm(request.POST or None, instance=request.user)
     if request.method == "POST" and form.is_valid():

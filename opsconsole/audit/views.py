@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
 from opsconsole.audit.forms import AuditFilterForm
 from opsconsole.audit.visibility import visible_events
@@ -23,7 +24,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 @require_GET
 @require("audit.view")
-def audit_list(request: HttpRequest) -> HttpResponse:
+def audit_list(request: ConsoleRequest) -> HttpResponse:
     form = _form(request)
     status = 200 if form.is_valid() else 422
     page = page_of(request, _events(request, form))
@@ -34,15 +35,15 @@ def audit_list(request: HttpRequest) -> HttpResponse:
 
 @require_GET
 @require("audit.view")
-def audit_event(request: HttpRequest, event_id: int) -> HttpResponse:
-    events = visible_events(request.user)  # type: ignore[arg-type]
+def audit_event(request: ConsoleRequest, event_id: int) -> HttpResponse:
+    events = visible_events(request.user)
     event = get_object_or_404(events.matching(), pk=event_id)
     return render(request, "opsconsole/audit_event.html", {"event": event})
 
 
 @require_GET
 @require("audit.view")
-def audit_csv(request: HttpRequest) -> StreamingHttpResponse:
+def audit_csv(request: ConsoleRequest) -> StreamingHttpResponse:
     """The filtered trail for people's spreadsheets; no cell starts a formula."""
     events = _events(request, _form(request))
     response = StreamingHttpResponse(_csv_lines(events), content_type="text/csv; charset=utf-8")
@@ -50,15 +51,15 @@ def audit_csv(request: HttpRequest) -> StreamingHttpResponse:
     return response
 
 
-def _form(request: HttpRequest) -> AuditFilterForm:
+def _form(request: ConsoleRequest) -> AuditFilterForm:
     return AuditFilterForm(request.GET or {}, user=request.user)
 
 
-def _events(request: HttpRequest, form: AuditFilterForm) -> AuditQuerySet:
+def _events(request: ConsoleRequest, form: AuditFilterForm) -> AuditQuerySet:
     if not form.is_valid():
         return AuditEvent.objects.none()
     given = form.cleaned_data
-    return visible_events(request.user).matching(  # type: ignore[arg-type]
+    return visible_events(request.user).matching(
         who=given["who"],
         what=given["what"],
         event=given["event"],

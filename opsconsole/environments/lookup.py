@@ -6,31 +6,31 @@ the address is for.
 
 from __future__ import annotations
 
-from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
 
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Application, Environment
 from opsconsole.environments.visibility import visible_applications, visible_environments
 
 
-def application_or_404(request: HttpRequest, pk: int, action: str) -> Application:
-    found = get_object_or_404(visible_applications(request.user), pk=pk)  # type: ignore[arg-type]
-    authorize(request.user, action, found)  # type: ignore[arg-type]
+def application_or_404(request: ConsoleRequest, pk: int, action: str) -> Application:
+    found = get_object_or_404(visible_applications(request.user), pk=pk)
+    authorize(request.user, action, found)
     return found
 
 
 def environment_or_404(
-    request: HttpRequest, application: str, environment: str, action: str
+    request: ConsoleRequest, application: str, environment: str, action: str
 ) -> Environment:
     return _environment(request, action, application__slug=application, slug=environment)
 
 
-def environment_by_key_or_404(request: HttpRequest, pk: int, action: str) -> Environment:
+def environment_by_key_or_404(request: ConsoleRequest, pk: int, action: str) -> Environment:
     return _environment(request, action, pk=pk)
 
 
-def _environment(request: HttpRequest, action: str, **named: str | int) -> Environment:
-    found = get_object_or_404(visible_environments(request.user), **named)  # type: ignore[arg-type]
-    authorize(request.user, action, found)  # type: ignore[arg-type]
+def _environment(request: ConsoleRequest, action: str, **named: str | int) -> Environment:
+    found = get_object_or_404(visible_environments(request.user), **named)
+    authorize(request.user, action, found)
     return found

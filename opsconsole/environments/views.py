@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import (
     authorize,
     require,
@@ -21,14 +22,14 @@ from opsconsole.web.forms import form_page, values_before
 
 
 @require("settings.edit")
-def edit_application(request: HttpRequest, pk: int | None = None) -> HttpResponse:
+def edit_application(request: ConsoleRequest, pk: int | None = None) -> HttpResponse:
     if pk is None:
-        authorize(request.user, "settings.edit", CONSOLE)  # type: ignore[arg-type]
+        authorize(request.user, "settings.edit", CONSOLE)
     application = Application() if pk is None else application_or_404(request, pk, "settings.edit")
     form = ApplicationForm(request.POST or None, instance=application)
     if request.method == "POST" and form.is_valid():
         environments.save_application(
-            actor=request.user, application=form.instance, before=values_before(form)  # type: ignore[arg-type]
+            actor=request.user, application=form.instance, before=values_before(form)
         )  # fmt: skip
         messages.success(request, _("Saved."))
         return redirect("settings")
@@ -38,7 +39,7 @@ def edit_application(request: HttpRequest, pk: int | None = None) -> HttpRespons
 
 @require("settings.edit")
 def edit_environment(
-    request: HttpRequest, application_id: int, pk: int | None = None
+    request: ConsoleRequest, application_id: int, pk: int | None = None
 ) -> HttpResponse:
     if pk is None:
         application = application_or_404(request, application_id, "settings.edit")
@@ -51,7 +52,7 @@ def edit_environment(
     form = EnvironmentForm(request.POST or None, instance=environment, application=application)
     if request.method == "POST" and form.is_valid():
         saved = environments.save_environment(
-            actor=request.user,  # type: ignore[arg-type]
+            actor=request.user,
             environment=form.instance,
             before=values_before(form),
             address=form.cleaned_data["address"],
@@ -65,10 +66,10 @@ def edit_environment(
 
 @require_GET
 @require("settings.edit")
-def connection_test(request: HttpRequest, pk: int) -> HttpResponse:
+def connection_test(request: ConsoleRequest, pk: int) -> HttpResponse:
     """What a worker found when it last connected; asks again every second while one is to."""
     environment = environment_by_key_or_404(request, pk, "settings.edit")
-    template = "_connection_test" if request.htmx else "connection_test"  # type: ignore[attr-defined]
+    template = "_connection_test" if request.htmx else "connection_test"
     context = {
         "environment": environment,
         "state": environment.target.latest_state,
@@ -79,25 +80,25 @@ def connection_test(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 @require("settings.edit")
-def test_connection(request: HttpRequest, pk: int) -> HttpResponse:
+def test_connection(request: ConsoleRequest, pk: int) -> HttpResponse:
     environment = environment_by_key_or_404(request, pk, "settings.edit")
-    environments.request_connection_test(actor=request.user, environment=environment)  # type: ignore[arg-type]
+    environments.request_connection_test(actor=request.user, environment=environment)
     return redirect("connection-test", pk)
 
 
 @require_POST
 @require("settings.edit")
-def archive_application(request: HttpRequest, pk: int) -> HttpResponse:
+def archive_application(request: ConsoleRequest, pk: int) -> HttpResponse:
     application = application_or_404(request, pk, "settings.edit")
-    environments.archive_application(actor=request.user, application=application)  # type: ignore[arg-type]
+    environments.archive_application(actor=request.user, application=application)
     messages.success(request, _("Done."))
     return redirect("settings")
 
 
 @require_POST
 @require("settings.edit")
-def archive_environment(request: HttpRequest, pk: int) -> HttpResponse:
+def archive_environment(request: ConsoleRequest, pk: int) -> HttpResponse:
     environment = environment_by_key_or_404(request, pk, "settings.edit")
-    environments.archive_environment(actor=request.user, environment=environment)  # type: ignore[arg-type]
+    environments.archive_environment(actor=request.user, environment=environment)
     messages.success(request, _("Done."))
     return redirect("settings")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import (
     require,
 )
@@ -27,23 +28,23 @@ from opsconsole.web.forms import form_page, values_before
 
 @require_POST
 @require("health.check")
-def check_health(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+def check_health(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     found = environment_or_404(request, application, environment, "health.check")
-    health.request_check(actor=request.user, environment=found)  # type: ignore[arg-type]
+    health.request_check(actor=request.user, environment=found)
     messages.success(request, _("Checking health now; the answers appear below."))
     return redirect(found.get_absolute_url() + "#health")
 
 
 @require("settings.edit")
 def edit_health_check(
-    request: HttpRequest, environment_id: int, pk: int | None = None
+    request: ConsoleRequest, environment_id: int, pk: int | None = None
 ) -> HttpResponse:
     environment = environment_by_key_or_404(request, environment_id, "settings.edit")
     check = get_object_or_404(HealthCheck, pk=pk, environment=environment) if pk else HealthCheck()
     form = HealthCheckForm(request.POST or None, instance=check, environment=environment)
     if request.method == "POST" and form.is_valid():
         save_health_check(
-            actor=request.user, check=form.instance, before=values_before(form)  # type: ignore[arg-type]
+            actor=request.user, check=form.instance, before=values_before(form)
         )  # fmt: skip
         messages.success(request, _("Saved."))
         return redirect("settings")
@@ -53,9 +54,9 @@ def edit_health_check(
 
 @require_POST
 @require("settings.edit")
-def remove_health_check(request: HttpRequest, pk: int) -> HttpResponse:
-    visible = visible_environments(request.user)  # type: ignore[arg-type]
+def remove_health_check(request: ConsoleRequest, pk: int) -> HttpResponse:
+    visible = visible_environments(request.user)
     check = get_object_or_404(HealthCheck, pk=pk, environment__in=visible)
-    delete_health_check(actor=request.user, check=check)  # type: ignore[arg-type]
+    delete_health_check(actor=request.user, check=check)
     messages.success(request, _("Done."))
     return redirect("settings")

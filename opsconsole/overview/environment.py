@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.db.models import Prefetch, prefetch_related_objects
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
 from opsconsole.environments.lookup import environment_or_404
 from opsconsole.environments.models import Environment, TargetState
@@ -23,7 +24,7 @@ RUNS_SHOWN = 8
 
 @require_GET
 @require("console.view")
-def environment_page(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+def environment_page(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     found = environment_or_404(request, application, environment, "console.view")
     # Read once for all parts of the page.
     newest = TargetState.objects.order_by("-observed_at")[:1]
@@ -43,7 +44,7 @@ def environment_page(request: HttpRequest, application: str, environment: str) -
 
 @require_GET
 @require("console.view")
-def environment_health(request: HttpRequest, application: str, environment: str) -> HttpResponse:
+def environment_health(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     found = environment_or_404(request, application, environment, "console.view")
     return render(request, "opsconsole/_environment_health.html", _health_context(found))
 

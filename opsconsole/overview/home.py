@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET
 
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import User
 from opsconsole.access.permissions import require
 from opsconsole.environments.models import Environment, TargetState
@@ -54,8 +55,8 @@ class Late:
 
 @require_GET
 @require("console.view")
-def home(request: HttpRequest) -> HttpResponse:
-    environments = list(visible_environments(request.user))  # type: ignore[arg-type]
+def home(request: ConsoleRequest) -> HttpResponse:
+    environments = list(visible_environments(request.user))
     stages = stages_of(environments)
     applications = [
         (application, list(group))
@@ -64,10 +65,10 @@ def home(request: HttpRequest) -> HttpResponse:
     context = {
         "applications": applications,
         "todo": [stage for stage in stages if _needs_somebody(stage)],
-        "late": late_rows(request.user),  # type: ignore[arg-type]
+        "late": late_rows(request.user),
         "workers": Worker.objects.alive().count(),
     }
-    template = "opsconsole/_home.html" if request.htmx else "opsconsole/home.html"  # type: ignore[attr-defined]
+    template = "opsconsole/_home.html" if request.htmx else "opsconsole/home.html"
     return render(request, template, context)
 
 
@@ -124,9 +125,9 @@ def _needs_somebody(stage: Stage) -> bool:
 
 @require_GET
 @require("console.view")
-def find(request: HttpRequest) -> HttpResponse:
+def find(request: ConsoleRequest) -> HttpResponse:
     text = request.GET.get("q", "").strip()
-    environments = visible_environments(request.user)  # type: ignore[arg-type]
+    environments = visible_environments(request.user)
     if Run.objects.filter(pk=key_from(text), environment__in=environments).exists():
         return redirect("run", key_from(text))
     found: list[Found] = []
@@ -137,5 +138,5 @@ def find(request: HttpRequest) -> HttpResponse:
             if text.lower() in str(e).lower()
         ]
         for finder in FINDERS:
-            found += finder(request.user, text)  # type: ignore[arg-type]
+            found += finder(request.user, text)
     return render(request, "opsconsole/find.html", {"text": text, "found": found})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import User
 from opsconsole.environments.models import Application, Environment
 
@@ -33,14 +33,16 @@ class Found:
 
 
 # A rendered card on the environment page, empty for none; shown in order of registration.
-ENVIRONMENT_PANELS: list[Callable[[HttpRequest, Environment], SafeString]] = []
+ENVIRONMENT_PANELS: list[Callable[[ConsoleRequest, Environment], SafeString]] = []
 # A rendered card on the application page, made from the environments that the user may see.
-APPLICATION_PANELS: list[Callable[[HttpRequest, Application, list[Environment]], SafeString]] = []
+APPLICATION_PANELS: list[
+    Callable[[ConsoleRequest, Application, list[Environment]], SafeString]
+] = []
 # HTML of buttons in the head of the environment page.
-ENVIRONMENT_ACTIONS: list[Callable[[HttpRequest, Environment], SafeString]] = []
+ENVIRONMENT_ACTIONS: list[Callable[[ConsoleRequest, Environment], SafeString]] = []
 # One fact per environment, for all of them at once: `{environment id: Fact}`.
 ENVIRONMENT_FACTS: list[Callable[[list[Environment]], dict[int, Fact]]] = []
 # A rendered card on the settings page.
-SETTINGS_PANELS: list[Callable[[HttpRequest], SafeString]] = []
+SETTINGS_PANELS: list[Callable[[ConsoleRequest], SafeString]] = []
 # Answers to a search text, for a user.
 FINDERS: list[Callable[[User, str], list[Found]]] = []

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.db.models import Prefetch
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import User
 from opsconsole.access.permissions import (
     can,
@@ -27,7 +28,7 @@ from opsconsole.runs.workers import Worker
 
 @require_GET
 @require("settings.edit")
-def settings_page(request: HttpRequest) -> HttpResponse:
+def settings_page(request: ConsoleRequest) -> HttpResponse:
     """What the viewer may edit, and nothing else."""
     user: Any = request.user
     places = environments_for(user, "settings.edit").prefetch_related("health_checks")

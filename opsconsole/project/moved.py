@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import redirect
 from django.urls import Resolver404, ResolverMatch, resolve
 from django.views.decorators.http import require_POST
 
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
 from opsconsole.environments.visibility import visible_environments
 
@@ -24,7 +25,7 @@ REMOVALS = {
 
 @require_POST
 @require("settings.edit")
-def removal(_request: HttpRequest, thing: str, pk: int) -> HttpResponse:
+def removal(_request: ConsoleRequest, thing: str, pk: int) -> HttpResponse:
     """The act of a page that was open during the upgrade, called again where it is now."""
     if thing not in REMOVALS:
         raise Http404
@@ -38,10 +39,10 @@ class MovedMiddleware:
     routes of today, and only their views know that nothing is there.
     """
 
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+    def __init__(self, get_response: Callable[[ConsoleRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
-    def __call__(self, request: HttpRequest) -> HttpResponse:
+    def __call__(self, request: ConsoleRequest) -> HttpResponse:
         response = self.get_response(request)
         if response.status_code not in {404, 405} or not _is_moved(request):
             return response
@@ -53,7 +54,7 @@ class MovedMiddleware:
         )
 
 
-def _is_moved(request: HttpRequest) -> bool:
+def _is_moved(request: ConsoleRequest) -> bool:
     """Whether there is something below /applications that the reader sees, or may sign in to see."""
     try:
         found = resolve(APPLICATIONS + request.path_info)
@@ -62,10 +63,8 @@ def _is_moved(request: HttpRequest) -> bool:
     return not request.user.is_authenticated or _is_visible(request, found)
 
 
-def _is_visible(request: HttpRequest, found: ResolverMatch) -> bool:
-    seen = visible_environments(request.user).filter(  # type: ignore[arg-type]
-        application__slug=found.kwargs["application"]
-    )
+def _is_visible(request: ConsoleRequest, found: ResolverMatch) -> bool:
+    seen = visible_environments(request.user).filter(application__slug=found.kwargs["application"])
     if "environment" in found.kwargs:
         seen = seen.filter(slug=found.kwargs["environment"])
     return seen.exists()

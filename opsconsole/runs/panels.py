@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.runs.models import Run
 
 # HTML of a card on the run page, "" for none.
-RUN_PANELS: list[Callable[[HttpRequest, Run], SafeString]] = []
+RUN_PANELS: list[Callable[[ConsoleRequest, Run], SafeString]] = []

@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 from django_htmx.http import trigger_client_event
 
+from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.events.models import AuditEvent
@@ -28,8 +29,8 @@ LINES_AT_ONCE = 2000
 
 @require_GET
 @require("console.view")
-def run_list(request: HttpRequest) -> HttpResponse:
-    environments = visible_environments(request.user)  # type: ignore[arg-type]
+def run_list(request: ConsoleRequest) -> HttpResponse:
+    environments = visible_environments(request.user)
     rows = Run.objects.for_list().filter(environment__in=environments)
     chosen = {name: request.GET.get(name, "") for name in ("environment", "kind", "status")}
     if environment_id := key_from(chosen["environment"]):
@@ -50,7 +51,7 @@ def run_list(request: HttpRequest) -> HttpResponse:
 
 @require_GET
 @require("console.view")
-def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
+def run_page(request: ConsoleRequest, run_id: int) -> HttpResponse:
     run = run_or_404(request, run_id, "console.view")
     lines = log_lines(run, after=0, limit=LINES_AT_ONCE)
     context = (
@@ -67,7 +68,7 @@ def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
 
 @require_GET
 @require("console.view")
-def run_status(request: HttpRequest, run_id: int) -> HttpResponse:
+def run_status(request: ConsoleRequest, run_id: int) -> HttpResponse:
     """The moving part of the page; once the run is over it asks no more, and the rest asks once."""
     run = run_or_404(request, run_id, "console.view")
     response = render(request, "opsconsole/_run_status.html", status_context(run))
@@ -76,7 +77,7 @@ def run_status(request: HttpRequest, run_id: int) -> HttpResponse:
 
 @require_GET
 @require("console.view")
-def run_rest(request: HttpRequest, run_id: int) -> HttpResponse:
+def run_rest(request: ConsoleRequest, run_id: int) -> HttpResponse:
     """What came of the run so far: seldom new while it moves, so it is asked for less often."""
     run = run_or_404(request, run_id, "console.view")
     return render(request, "opsconsole/_run_rest.html", rest_context(request, run))
@@ -86,7 +87,7 @@ def status_context(run: Run) -> dict:
     return {"run": run, "environment": run.environment, "steps": list(run.steps.all())}
 
 
-def rest_context(request: HttpRequest, run: Run) -> dict:
+def rest_context(request: ConsoleRequest, run: Run) -> dict:
     return {
         "run": run,
         "environment": run.environment,
@@ -100,7 +101,7 @@ def rest_context(request: HttpRequest, run: Run) -> dict:
 
 @require_GET
 @require("console.view")
-def run_log_tail(request: HttpRequest, run_id: int) -> HttpResponse:
+def run_log_tail(request: ConsoleRequest, run_id: int) -> HttpResponse:
     """New lines and a new sentinel; 204 when nothing is new; no sentinel when it is over."""
     run = run_or_404(request, run_id, "console.view")
     after = key_from(request.GET.get("after", ""))
@@ -114,7 +115,7 @@ def run_log_tail(request: HttpRequest, run_id: int) -> HttpResponse:
 
 @require_GET
 @require("console.view")
-def run_log_download(request: HttpRequest, run_id: int) -> StreamingHttpResponse:
+def run_log_download(request: ConsoleRequest, run_id: int) -> StreamingHttpResponse:
     """The whole log as text, one line each with its UTC time."""
     run = run_or_404(request, run_id, "console.view")
     body = (
@@ -142,22 +143,22 @@ def log_lines(run: Run, *, after: int, limit: int) -> list[dict]:
 
 @require_POST
 @require("run.cancel")
-def cancel(request: HttpRequest, run_id: int) -> HttpResponse:
+def cancel(request: ConsoleRequest, run_id: int) -> HttpResponse:
     run = run_or_404(request, run_id, "run.cancel")
-    runs.request_cancel(actor=request.user, run=run)  # type: ignore[arg-type]
+    runs.request_cancel(actor=request.user, run=run)
     messages.success(request, _("Asked the run to stop."))
     return redirect(run)
 
 
 @require_POST
 @require("run.decide")
-def decide(request: HttpRequest, run_id: int) -> HttpResponse:
+def decide(request: ConsoleRequest, run_id: int) -> HttpResponse:
     run = run_or_404(request, run_id, "run.decide")
     status = request.POST.get("status", "")
     if status not in {RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.ROLLED_BACK}:
         raise Refused(_("Choose how the run ended."), status=422)
     runs.decide_run(
-        actor=request.user,  # type: ignore[arg-type]
+        actor=request.user,
         run=run,
         status=RunStatus(status),
         reason=request.POST.get("reason", ""),

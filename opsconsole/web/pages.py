@@ -1,4 +1,4 @@
-"""What several views need: one page of a list, whether an answer is a fragment, a fresh key."""
+"""What several views need: one page of a list, a fresh key."""
 
 from __future__ import annotations
 
@@ -15,11 +15,6 @@ def page_of(request: HttpRequest, rows: QuerySet) -> Page:
     return Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page"))
 
 
-def wants_fragment(request: HttpRequest) -> bool:
-    htmx = request.htmx  # type: ignore[attr-defined]
-    return bool(htmx) and not htmx.boosted and not htmx.history_restore_request
-
-
 def new_key() -> str:
     """An idempotency key, one per rendered form: the same form twice makes one run."""
     return uuid.uuid4().hex
@@ -29,7 +24,3 @@ def posted_key(request: HttpRequest) -> str:
     """The form's key; a form without one gets a fresh key."""
     key = request.POST.get("key", "")
     return key if len(key) == 32 and key.isalnum() else new_key()
-
-
-# What an address names: 404 where the user may not see it, Refused (403) where the user may see it
-# but not do there what the address is for.
