@@ -47,7 +47,8 @@ class Recorder:
     def __init__(self, run: Run, secrets: Iterable[str] = ()) -> None:
         self.run = run
         self.fenced = False
-        self._secrets = set(secrets)
+        # Replaced, never changed: threads that redact go through the one they found.
+        self._secrets = frozenset(secrets)
         self._lines: list[tuple[float, str, str]] = []
         self._bytes = 0
         self._guard = threading.Lock()
@@ -68,8 +69,9 @@ class Recorder:
             self.flush()
 
     def hide(self, secret: str) -> None:
-        """Keep another secret out of whatever is recorded from now on."""
-        self._secrets.add(secret)
+        """Keep another secret out of whatever is recorded from now on, by any thread."""
+        with self._guard:
+            self._secrets |= {secret}
 
     def redact(self, text: str) -> str:
         return redact(text, self._secrets)

@@ -63,6 +63,23 @@ def test_lines_are_numbered_without_a_gap_over_many_flushes(run, monkeypatch):
     assert run.log_seq == 38
 
 
+class Meanwhile(str):
+    """A secret during whose reading another one is hidden, as by a second thread."""
+
+    recorder: Recorder
+
+    def __bool__(self) -> bool:
+        self.recorder.hide("another")
+        return True
+
+
+def test_secret_hidden_while_a_line_is_redacted_breaks_nothing():
+    secret = Meanwhile("hunter2")
+    secret.recorder = Recorder(Run(), [secret])
+    assert secret.recorder.redact("hunter2") == REDACTED
+    assert secret.recorder.redact("another") == REDACTED
+
+
 def test_writer_without_the_claim_is_fenced_out(run):
     recorder = Recorder(run)
     Run.objects.filter(pk=run.pk).update(claim_token=uuid.uuid4())
