@@ -278,7 +278,7 @@ def rows_read(node: dict, table: str) -> int:
 
 def log_of(run) -> str:
     """Everything the run printed."""
-    return "\n".join(line[2] for chunk in run.log_chunks.all() for line in chunk.lines)
+    return "\n".join(line.text for line in run.log_chunks.read_lines())
 
 
 @pytest.fixture

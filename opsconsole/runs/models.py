@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
@@ -205,6 +207,29 @@ class Step(models.Model):
         return ((self.finished_at or timezone.now()) - self.started_at).total_seconds()
 
 
+@dataclass(frozen=True)
+class LogLine:
+    """One line of a run's log; `number` counts from 1, `at` is seconds since the epoch."""
+
+    number: int
+    at: float
+    tone: str
+    text: str
+
+    @property
+    def moment(self) -> datetime:
+        return datetime.fromtimestamp(self.at, UTC)
+
+
+class LogChunkQuerySet(models.QuerySet["LogChunk"]):
+    def read_lines(self, *, after: int = 0) -> Iterator[LogLine]:
+        """The lines whose number is above `after`, in order, read as they are taken."""
+        for chunk in self.filter(last_seq__gt=after).iterator():
+            for number, (at, tone, text) in enumerate(chunk.lines, chunk.first_seq):
+                if number > after:
+                    yield LogLine(number, at, tone, text)
+
+
 class LogChunk(models.Model):
     """Log lines `first_seq` to `last_seq` of a run, one row a flush.
 
@@ -215,6 +240,8 @@ class LogChunk(models.Model):
     first_seq = models.PositiveIntegerField()
     last_seq = models.PositiveIntegerField()
     lines = models.JSONField()
+
+    objects = LogChunkQuerySet.as_manager()
 
     class Meta:
         ordering = ["first_seq"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
 
 from django.contrib import messages
 from django.http import HttpResponse, StreamingHttpResponse
@@ -19,7 +20,7 @@ from opsconsole.exceptions import Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.lookup import run_or_404
-from opsconsole.runs.models import LogChunk, Run
+from opsconsole.runs.models import Run
 from opsconsole.runs.panels import RUN_PANELS
 from opsconsole.web.keys import key_from
 from opsconsole.web.pages import new_key, page_of
@@ -53,16 +54,7 @@ def run_list(request: ConsoleRequest) -> HttpResponse:
 @require("console.view")
 def run_page(request: ConsoleRequest, run_id: int) -> HttpResponse:
     run = run_or_404(request, run_id, "console.view")
-    lines = log_lines(run, after=0, limit=LINES_AT_ONCE)
-    context = (
-        status_context(run)
-        | rest_context(request, run)
-        | {
-            "lines": lines,
-            "after": lines[-1]["number"] if lines else 0,
-            "has_more": run.log_seq > (lines[-1]["number"] if lines else 0),
-        }
-    )
+    context = status_context(run) | rest_context(request, run) | _lines_context(run, after=0)
     return render(request, "opsconsole/run_page.html", context)
 
 
@@ -105,12 +97,16 @@ def run_log_tail(request: ConsoleRequest, run_id: int) -> HttpResponse:
     """New lines and a new sentinel; 204 when nothing is new; no sentinel when it is over."""
     run = run_or_404(request, run_id, "console.view")
     after = key_from(request.GET.get("after", ""))
-    lines = log_lines(run, after=after, limit=LINES_AT_ONCE)
-    if not lines and run.state.is_moving:
+    context = _lines_context(run, after=after)
+    if not context["lines"] and run.state.is_moving:
         return HttpResponse(status=204)
-    last = lines[-1]["number"] if lines else after
-    context = {"run": run, "lines": lines, "after": last, "has_more": run.log_seq > last}
     return render(request, "opsconsole/_run_log_lines.html", context)
+
+
+def _lines_context(run: Run, *, after: int) -> dict[str, Any]:
+    lines = list(islice(run.log_chunks.read_lines(after=after), LINES_AT_ONCE))
+    last = lines[-1].number if lines else after
+    return {"run": run, "lines": lines, "after": last, "has_more": run.log_seq > last}
 
 
 @require_GET
@@ -119,26 +115,12 @@ def run_log_download(request: ConsoleRequest, run_id: int) -> StreamingHttpRespo
     """The whole log as text, one line each with its UTC time."""
     run = run_or_404(request, run_id, "console.view")
     body = (
-        f"{datetime.fromtimestamp(at, UTC).isoformat(timespec='milliseconds')} {text}\n"
-        for chunk in LogChunk.objects.filter(run=run).iterator()
-        for at, _tone, text in chunk.lines
+        f"{line.moment.isoformat(timespec='milliseconds')} {line.text}\n"
+        for line in run.log_chunks.read_lines()
     )
     response = StreamingHttpResponse(body, content_type="text/plain; charset=utf-8")
     response["Content-Disposition"] = f'attachment; filename="run-{run.pk}.log"'
     return response
-
-
-def log_lines(run: Run, *, after: int, limit: int) -> list[dict]:
-    """Lines after a number, at most so many: number, time, tone, text."""
-    lines: list[dict] = []
-    for chunk in LogChunk.objects.filter(run=run, last_seq__gt=after):
-        for offset, (at, tone, text) in enumerate(chunk.lines):
-            number = chunk.first_seq + offset
-            if number > after:
-                lines.append({"number": number, "at": at, "tone": tone, "text": text})
-            if len(lines) == limit:
-                return lines
-    return lines
 
 
 @require_POST

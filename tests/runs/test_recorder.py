@@ -73,6 +73,16 @@ class Meanwhile(str):
         return True
 
 
+def test_lines_above_a_number_are_read_in_order_wherever_a_chunk_ends(run, monkeypatch):
+    monkeypatch.setattr(module, "MAX_LINES", 3)
+    with Recorder(run) as recorder:
+        for number in range(1, 9):
+            recorder.log(f"line {number}", "ok")
+    seen = [(line.number, line.tone, line.text) for line in run.log_chunks.read_lines(after=4)]
+    assert seen == [(number, "ok", f"line {number}") for number in range(5, 9)]
+    assert list(run.log_chunks.read_lines(after=8)) == []
+
+
 def test_secret_hidden_while_a_line_is_redacted_breaks_nothing():
     secret = Meanwhile("hunter2")
     secret.recorder = Recorder(Run(), [secret])

@@ -8,7 +8,6 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,7 +52,7 @@ from opsconsole.health.models import HealthResult
 from opsconsole.project.demo_verbs import DONE, DemoVerbs
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus
-from opsconsole.runs.models import LogChunk, Run
+from opsconsole.runs.models import LogLine, Run
 from opsconsole.web.keys import key_from
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
@@ -430,7 +429,7 @@ class Command(DemoVerbs, BaseCommand):
             for s in document["steps"]
         ]
         if self.options.log:
-            lines = [text for _number, text in _log_lines(run, 0)]
+            lines = [_log_text(line) for line in run.log_chunks.read_lines()]
             document["log"] = lines
         self.print(document, lines)
         return DONE
@@ -483,9 +482,9 @@ class Command(DemoVerbs, BaseCommand):
         while True:
             run = Run.objects.for_list().get(pk=run.pk)
             if not self.options.json:
-                for number, text in _log_lines(run, seen):
-                    self.stdout.write(text)
-                    seen = number
+                for line in run.log_chunks.read_lines(after=seen):
+                    self.stdout.write(_log_text(line))
+                    seen = line.number
             if not run.state.is_moving:
                 break
             time.sleep(0.3)
@@ -566,12 +565,5 @@ def _run_row(run: Run) -> dict[str, Any]:
     }
 
 
-def _log_lines(run: Run, after: int) -> list[tuple[int, str]]:
-    lines = []
-    for chunk in LogChunk.objects.filter(run=run, last_seq__gt=after):
-        for offset, (at, _tone, text) in enumerate(chunk.lines):
-            number = chunk.first_seq + offset
-            if number > after:
-                moment = datetime.fromtimestamp(at, UTC)
-                lines.append((number, f"{moment:%H:%M:%S.%f}"[:-3] + f" {text}"))
-    return lines
+def _log_text(line: LogLine) -> str:
+    return f"{line.moment:%H:%M:%S.%f}"[:-3] + f" {line.text}"
