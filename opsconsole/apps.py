@@ -12,13 +12,16 @@ class OpsConsoleConfig(AppConfig):
         from opsconsole.environments import events as _environments  # noqa: F401
         from opsconsole.environments.holders import HOLDERS
         from opsconsole.health import events as _health  # noqa: F401
+        from opsconsole.health.cli import health_of_run
         from opsconsole.health.services import SAMPLE_HEALTH
         from opsconsole.runs import events as _runs  # noqa: F401
         from opsconsole.runs import reporting  # noqa: F401  (it connects itself)
+        from opsconsole.runs.cli import RUN_DOCUMENTS
         from opsconsole.runs.models import holder_of
         from opsconsole.runs.registry import PERIODIC, Periodic
         from opsconsole.work import checks  # noqa: F401  (they register themselves)
         from opsconsole.work import events as _work  # noqa: F401
 
         HOLDERS.append(holder_of)
+        RUN_DOCUMENTS.append(health_of_run)
         PERIODIC.append(Periodic(SAMPLE_HEALTH, "HEALTH_SAMPLE_SECONDS"))

@@ -224,7 +224,7 @@ def test_health_without_a_check_is_refused(ops, shop):
 
 def test_silence_of_the_workers_is_said(ops, shop, monkeypatch):
     monkeypatch.setattr(current_app, "send_task", lambda *_args, **_options: None)
-    monkeypatch.setattr("opsconsole.project.management.commands.ops.ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("opsconsole.cli.ANSWER_SECONDS", 0.3)
     for verb in ("pending", "migrate", "drift"):
         ops(verb, STAGING)
         assert (ops.status, "(0.3 s were waited)" in ops.said) == (2, True), verb
@@ -236,7 +236,7 @@ def test_ctrl_c_while_waiting_leaves_the_run_to_go_on(ops, shop, monkeypatch):
     def interrupt(_seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("opsconsole.project.management.commands.ops.time.sleep", interrupt)
+    monkeypatch.setattr("opsconsole.runs.cli.time.sleep", interrupt)
     ops("backup", STAGING, "--wait")
     assert (ops.status, "what was started goes on" in ops.said) == (130, True)
     assert Run.objects.get().status == RunStatus.QUEUED

@@ -1,0 +1,51 @@
+"""Verbs on environments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opsconsole.cli import DONE, Call, Verb
+from opsconsole.environments.models import Environment
+from opsconsole.environments.visibility import visible_environments
+from opsconsole.exceptions import Refused
+
+
+def environment_of(call: Call) -> Environment:
+    """The environment `application/environment` of the call. Raises Refused with those there are."""
+    path = call.options.environment
+    try:
+        found: Environment = visible_environments(call.actor()).get(
+            application__slug=path.partition("/")[0], slug=path.partition("/")[2]
+        )
+        return found
+    except Environment.DoesNotExist:
+        known = ", ".join(e.path for e in visible_environments(call.actor()))
+        raise Refused(f"there is no environment {path}; there are: {known or 'none'}") from None
+
+
+def list_environments(call: Call) -> int:
+    rows = []
+    for environment in visible_environments(call.actor()):
+        state = environment.target.latest_state
+        known = state is not None and not state.error
+        rows.append(
+            {
+                "environment": environment.path,
+                "protected": environment.is_protected,
+                "pending": len(state.pending) if known and state else None,
+                "applied": len(state.applied) if known and state else None,
+                "read_at": state.observed_at if state else None,
+                "error": state.error if state else "not read yet",
+            }
+        )
+    call.print(rows, [f"{r['environment']:40} {_pending_text(r)}" for r in rows])
+    return DONE
+
+
+def _pending_text(row: dict[str, Any]) -> str:
+    if row["error"]:
+        return str(row["error"])
+    return f"{row['pending']} pending, {row['applied']} applied"
+
+
+VERBS = [Verb("environments", "list environments", list_environments)]

@@ -1,0 +1,50 @@
+"""Verbs on health."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.utils.timezone import now
+
+from opsconsole.cli import DONE, FAILED, Call, Verb, takes, wait_for
+from opsconsole.environments.cli import environment_of
+from opsconsole.exceptions import Refused
+from opsconsole.health import services as health
+from opsconsole.health.models import HealthResult
+from opsconsole.runs.models import Run
+
+
+def check_health(call: Call) -> int:
+    environment = environment_of(call)
+    if not environment.health_checks.filter(is_enabled=True).exists():
+        raise Refused(f"{environment.path} has no health check; an admin adds one in Settings")
+    asked = now()
+    health.request_check(actor=call.actor(), environment=environment)
+    wanted = environment.health_checks.filter(is_enabled=True).count()
+
+    def answers() -> list[HealthResult] | None:
+        found = environment.health_results.filter(observed_at__gt=asked, run=None)
+        return list(found[:wanted]) if len(found) >= wanted else None
+
+    rows = [_row(result) for result in wait_for(answers)]
+    call.print(rows, [f"{r['check']:20} {r['summary']} in {r['latency_ms']:.0f} ms" for r in rows])
+    return DONE if all(r["healthy"] for r in rows) else FAILED
+
+
+def health_of_run(run: Run) -> dict[str, Any]:
+    """What a run's document says of health."""
+    return {"health": [_row(result) for result in run.health_results.order_by("observed_at")]}
+
+
+def _row(result: HealthResult) -> dict[str, Any]:
+    return {
+        "check": result.check_name,
+        "phase": result.phase,
+        "healthy": result.is_healthy,
+        "latency_ms": result.latency_ms,
+        "summary": result.summary,
+        "at": result.observed_at,
+    }
+
+
+VERBS = [Verb("health", "ask the health checks now", check_health, takes("environment"))]

@@ -1,0 +1,113 @@
+"""The verbs of `manage.py ops demo`: put the demo back, break it, mend it, load it."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from django.conf import settings
+
+from migrations_app.services.migrations import request_observation
+from opsconsole.cli import DONE, Call, Verb
+from opsconsole.demo.address import APPLICATION, dsn_of, find
+from opsconsole.demo.traffic import Traffic
+from opsconsole.environments.models import Environment
+from opsconsole.exceptions import Refused
+from opsconsole.project import demo
+
+
+def reset(call: Call) -> int:
+    try:
+        demo.reset(call.options.environment.rpartition("/")[2])
+    except KeyError:
+        raise Refused(f"the demo has no environment {call.options.environment}") from None
+    _read_demo_again()
+    call.print({"reset": True}, ["the demo is as on the first start"])
+    return DONE
+
+
+def list_services(call: Call) -> int:
+    for name, argument in demo.services():
+        call.output.write(f"{name}\t{argument}")
+    return DONE
+
+
+def mend(call: Call) -> int:
+    gone = demo.mend()
+    _read_demo_again()
+    call.print(gone, [f"took {name} away" for name in gone] or ["nothing was broken"])
+    return DONE
+
+
+def break_sql(call: Call) -> int:
+    text = demo.BREAK_NON_ATOMIC if call.options.non_atomic else demo.BREAK_SQL
+    return _broke(call, demo.break_with(text, "add_payout_approval"))
+
+
+def break_health(call: Call) -> int:
+    return _broke(call, demo.break_with(demo.BREAK_HEALTH, "rename_target_amount"))
+
+
+def _broke(call: Call, name: str) -> int:
+    _read_demo_again()
+    call.print({"added": name}, [f"added {name}; `ops demo mend` takes it away"])
+    return DONE
+
+
+def _read_demo_again() -> None:
+    """Pages show the change at once; without a worker they show it once there is one."""
+    for environment in Environment.objects.filter(application__slug=APPLICATION):
+        with suppress(Refused):
+            request_observation(environment)
+
+
+def make_traffic(call: Call) -> int:
+    slug = call.options.environment.rpartition("/")[2]
+    try:
+        dsn = dsn_of(settings.OPSCONSOLE_HOME, find(slug))
+    except KeyError:
+        raise Refused(f"the demo has no environment {slug}") from None
+    traffic = Traffic(dsn, call.options.clients)
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda n, _f: stopped.append(n))
+    began = datetime.now(UTC)
+    traffic.start()
+    while not stopped:
+        time.sleep(0.1)
+        seconds = (datetime.now(UTC) - began).total_seconds()
+        if call.options.seconds and seconds > call.options.seconds:
+            break
+    rows = traffic.stop()
+    call.print(rows, [f"client {r['client']:2}: {r['answers']:6} answers, longest gap "
+                      f"{r['longest_gap_ms']:8.1f} ms, errors {r['errors'] or 'none'}"
+                      for r in rows])  # fmt: skip
+    return DONE
+
+
+def _reset_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("environment", nargs="?", default="", help="only this one")
+
+
+def _break_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--non-atomic", action="store_true")
+
+
+def _traffic_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("environment")
+    parser.add_argument("--clients", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=0, help="stop by itself after")
+
+
+DEMO = [
+    Verb("reset", "put everything back", reset, _reset_arguments),
+    Verb("services", "list the backends to run", list_services),
+    Verb("mend", "take broken migrations away", mend),
+    Verb("break-sql", "add one that fails", break_sql, _break_arguments),
+    Verb("break-health", "add one that breaks /health", break_health),
+    Verb("traffic", "read and write until stopped", make_traffic, _traffic_arguments),
+]
+VERBS = [Verb("demo", "the demo application", verbs=DEMO)]
