@@ -147,9 +147,9 @@ def test_storage_is_added_tested_and_retired(as_role, db, tmp_path):
     assert "No result yet" in client.get(saved.headers["location"]).content.decode()
     do_work(WorkItem.objects.get().pk)
     assert "It works" in client.get(saved.headers["location"]).content.decode()
-    assert str(tmp_path) in client.get(reverse("settings")).content.decode()
+    assert f"{tmp_path}/disk" in client.get(reverse("settings")).content.decode()
     client.post(reverse("storage-retire", args=[storage.pk]))
-    assert str(tmp_path) not in client.get(reverse("settings")).content.decode()
+    assert f"{tmp_path}/disk" not in client.get(reverse("settings")).content.decode()
 
 
 @pytest.mark.parametrize(
