@@ -9,7 +9,7 @@ from opsconsole.events.catalogue import Data, event
 
 
 class WorkRetried(Data):
-    work: str = Field(examples=["backups_app.drop_replaced"])
+    work: str = Field(examples=["opsconsole.test_connection"])
     attempts: int = Field(examples=[3])
     last_error: str = Field(examples=["the server does not answer"])
 

@@ -8,7 +8,6 @@ from migrations_app.reading.observation import observe_target, plan_changes, pla
 from migrations_app.services.migrations import checklist_for, current_plan, request_observation
 from migrations_app.sources.folders import engine_for
 from opsconsole.exceptions import AdapterError, Refused
-from opsconsole.runs import services as runs
 from opsconsole.targets.dsn import Dsn
 
 
@@ -89,7 +88,7 @@ def test_database_never_read_has_no_plan(environment):
 
 
 def test_reading_now_is_refused_without_a_broker(environment, monkeypatch):
-    monkeypatch.setattr(runs, "send_short", lambda *_: False)
+    monkeypatch.setattr("migrations_app.services.migrations.send_short", lambda *_: False)
     with pytest.raises(Refused, match="broker does not answer"):
         request_observation(environment)
 

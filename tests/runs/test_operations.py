@@ -23,7 +23,7 @@ from opsconsole.runs.models import Run
 from opsconsole.runs.registry import OPERATIONS, parameters_of, register
 from opsconsole.runs.resolver import resolve_lost_run
 
-LATEST = ("opsconsole", "0009_operations")
+OPERATIONS_NAMED = ("opsconsole", "0009_operations")
 BEFORE = ("opsconsole", "0008_work_list")
 ANSWER = {"text": "It is tested", "ok": True, "by": "person", "note": "seen"}
 # One of each shape in which parameters were stored before operations had a name.
@@ -113,7 +113,8 @@ def migrate_to(state: tuple[str, str]):
 def before_operations(transactional_db):
     """The console's database as the version before had it; brought up to date again at the end."""
     yield migrate_to(BEFORE)
-    migrate_to(LATEST)
+    executor = MigrationExecutor(connection)
+    executor.migrate(executor.loader.graph.leaf_nodes())
 
 
 def place(apps):
@@ -139,7 +140,7 @@ def test_upgrade_names_the_operation_of_every_older_run_whatever_its_status(befo
                 target=target, idempotency_key=uuid.uuid4().hex,
             )  # fmt: skip
             made.append((run.pk, status, parameters, expected))
-    migrate_to(LATEST)
+    migrate_to(OPERATIONS_NAMED)
     for pk, status, parameters, expected in made:
         run = Run.objects.select_related("environment").get(pk=pk)
         operation = OPERATIONS[expected.operation]
@@ -156,7 +157,7 @@ def test_database_keeps_apart_what_was_queued_before_the_upgrade(before_operatio
         kind="migrate", status="running", environment=environment, target=target,
         idempotency_key="old",
     )  # fmt: skip
-    migrate_to(LATEST)
+    migrate_to(OPERATIONS_NAMED)
     run = Run.objects.get(pk=old.pk)
     again = {"environment_id": run.environment_id, "target_id": run.target_id}
     with pytest.raises(IntegrityError, match="run_one_changes_a_target"), transaction.atomic():
@@ -170,11 +171,11 @@ def test_database_keeps_apart_what_was_queued_before_the_upgrade(before_operatio
 
 
 def test_downgrade_puts_parameters_into_the_shape_that_the_older_version_reads(before_operations):
-    migrate_to(LATEST)
+    migrate_to(OPERATIONS_NAMED)
     made = []
     for _kind, parameters, asked in OLD:
         environment, target = place(
-            MigrationExecutor(connection).loader.project_state([LATEST]).apps
+            MigrationExecutor(connection).loader.project_state([OPERATIONS_NAMED]).apps
         )
         operation = OPERATIONS[asked.operation]
         run = Run.objects.create(
