@@ -5,7 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 
-.PHONY: up test check lock clean
+PYTHONS := 3.11 3.12 3.13 3.14
+
+.PHONY: up test test-fast test-pythons check lock clean
 .DELETE_ON_ERROR:
 
 up: $(VENV)/$(if $(and $(DATABASE_URL),$(REDIS_URL)),production,embedded).stamp
@@ -14,6 +16,19 @@ up: $(VENV)/$(if $(and $(DATABASE_URL),$(REDIS_URL)),production,embedded).stamp
 test: $(VENV)/test.stamp
 	$(BIN)/python -m tests.toolbox
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# What takes the console's own database only: see _is_fast in tests/conftest.py.
+test-fast: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -m fast -W error -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-pythons: $(PYTHONS:%=test-on-%)
+
+test-on-%:
+	@if python$* -c "" 2>/dev/null; then \
+		$(MAKE) --no-print-directory test-fast PYTHON=python$* VENV=$(VENV)-$*; \
+	else \
+		echo "Python $* is not on this machine: skipped"; \
+	fi
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -44,4 +59,4 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras --extra embedded --extra test -c requirements/embedded.lock pyproject.toml -o requirements/test.lock
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PYTHONS:%=$(VENV)-%) .mypy_cache .ruff_cache .pytest_cache

@@ -27,11 +27,30 @@ hypothesis.register_profile(
 hypothesis.load_profile("any machine")
 
 
+# Tests of these folders and files start programs; those of these fixtures have databases of their own.
+STARTS_PROGRAMS = ("chaos", "e2e", "upgrade", "processes", "backups_app/test_stores.py",
+                   "migrations_app/test_git.py", "migrations_app/test_sources.py")  # fmt: skip
+TAKES_LONG = {"database", "transactional_db", "bucket", "server"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for marker, (find, why) in MISSING.items():
             if item.get_closest_marker(marker) and not find():
                 item.add_marker(pytest.mark.skip(reason=why))
+        if _is_fast(item):
+            item.add_marker(pytest.mark.fast)
+
+
+def _is_fast(item: pytest.Item) -> bool:
+    """Whether the test takes nothing but the console's own database, in one transaction."""
+    django_db = item.get_closest_marker("django_db")
+    return not (
+        item.path.relative_to(Path(__file__).parent).as_posix().startswith(STARTS_PROGRAMS)
+        or TAKES_LONG.intersection(getattr(item, "fixturenames", ()))
+        or (django_db and django_db.kwargs.get("transaction"))
+        or any(item.get_closest_marker(marker) for marker in MISSING)
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
