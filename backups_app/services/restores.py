@@ -22,6 +22,7 @@ from opsconsole.exceptions import Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
+from opsconsole.runs.registry import parameters_of
 from opsconsole.targets.server import NAME_BYTES
 from opsconsole.work import services as work
 from opsconsole.work.registry import work_key
@@ -231,9 +232,10 @@ def _require_droppable(replaced: ReplacedDatabase) -> None:
         )
     if not replaced.may_be_undone:
         raise Refused(_("%(name)s is not a database that is kept.") % names)
-    undoing = Run.objects.holding(replaced.target_id).filter(parameters__undo=replaced.pk).first()
-    if undoing:
-        raise Refused(_("%(run)s is swapping %(name)s back in.") % (names | {"run": undoing}))
+    for run in Run.objects.holding(replaced.target_id):
+        asked = parameters_of(run)
+        if isinstance(asked, UndoParameters) and asked.replaced == replaced.pk:
+            raise Refused(_("%(run)s is swapping %(name)s back in.") % (names | {"run": run}))
 
 
 def record_drop(replaced: ReplacedDatabase) -> None:

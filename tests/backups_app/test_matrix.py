@@ -178,7 +178,7 @@ def test_five_thousand_small_tables_come_back_equal(environment, operator, run_b
 
 @pytest.mark.needs_postgres15
 def test_archive_of_a_newer_server_is_refused_by_an_older_one(
-    backup, make_environment, server_15, operator
+    backup, make_environment, server_15, admin
 ):
     other = make_environment("old", position=2)
     name = f"t{uuid.uuid4().hex[:8]}"
@@ -190,7 +190,7 @@ def test_archive_of_a_newer_server_is_refused_by_an_older_one(
     other.target.save()
     run = execute(
         services.request_restore(
-            actor=operator, backup=backup, environment=other, typed_name="old",
+            actor=admin, backup=backup, environment=other, typed_name="old",
             idempotency_key=uuid.uuid4().hex,
         )
     )  # fmt: skip
