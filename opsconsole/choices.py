@@ -1,4 +1,4 @@
-"""Every status, kind and role: its value, its word, its tone and its icon, in one place."""
+"""How a status looks: the base of every choice that has a word, a tone and an icon."""
 
 from __future__ import annotations
 

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-# Migration engines that an application can have: value and name.
+# Value and name of each.
 ENGINES: list[tuple[str, str]] = []

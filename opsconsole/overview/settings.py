@@ -1,4 +1,4 @@
-"""Settings: applications, environments, health checks, people. Only for admins of each place."""
+"""The settings page: what the viewer may edit of every subject and feature."""
 
 from __future__ import annotations
 
