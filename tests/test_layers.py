@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 from celery import current_app
 from django.core.management import get_commands
 
@@ -104,3 +106,9 @@ def test_functions_import_only_at_start_up():
         and any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(function))
     }
     assert lazy == LAZY_IMPORTS
+
+
+def test_no_files_import_each_other_in_a_circle_not_even_for_types():
+    graph = grimp.build_graph("opsconsole", "backups_app", "migrations_app", cache_dir=None)
+    arrows = {each: graph.find_modules_directly_imported_by(each) for each in graph.modules}
+    TopologicalSorter(arrows).prepare()  # raises CycleError, which names the files

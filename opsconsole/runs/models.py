@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -18,7 +17,11 @@ from django.utils.translation import gettext as _g
 
 from opsconsole.environments.models import Environment
 from opsconsole.runs.choices import RunKind, RunStatus, StepStatus
-from opsconsole.runs.registry import OPERATIONS
+from opsconsole.runs.documents import Stored
+
+# What a run of each operation is called: given the run, and its environment's name within a
+# sentence. The registry of operations fills it.
+TITLES: dict[str, Callable[[Run, str], str]] = {}
 
 
 class Plan(models.Model):
@@ -41,7 +44,7 @@ class Plan(models.Model):
         return f"plan {self.short_hash}"
 
     @staticmethod
-    def hash_of(content: dict[str, Any]) -> str:
+    def hash_of(content: Stored) -> str:
         """SHA-256 (hex) of the content as JSON with sorted keys and no spaces."""
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
@@ -151,11 +154,9 @@ class Run(models.Model):
     @property
     def title(self) -> str:
         """What it does where; of an operation that this console no longer has, only its kind."""
-        operation = OPERATIONS.get(self.operation)
+        title = TITLES.get(self.operation)
         where = self.environment.name.lower()
-        return (
-            operation.title_of(self, where) if operation else f"{self.get_kind_display()} {where}"
-        )
+        return title(self, where) if title else f"{self.get_kind_display()} {where}"
 
     @property
     def applied(self) -> list[str]:

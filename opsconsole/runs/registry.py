@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from opsconsole.runs.documents import Parameters, Result, Unreadable
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeVar
-
-    from opsconsole.environments.models import Environment
-    from opsconsole.runs.models import Run
-    from opsconsole.runs.operation import Operation
-    from opsconsole.runs.step import Promise
-    from opsconsole.work.sending import TaskKey
-
-    P = TypeVar("P", bound=Parameters)
-    R = TypeVar("R", bound=Result)
+from opsconsole.environments.models import Environment
+from opsconsole.runs.documents import Parameters, Unreadable
+from opsconsole.runs.models import TITLES, Run
+from opsconsole.runs.operation import Operation, P, R
+from opsconsole.runs.step import Promise
+from opsconsole.work.sending import TaskKey
 
 
 @dataclass(frozen=True)
@@ -50,6 +43,7 @@ def register(operation: Operation[P, R]) -> None:
         raise ValueError(f"there already is an operation {operation.key}")
     # Its parameters and result are read by itself alone; who finds it here knows that it has some.
     OPERATIONS[operation.key] = cast("Operation", operation)
+    TITLES[operation.key] = operation.title_of
 
 
 def outlook(parameters: Parameters, environment: Environment) -> Outlook:
