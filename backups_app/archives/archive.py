@@ -24,6 +24,10 @@ TAR_BLOCK = 512
 CHUNK_BYTES = 256 * 1024
 
 
+# What lies beside an archive as JSON: all that it takes to restore it without this console.
+Manifest = dict[str, object]
+
+
 @dataclass(frozen=True)
 class StoredForm:
     """How an archive is stored. `level` is zstd's, 0 for none; `recipients` are age public keys."""
@@ -40,7 +44,7 @@ class StoredForm:
             + (".age" if self.recipients else "")
         )
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Manifest:
         """The form's part of a manifest."""
         return {
             "format": self.format,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from django.conf import settings
@@ -172,7 +171,7 @@ def compare_content(
     return problems
 
 
-def count_content(context: RunContext, database: str, *, on: Dsn) -> dict[str, Any]:
+def count_content(context: RunContext, database: str, *, on: Dsn) -> content.DatabaseContent:
     """What a restored database holds, as the content of a manifest."""
     with context.connect("count", database=database, on=on) as connection:
         sequences = content.read_sequences(connection)

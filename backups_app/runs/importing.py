@@ -5,12 +5,11 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from django.utils import timezone
 
 from backups_app import copies
-from backups_app.archives.archive import HashingReader, Written, write_archive
+from backups_app.archives.archive import HashingReader, Manifest, Written, write_archive
 from backups_app.archives.foreign import ForeignArchive, Listing, read_listing, unpack_foreign
 from backups_app.choices import BackupReason
 from backups_app.models import Backup, BackupPolicy, Storage
@@ -56,7 +55,7 @@ def import_archive(context: RunContext[ImportParameters, WithBackup]) -> Backup:
         policy = BackupPolicy.objects.of(context.environment)
         form = replace(form_of(policy), format=archive.format)
 
-        def write(store: Store, new_key: str) -> tuple[dict[str, Any], Written]:
+        def write(store: Store, new_key: str) -> tuple[Manifest, Written]:
             progress = Estimate(context, _size(archive)).update
             with store.writer(new_key) as file:
                 written = write_archive(archive.chunks(), form, file, progress)
@@ -93,7 +92,7 @@ def _size(archive: ForeignArchive) -> int:
 
 def _manifest(
     context: RunContext[ImportParameters], listing: Listing, key: str, written: Written
-) -> dict[str, Any]:
+) -> Manifest:
     return {
         "archive": key,
         "environment": context.environment.path,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TypedDict
 
 import psycopg
 from django.conf import settings
@@ -201,7 +201,13 @@ def _sessions(connection: psycopg.Connection, facts: ServerFacts) -> Finding:
     return Finding("sessions", "all can be ended by this role")
 
 
-def losses(connection: psycopg.Connection, backup: Backup) -> list[dict[str, Any]] | None:
+class Loss(TypedDict):
+    table: str
+    rows: int | None
+    written: int
+
+
+def losses(connection: psycopg.Connection, backup: Backup) -> list[Loss] | None:
     """Per table: rows in the backup, and rows written since it as an upper bound.
 
     None where it cannot be known: another database bears the name now, or its statistics

@@ -9,12 +9,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import psycopg
 
 from backups_app import copies
-from backups_app.archives.archive import StoredForm, Written, write_archive
+from backups_app.archives.archive import Manifest, StoredForm, Written, write_archive
 from backups_app.archives.dump import ToolSession, dump_folder, dump_globals, dump_stream
 from backups_app.archives.encryption import encrypt, parse_recipients, public_key
 from backups_app.choices import BackupReason
@@ -86,7 +85,7 @@ def keep_archive(
     reason: BackupReason,
     storage: Storage,
     form: StoredForm,
-    write: Callable[[Store, str], tuple[dict[str, Any], Written]],
+    write: Callable[[Store, str], tuple[Manifest, Written]],
 ) -> Backup:
     """Have `write(store, key)` store an archive and return its manifest; list it as a backup.
 
@@ -115,7 +114,7 @@ def keep_archive(
         raw_bytes=written.raw_bytes,
         sha256=written.sha256,
         manifest=manifest,
-        taken_at=manifest["taken_at"],
+        taken_at=str(manifest["taken_at"]),
     )
     BackupCopy.objects.create(backup=backup, storage=storage)
     context.put(BACKUP, backup)
@@ -143,7 +142,7 @@ def _new_key(context: RunContext, form: StoredForm) -> str:
 
 def _dump(
     context: RunContext, policy: BackupPolicy, form: StoredForm, store: Store, key: str
-) -> tuple[dict[str, Any], Written]:
+) -> tuple[Manifest, Written]:
     with context.connect("backup:snapshot", autocommit=False) as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         row = connection.execute("SELECT pg_export_snapshot(), now()").fetchone()

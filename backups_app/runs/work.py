@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
 from backups_app.models import ReplacedDatabase, Storage
 from backups_app.runs.swapping import drop_replaced_database
 from backups_app.services import restores, storages
-from opsconsole.work.registry import Work, register_work
+from opsconsole.work.registry import Arguments, Work, register_work
 
 
 def register() -> None:
@@ -19,7 +18,7 @@ def register() -> None:
     register_work(Work(storages.TEST, _("Test a storage"), test_storage))
 
 
-def drop_replaced(arguments: dict[str, Any]) -> Callable[[], object]:
+def drop_replaced(arguments: Arguments) -> Callable[[], object]:
     replaced = ReplacedDatabase.objects.select_related(
         "target__environment__application", "dropped_by"
     ).get(pk=arguments["replaced"])
@@ -27,6 +26,6 @@ def drop_replaced(arguments: dict[str, Any]) -> Callable[[], object]:
     return partial(restores.record_drop, replaced)
 
 
-def test_storage(arguments: dict[str, Any]) -> Callable[[], object]:
+def test_storage(arguments: Arguments) -> Callable[[], object]:
     storage = Storage.objects.get(pk=arguments["storage"])
     return partial(storages.record_test, storage, storages.try_storage(storage))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.utils.timezone import now
 
 from opsconsole.cli import DONE, FAILED, Call, Verb, takes, wait_for
@@ -11,6 +9,7 @@ from opsconsole.environments.cli import environment_of
 from opsconsole.exceptions import Refused
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
+from opsconsole.runs.cli import Document
 from opsconsole.runs.models import Run
 
 
@@ -31,12 +30,12 @@ def check_health(call: Call) -> int:
     return DONE if all(r["healthy"] for r in rows) else FAILED
 
 
-def health_of_run(run: Run) -> dict[str, Any]:
+def health_of_run(run: Run) -> Document:
     """What a run's document says of health."""
     return {"health": [_row(result) for result in run.health_results.order_by("observed_at")]}
 
 
-def _row(result: HealthResult) -> dict[str, Any]:
+def _row(result: HealthResult) -> Document:
     return {
         "check": result.check_name,
         "phase": result.phase,

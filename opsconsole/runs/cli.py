@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from typing import Any
 
 from opsconsole.access.permissions import authorize
 from opsconsole.cli import DONE, FAILED, Call, Verb, row_count, takes
@@ -16,8 +15,9 @@ from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import LogLine, Run
 from opsconsole.web.keys import key_from
 
+Document = dict[str, object]
 # What other subjects add to the document of a run.
-RUN_DOCUMENTS: list[Callable[[Run], dict[str, Any]]] = []
+RUN_DOCUMENTS: list[Callable[[Run], Document]] = []
 
 
 def starts(
@@ -77,9 +77,7 @@ def show_run(call: Call) -> int:
     run = run_of(call)
     document = _document(run)
     lines = [f"{run}: {run.title}, {run.state.label}", run.summary]
-    lines += [
-        f"  {s['name']:12} {s['status']:10} {s['seconds'] or 0:.1f} s" for s in document["steps"]
-    ]
+    lines += [f"  {s.name:12} {s.status:10} {s.seconds or 0:.1f} s" for s in run.steps.all()]
     if call.options.log:
         lines = [_log_text(line) for line in run.log_chunks.read_lines()]
         document["log"] = lines
@@ -102,7 +100,7 @@ def decide(call: Call) -> int:
     return DONE
 
 
-def _document(run: Run) -> dict[str, Any]:
+def _document(run: Run) -> Document:
     document = _row(run) | {
         "summary": run.summary,
         "steps": [
@@ -120,7 +118,7 @@ def _document(run: Run) -> dict[str, Any]:
     return document
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _row(run: Run) -> Document:
     return {
         "id": run.pk,
         "status": run.status,

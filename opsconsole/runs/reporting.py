@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from typing import Any
+from typing import TYPE_CHECKING
 
 from celery import signals
 from django.conf import settings
@@ -15,6 +15,9 @@ from django.db.models.functions import Now
 from opsconsole.environments import secrets
 from opsconsole.runs.lease import worker_is_ending
 from opsconsole.runs.workers import Worker
+
+if TYPE_CHECKING:
+    from celery.worker.consumer import Consumer
 
 _name = ""
 _closing = threading.Event()
@@ -26,20 +29,20 @@ def this_worker() -> str:
 
 
 @signals.celeryd_init.connect
-def _become_worker(sender: str, **_kwargs: Any) -> None:
+def _become_worker(sender: str, **_kwargs: object) -> None:
     global _name
     _name = sender
     secrets.allow_opening()
 
 
 @signals.worker_ready.connect
-def _start_reporting(sender: Any, **_kwargs: Any) -> None:
+def _start_reporting(sender: Consumer, **_kwargs: object) -> None:
     queues = [queue.name for queue in sender.task_consumer.queues]
     threading.Thread(target=_report, args=[queues], name="report", daemon=True).start()
 
 
 @signals.worker_shutting_down.connect
-def _cancel_runs(**_kwargs: Any) -> None:
+def _cancel_runs(**_kwargs: object) -> None:
     worker_is_ending.set()
     _closing.set()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
 
 from django.contrib import messages
 from django.http import HttpResponse, StreamingHttpResponse
@@ -103,7 +102,7 @@ def run_log_tail(request: ConsoleRequest, run_id: int) -> HttpResponse:
     return render(request, "opsconsole/_run_log_lines.html", context)
 
 
-def _lines_context(run: Run, *, after: int) -> dict[str, Any]:
+def _lines_context(run: Run, *, after: int) -> dict[str, object]:
     lines = list(islice(run.log_chunks.read_lines(after=after), LINES_AT_ONCE))
     last = lines[-1].number if lines else after
     return {"run": run, "lines": lines, "after": last, "has_more": run.log_seq > last}

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 import psycopg
 from psycopg import sql
+
+
+class TableContent(TypedDict):
+    """Rows, and their order-free hash: the sum of a 64-bit hash of each row's text, in decimal."""
+
+    rows: int
+    hash: str
+
+
+class DatabaseContent(TypedDict):
+    """What a database held in one snapshot: `{schema.table: ...}`, `{schema.sequence: last value}`.
+
+    Sequences are bound to no snapshot: they are what they were just before and just after it.
+    """
+
+    tables: dict[str, TableContent]
+    large_objects: TableContent
+    sequences_before: dict[str, int]
+    sequences_after: dict[str, int]
+
 
 # Text forms must not depend on a role's or a database's own settings.
 FIXED_SETTINGS = {
@@ -38,15 +58,14 @@ def list_relations(connection: psycopg.Connection, kinds: str) -> list[tuple[str
 
 def read_tables(
     connection: psycopg.Connection, on_progress: Callable[[int, int], None] | None = None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, TableContent]:
     """`{schema.table: {rows, hash}}` in the connection's own snapshot.
 
-    The hash is order-free: the sum of a 64-bit hash of each row's text, as a decimal string.
     `on_progress(done, total)` is told in tables.
     """
     fix_settings(connection)
     relations = list_relations(connection, "r")
-    tables = {}
+    tables: dict[str, TableContent] = {}
     for index, (schema, name) in enumerate(relations):
         row = connection.execute(
             sql.SQL(
@@ -86,7 +105,7 @@ def read_sequences(connection: psycopg.Connection) -> dict[str, int]:
     return values
 
 
-def read_large_objects(connection: psycopg.Connection) -> dict[str, Any]:
+def read_large_objects(connection: psycopg.Connection) -> TableContent:
     """Count and hash of the large objects this role may read."""
     row = connection.execute(
         "SELECT count(*), coalesce(sum(hashtextextended(encode(lo_get(oid), 'hex'), 0)::numeric), 0)"
@@ -96,7 +115,7 @@ def read_large_objects(connection: psycopg.Connection) -> dict[str, Any]:
     return {"rows": row[0], "hash": str(row[1])}
 
 
-def differences(expected: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]) -> list[str]:
+def differences(expected: dict[str, TableContent], found: dict[str, TableContent]) -> list[str]:
     """One line per table that differs in presence, rows or hash."""
     lines = []
     for name in sorted(expected.keys() | found.keys()):

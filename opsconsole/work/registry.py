@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from django.utils.functional import Promise
+
+# What is kept with work of the list: whose rows it is about, by their primary keys.
+Arguments = dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Work:
 
     key: str
     title: str | Promise
-    handle: Callable[[dict[str, Any]], Callable[[], object]]
+    handle: Callable[[Arguments], Callable[[], object]]
 
 
 WORK: dict[str, Work] = {}

@@ -10,7 +10,6 @@ import logging
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 from django.conf import settings
 from django.db import connection, models, transaction
@@ -26,7 +25,7 @@ from opsconsole.events import recording as audit
 from opsconsole.exceptions import FencedOut, Refused
 from opsconsole.work import events
 from opsconsole.work.models import WorkItem, WorkItemQuerySet
-from opsconsole.work.registry import WORK
+from opsconsole.work.registry import WORK, Arguments
 from opsconsole.work.sending import send_short, task_key
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ KEEP_DONE = timedelta(days=30)
 def add(
     work: str,
     key: str,
-    arguments: dict[str, Any],
+    arguments: Arguments,
     *,
     about: str = "",
     environment: models.Model | None = None,
@@ -137,7 +136,7 @@ def pause_after(attempts: int) -> float:
     return float(min(doubled, settings.WORK_RETRY_CEILING_SECONDS))
 
 
-def _update_claimed(item: WorkItem, **fields: Any) -> None:
+def _update_claimed(item: WorkItem, **fields: object) -> None:
     changed = WorkItem.objects.filter(pk=item.pk, claim_token=item.claim_token).update(**fields)
     if not changed:
         raise FencedOut(f"work {item.pk} is no longer this worker's")
