@@ -7,9 +7,11 @@ import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
+from django.db import models
+from django.db.models import Case, F, OuterRef, Q, Subquery, When
 from django.utils import timezone
 from django.utils.translation import ngettext
 
@@ -22,6 +24,8 @@ from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.targets import ddl_log, server
 from opsconsole.targets.schema import read_schema, schema_hash
+
+Row = TypeVar("Row", ExpectedSchema, SchemaReading)
 
 logger = logging.getLogger(__name__)
 READ_SECONDS = 30
@@ -218,8 +222,7 @@ def drift_of(target: Target) -> Drift | None:
 
 
 def drifts_of(targets: Iterable[Target]) -> dict[int, Drift]:
-    """The drift of each target that has one, by its id. Two queries for all, and one for the
-    schemas of those that drifted."""
+    """The drift of each target that has one, by its id. Two queries for all."""
     found = comparisons_of(targets).items()
     return {target_id: comparison.drift for target_id, comparison in found if comparison.drift}
 
@@ -227,41 +230,42 @@ def drifts_of(targets: Iterable[Target]) -> dict[int, Drift]:
 def comparisons_of(targets: Iterable[Target]) -> dict[int, Comparison]:
     """What each target should have and has, by its id; as many queries as for their drifts."""
     ids = [target.pk for target in targets]
-    expected = {
-        each.target_id: each
-        for each in ExpectedSchema.objects.filter(target__in=ids)
-        .select_related("run", "accepted_by")
-        .defer("run__parameters", "run__result", "run__summary")
-        .order_by("target_id", "-since")
-        .distinct("target_id")
+    runs_and_people = ExpectedSchema.objects.select_related("run", "accepted_by").defer(
+        "run__parameters", "run__result", "run__summary"
+    )
+    expected = _newest(runs_and_people, ids, "since", unlike=SchemaReading)
+    readings = _newest(SchemaReading.objects.all(), ids, "last_read_at", unlike=ExpectedSchema)
+    return {
+        pk: Comparison(should, reading, _drift_between(should, reading))
+        for pk in ids
+        for should, reading in [(expected.get(pk), readings.get(pk))]
     }
-    readings = {
-        each.target_id: each
-        for each in SchemaReading.objects.filter(target__in=ids)
-        .order_by("target_id", "-last_read_at")
-        .distinct("target_id")
-    }
-    drifts = _drifts_between(expected, readings)
-    return {pk: Comparison(expected.get(pk), readings.get(pk), drifts.get(pk)) for pk in ids}
 
 
-def _drifts_between(
-    expected: dict[int, ExpectedSchema], readings: dict[int, SchemaReading]
-) -> dict[int, Drift]:
-    apart = [
-        (should, reading)
-        for reading in readings.values()
-        if (should := expected.get(reading.target_id)) and should.schema_id != reading.schema_id
-    ]
-    if not apart:
-        return {}
-    schemas = SchemaText.objects.in_bulk([each.schema_id for pair in apart for each in pair])
-    found = {}
-    for should, reading in apart:
-        should.schema, reading.schema = schemas[should.schema_id], schemas[reading.schema_id]
-        changes = changes_between(should.schema.definitions, reading.schema.definitions)
-        found[reading.target_id] = Drift(should, reading, list(changes))
-    return found
+def _newest(
+    rows: models.QuerySet[Row], ids: list[int], moment: str, *, unlike: type[models.Model]
+) -> dict[int, Row]:
+    """The newest row of each target; with its definitions only where the newest of `unlike` has
+    another schema, as they are large and most targets have the one expected."""
+    others = unlike._default_manager.filter(target=OuterRef("target"))
+    apart = When(~Q(schema=Subquery(others.values("schema")[:1])), then=F("schema__definitions"))
+    found = (
+        rows.filter(target__in=ids)
+        .annotate(definitions=Case(apart, output_field=models.JSONField()))
+        .order_by("target_id", f"-{moment}")
+        .distinct("target_id")
+    )
+    for each in found:
+        if each.definitions is not None:
+            each.schema = SchemaText(each.schema_id, each.definitions)
+    return {each.target_id: each for each in found}
+
+
+def _drift_between(should: ExpectedSchema | None, reading: SchemaReading | None) -> Drift | None:
+    if not should or not reading or should.schema_id == reading.schema_id:
+        return None
+    changes = changes_between(should.schema.definitions, reading.schema.definitions)
+    return Drift(should, reading, list(changes))
 
 
 def changes_between(before: dict[str, str], after: dict[str, str]) -> Iterable[Change]:

@@ -8,6 +8,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from migrations_app.reading.drift import check_drift, drift_of
 from migrations_app.reading.observation import observe_target
 from opsconsole.access.models import Membership, User
 from opsconsole.environments.models import Environment, Target
@@ -49,8 +50,8 @@ def queries(client, address: str) -> list[str]:
 
 
 @pytest.fixture
-def busy(environment, migrate, folder):
-    """An environment with a proven backup, a run, samples, and a migration with findings."""
+def busy(environment, migrate, folder, target):
+    """An environment with a proven backup, a run, samples, drift, and a migration with findings."""
     folder.add("20250201000000_add", "ALTER TABLE users ADD COLUMN x int;\n")
     migrate()
     health.check_environment(environment)
@@ -58,6 +59,9 @@ def busy(environment, migrate, folder):
     folder.add("20250301000000_drop", FINDING)
     state = observe_target(environment.target)
     assert state.data["migrations"][-1]["findings"]
+    target.execute("ALTER TABLE users ADD COLUMN phone text")
+    check_drift(environment.target)
+    assert drift_of(environment.target)
     return environment
 
 
