@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
 from datetime import timedelta
 
 import pytest
 from celery import current_app
+from django.core.management import call_command
 from django.db.models.functions import Now
-from django.test import Client
+from django.test import Client, TestCase
 from django.urls import reverse
 
 from opsconsole.access.models import Membership, User
@@ -115,3 +117,33 @@ def test_queries_of_home_do_not_grow_with_late_work(
         late_item(environment=environment)
     with django_assert_num_queries(len(few)):
         client.get("/")
+
+
+def ops(*arguments: str) -> tuple[int, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.raises(SystemExit) as end:
+        call_command("ops", *arguments, stdout=out, stderr=err)
+    return int(end.value.code or 0), (out.getvalue() + err.getvalue()).strip()
+
+
+def test_shell_lists_late_work_and_tries_it_now(admin, environment, monkeypatch):
+    sent = []
+    monkeypatch.setattr(current_app, "send_task", lambda _name, args, **_options: sent.append(args))
+    assert ops("late") == (0, "no work is late")
+    item = late_item(environment=environment, about="x__old_1", attempts=4, last_error="away")
+    line = f"{item.pk:>6}  Write a note (x__old_1, shop/staging), tried 4 times: away"
+    assert ops("late") == (0, line.strip())
+    assert ops("late", "--json")[0] == 0
+    with TestCase.captureOnCommitCallbacks(execute=True):
+        assert ops("retry", str(item.pk)) == (
+            0, "a worker will try it as soon as one is free: Write a note",
+        )  # fmt: skip
+    assert sent == [[item.pk]]
+    assert AuditEvent.objects.get().action == "work.retried"
+
+
+@pytest.mark.parametrize("which", ["999", "x", "-1"])
+def test_shell_refuses_to_retry_what_there_is_not(admin, which):
+    assert ops("retry", "--", which) == (
+        2, f"there is no work {which}: `ops late` lists what is late",
+    )  # fmt: skip

@@ -19,9 +19,10 @@ from opsconsole.exceptions import ConsoleError, Refused
 from opsconsole.health import cli as health
 from opsconsole.project import cli as project
 from opsconsole.runs import cli as runs
+from opsconsole.work import cli as work
 
 REFUSED, INTERRUPTED = 2, 130
-SUBJECTS = (environments, migrations, backups, health, runs, audit, project)
+SUBJECTS = (environments, migrations, backups, health, runs, work, audit, project)
 # The option that gives what a refusal asks for.
 OPTIONS = {
     "typed_name": "--confirm NAME",
