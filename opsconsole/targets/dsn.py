@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo
 
 from opsconsole.exceptions import AdapterError
 
-# Parameters that Prisma reads from the URL and libpq does not know.
+# Parameters of Prisma's own that say nothing of how to reach the database (its documentation of
+# the PostgreSQL connector, and `PostgresUrl` in quaint).
 PRISMA_ONLY = {
     "schema", "pgbouncer", "connection_limit", "pool_timeout", "socket_timeout",
-    "statement_cache_size", "sslidentity", "sslpassword", "sslaccept", "socket", "single_use_connections",
+    "statement_cache_size", "max_connection_lifetime", "max_idle_connection_lifetime",
+    "socket", "single_use_connections",
 }  # fmt: skip
+# What libpq knows, each with the variable that says the same to its tools, "" for none.
+LIBPQ = {
+    option.keyword.decode(): (option.envvar or b"").decode() for option in Conninfo.get_defaults()
+}
+IN_ARGUMENTS = {"dbname", "host", "port", "user", "password", "passfile", "application_name"}
 
 
 @dataclass(frozen=True)
@@ -33,10 +41,11 @@ class Dsn:
         try:
             if cleaned.startswith(("postgres://", "postgresql://")):
                 parts = urlsplit(cleaned)
-                query = parse_qsl(parts.query)
-                schema = dict(query).get("schema", schema)
-                kept = [(name, value) for name, value in query if name not in PRISMA_ONLY]
-                cleaned = urlunsplit(parts._replace(query=urlencode(kept)))
+                query = _query(parts.query)
+                schema = query.get("schema") or schema
+                cleaned = urlunsplit(
+                    parts._replace(query=urlencode(_for_libpq(query), quote_via=quote))
+                )
             parameters = {k: str(v) for k, v in conninfo_to_dict(cleaned).items() if v is not None}
         except (ProgrammingError, ValueError):
             raise AdapterError(
@@ -99,17 +108,61 @@ class Dsn:
         return arguments
 
     def tool_environment(self, passfile: int, application_name: str) -> dict[str, str]:
-        """Environment of a tool: its password file (a descriptor), TLS as the address asks."""
+        """Environment of a tool: its password file (a descriptor), and what else the address asks
+        for (TLS, options), but for what its arguments say."""
         environment = {"PGPASSFILE": f"/proc/self/fd/{passfile}", "PGAPPNAME": application_name}
-        for name in ("sslmode", "sslrootcert", "sslcert", "sslkey"):
-            if self.parameters.get(name):
-                environment[f"PG{name.upper()}"] = self.parameters[name]
-        return environment
+        asked = {
+            variable: self.parameters[name]
+            for name, variable in LIBPQ.items()
+            if variable and self.parameters.get(name) and name not in IN_ARGUMENTS
+        }
+        return asked | environment
 
     def passfile_line(self) -> str:
         """One line of a PGPASSFILE that fits any host and database."""
         password = self.password.replace("\\", "\\\\").replace(":", "\\:")
         return f"*:*:*:*:{password}\n"
+
+
+def _query(text: str) -> dict[str, str]:
+    """The parameters of a URL, decoded as libpq does: `+` is a plus sign, but for `options`, which
+    takes no bare one and in which Prisma reads it as a space.
+
+    Raises ValueError for a bare `@`: then this is the rest of a password, with a bare `?` in it.
+    """
+    if "@" in text:
+        raise ValueError("a bare @")
+    pairs = [part.partition("=") for part in text.split("&") if part]
+    query = {unquote(name): unquote(value) for name, _equals, value in pairs}
+    if "options" in query:
+        query["options"] = query["options"].replace("+", " ")
+    return query
+
+
+def _for_libpq(query: dict[str, str]) -> dict[str, str]:
+    """What libpq needs of a URL's parameters, those of Prisma in libpq's words.
+
+    Raises AdapterError that names a parameter which neither of them knows, or which asks for what
+    libpq cannot do.
+    """
+    kept = {name: value for name, value in query.items() if name not in PRISMA_ONLY}
+    if "sslidentity" in kept:
+        raise AdapterError(
+            "the address's parameter sslidentity (a PKCS#12 file) is Prisma's own: give the "
+            "certificate and its key as PEM files in sslcert and sslkey"
+        )
+    is_strict = kept.pop("sslaccept", "accept_invalid_certs") != "accept_invalid_certs"
+    if "sslcert" in kept and "sslkey" not in kept:
+        # libpq's is a client's certificate and goes with its key; Prisma's is the authority's.
+        authority = kept.pop("sslcert")
+        if is_strict:
+            kept.setdefault("sslrootcert", authority)
+    if is_strict and kept.get("sslmode") != "disable":
+        kept["sslmode"] = "verify-full"
+    for name in kept:
+        if name not in LIBPQ:
+            raise AdapterError(f"the address has a parameter that PostgreSQL does not know: {name}")
+    return kept
 
 
 def _quoted_dbname(name: str) -> str:

@@ -29,6 +29,39 @@ def test_prisma_url_is_understood_and_its_schema_kept():
     assert dsn.tool_environment(7, "opsconsole:1")["PGSSLMODE"] == "require"
 
 
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("options=-c%20statement_timeout%3D5000%20-c%20search_path%3Dpublic",
+         {"options": "-c statement_timeout=5000 -c search_path=public"}),
+        ("options=-c+lock_timeout%3D1", {"options": "-c lock_timeout=1"}),
+        ("max_connection_lifetime=30&max_idle_connection_lifetime=10&pool_timeout=1&schema=", {}),
+        ("sslaccept=strict&sslcert=/ca.pem", {"sslmode": "verify-full", "sslrootcert": "/ca.pem"}),
+        ("sslmode=require&sslcert=/ca.pem", {"sslmode": "require"}),
+        ("sslcert=/me.pem&sslkey=/me.key", {"sslcert": "/me.pem", "sslkey": "/me.key"}),
+    ],
+)  # fmt: skip
+def test_parameters_of_a_url_mean_what_they_mean_to_psql_and_prisma(query, found):
+    dsn = Dsn.parse(f"postgresql://u:a+b@h/d?{query}")
+    assert dsn.parameters == {"user": "u", "password": "a+b", "host": "h", "dbname": "d"} | found
+    assert dsn.schema == "public"
+
+
+@pytest.mark.parametrize("name", ["sslidentity", "statement_timeout"])
+def test_parameter_that_cannot_be_honoured_is_named_without_its_value(name):
+    with pytest.raises(AdapterError, match=name) as error:
+        Dsn.parse(f"postgresql://u:s3cret@h/d?{name}=s3cret")
+    assert "s3cret" not in str(error.value)
+
+
+def test_options_of_the_address_reach_the_server_and_the_tools(database):
+    dsn = Dsn.parse(database())
+    asked = Dsn(dsn.parameters | {"options": "-c work_mem=7MB"})
+    with server.connect(asked, application_name="opsconsole:test") as connection:
+        assert connection.execute("SHOW work_mem").fetchone() == ("7MB",)
+    assert asked.tool_environment(7, "t")["PGOPTIONS"] == "-c work_mem=7MB"
+
+
 @pytest.mark.parametrize("host", ["/run/sockets", "localhost", "127.0.0.1", "::1"])
 def test_sockets_and_loopback_are_local(host):
     assert Dsn.parse(f"host={host} dbname=x").is_local
@@ -42,6 +75,8 @@ def test_sockets_and_loopback_are_local(host):
         "postgresql://u:s3cret@h",
         "a=b s3cret",
         "postgresql://u:s3cret@[bad/x",
+        "postgresql://u:pa?s3cret@h/d",
+        "postgresql://u:pa?s3cret&x=1@h/d",
     ],
 )
 def test_malformed_address_is_refused_without_repeating_it(text):
