@@ -279,20 +279,23 @@ class Console:
             ).fetchall()
         return "\n".join(line[2] for (lines,) in rows for line in lines)
 
-    def worker(self) -> psutil.Process:
-        """The process of the worker for runs (not its supervisor)."""
+    def worker(self, queue: str = "runs") -> psutil.Process:
+        """The process of the worker for this queue (not its supervisor)."""
+        return self.process("celery", queue)
+
+    def process(self, *words: str) -> psutil.Process:
+        """The process of this console whose command line holds these words (not its supervisor)."""
 
         def find() -> psutil.Process | None:
             for process in psutil.process_iter(["cmdline", "environ"]):
-                line = process.info["cmdline"] or []
-                if (
-                    "celery" in line and "runs" in line and "supervisor.py" not in " ".join(line)
-                    and (process.info["environ"] or {}).get("OPSCONSOLE_HOME") == str(self.home)
-                ):  # fmt: skip
+                line = " ".join(process.info["cmdline"] or [])
+                home = (process.info["environ"] or {}).get("OPSCONSOLE_HOME")
+                is_ours = home == str(self.home) or str(self.home) in line
+                if is_ours and "supervisor.py" not in line and set(words) <= _words_of(line):
                     return process
             return None
 
-        found = wait_for(find, "no worker")
+        found = wait_for(find, f"no process {' '.join(words)}")
         assert isinstance(found, psutil.Process)
         return found
 
@@ -355,6 +358,10 @@ class Console:
         moving = {"queued", "running", "cancelling", "lost"}
         wait_for(lambda: self.status_of(run_id) not in moving, f"run {run_id} still moves")
         return self.status_of(run_id)
+
+
+def _words_of(line: str) -> set[str]:
+    return {word.rpartition("/")[2] for word in line.split()}
 
 
 @contextmanager
