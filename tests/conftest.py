@@ -79,10 +79,11 @@ def _plain_settings(settings) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _as_worker(monkeypatch) -> None:
+def _not_a_worker(monkeypatch) -> None:
+    """A test is the web process, and so is the next one when a command here became a worker."""
     from opsconsole.environments import secrets
 
-    monkeypatch.setattr(secrets, "_may_open", True)
+    monkeypatch.setattr(secrets, "_may_open", False)
 
 
 @pytest.fixture
@@ -264,11 +265,10 @@ def target(environment) -> Iterator[psycopg.Connection]:
 @pytest.fixture
 def migrate(transactional_db, environment, operator) -> Callable:
     """`migrate()` reads, plans, requests and executes a migrate run here; returns the run."""
-    from migrations_app.reading.observation import observe_target
     from migrations_app.services.migrations import current_plan, request_migrate
     from opsconsole.environments.models import Environment
-    from opsconsole.runs.executor import execute_run
     from opsconsole.runs.models import Run
+    from tests.worker import execute_run, observe_target
 
     def run(between: Callable[[], None] = lambda: None, **asked) -> Run:
         fresh = Environment.objects.select_related("target", "application").get(pk=environment.pk)

@@ -14,13 +14,14 @@ from django.utils import timezone
 
 from backups_app.models import Backup, ReplacedDatabase, RestoreCheck, Storage
 from migrations_app.models import ExpectedSchema, Repository, SchemaReading, SchemaText, Waiver
-from migrations_app.reading.observation import observe_target
 from opsconsole.access.models import Membership, User
+from opsconsole.environments import secrets
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.events.models import AuditEvent
 from opsconsole.health.models import HealthCheck
 from opsconsole.runs.models import Run
 from opsconsole.work.models import WorkItem
+from tests.worker import observe_target
 
 MIGRATION = "20250101000000_init"
 REFUSED = {403, 404, 405}
@@ -128,6 +129,23 @@ def signed_in(*roles: Membership) -> Client:
     client = Client(raise_request_exception=False)
     client.force_login(user)
     return client
+
+
+class Opened(Exception):
+    """The web process tried to open what is sealed: no view may answer this away."""
+
+
+def test_no_address_opens_what_is_sealed(places, admin, monkeypatch):
+    _mine, addresses, data = places
+    Target.objects.update(scratch_dsn_encrypted=secrets.seal("postgresql://u:p@h/d"))
+    for model in (Repository, Storage):
+        model.objects.update(secret_encrypted=secrets.seal("secret"))
+    monkeypatch.setattr(secrets, "Refused", Opened)
+    client = Client()
+    client.force_login(admin)
+    called = list(answers(client, addresses, ("get", "post"), data))
+    # It says 503 as long as no worker is there.
+    assert {name for name, _method, status in called if status >= 500} == {"console-health"}
 
 
 def test_admin_of_the_console_reaches_every_address(places, admin):

@@ -13,10 +13,9 @@ from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.services import storages
 from opsconsole.environments.models import Environment
 from opsconsole.runs.choices import RunStatus
-from opsconsole.runs.executor import execute_run
 from opsconsole.runs.models import Run
-from opsconsole.runs.resolver import resolve_lost_run
 from tests.s3 import scripted_s3
+from tests.worker import execute_run, resolve_lost_run
 
 
 @pytest.fixture(autouse=True)

@@ -11,19 +11,18 @@ import psycopg
 import pytest
 from django.conf import settings
 
-from backups_app import copies, services
+from backups_app import services
 from backups_app.choices import ProofLevel
 from backups_app.models import Backup, ReplacedDatabase
 from backups_app.runs import building, operations, restore_check, swapping
 from backups_app.stores.local import LocalStore
 from opsconsole.exceptions import AdapterError, Refused
 from opsconsole.runs.choices import RunKind, RunStatus
-from opsconsole.runs.executor import execute_run
 from opsconsole.runs.models import Run
 from opsconsole.work.models import WorkItem
-from opsconsole.work.worker import do_work
 from tests.backups_app.conftest import lose, restore
 from tests.conftest import log_of
+from tests.worker import check_copy, do_work, drop_replaced_database, execute_run
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
 
@@ -48,7 +47,7 @@ def test_backup_is_proven_and_its_manifest_lies_beside_it(backup):
     manifest = json.loads(path_of(backup).with_name(path_of(backup).name + ".json").read_text())
     assert manifest == backup.manifest
     assert (manifest["proof"], manifest["sha256"]) == ("content", backup.sha256)
-    assert copies.check_copy(backup.copies.get()) == ""
+    assert check_copy(backup.copies.get()) == ""
     assert backup.manifest["content"]["tables"]["public.targets"]["rows"] == 1000
 
 
@@ -290,7 +289,7 @@ def test_drop_removes_only_the_replaced_database(backup, environment, operator, 
         services.request_drop(actor=operator, replaced=replaced)
     services.request_drop(actor=admin, replaced=replaced)
     do_work(WorkItem.objects.get().pk)
-    swapping.drop_replaced_database(replaced)
+    drop_replaced_database(replaced)
     with psycopg.connect(environment.dsn) as connection:
         assert databases_like(connection) == []
     with pytest.raises(Refused):

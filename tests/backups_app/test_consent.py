@@ -10,13 +10,13 @@ from backups_app import services
 from backups_app.archives.encryption import new_identity, public_key
 from backups_app.models import Backup, BackupPolicy
 from backups_app.services import policies
-from backups_app.services.recovery import recovery_kit
 from opsconsole.access.models import Membership, User
 from opsconsole.exceptions import Refused
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.targets import server
 from tests.backups_app.conftest import execute, restore
+from tests.worker import recovery_kit
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
 NAMES_THE_SOURCE = "Only an admin of Shop staging may take it out"

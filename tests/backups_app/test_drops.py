@@ -17,15 +17,14 @@ from psycopg import sql
 
 from backups_app import services
 from backups_app.models import ReplacedDatabase
-from backups_app.runs.swapping import drop_replaced_database
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.work import services as work
 from opsconsole.work.models import WorkItem
-from opsconsole.work.worker import do_work
 from tests.conftest import superuser
+from tests.worker import do_work, drop_replaced_database
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
 

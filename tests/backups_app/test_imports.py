@@ -27,13 +27,13 @@ from backups_app.choices import ProofLevel
 from backups_app.models import Backup, Storage
 from backups_app.services.policies import decide_for
 from opsconsole.access.models import Membership, User
-from opsconsole.environments.secrets import backup_identities
 from opsconsole.exceptions import Refused
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.targets.content import read_tables
 from opsconsole.targets.tools import choose_tools, find_tools
 from tests.backups_app.conftest import execute, lose, restore
+from tests.worker import backup_identities
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
 

@@ -21,13 +21,12 @@ from opsconsole.embedded.postgres import set_role
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import seal
 from opsconsole.runs.choices import RunStatus
-from opsconsole.runs.executor import execute_run
 from opsconsole.runs.models import Run
 from opsconsole.runs.recorder import Recorder
-from opsconsole.runs.resolver import resolve_lost_run
 from tests.backups_app.conftest import restore
 from tests.s3 import scripted_s3
 from tests.servers import Server, postgres_15
+from tests.worker import execute_run, resolve_lost_run
 
 pytestmark = [pytest.mark.usefixtures("transactional_db"), pytest.mark.needs_postgres15]
 

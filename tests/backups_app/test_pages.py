@@ -18,7 +18,7 @@ from opsconsole.events.models import AuditEvent
 from opsconsole.runs.choices import RunKind
 from opsconsole.runs.models import Run
 from opsconsole.work.models import WorkItem
-from opsconsole.work.worker import do_work
+from tests.worker import do_work
 
 POLICY = {
     "backup_cron": "", "verify_cron": "", "time_zone": "UTC", "verify_level": "3",

@@ -15,7 +15,6 @@ from django.core.management import call_command
 
 from backups_app.archives.encryption import new_identity, public_key
 from backups_app.models import Backup
-from backups_app.services.recovery import recovery_kit
 from opsconsole.access.models import Membership
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
@@ -24,6 +23,7 @@ from opsconsole.targets import ddl_log
 from opsconsole.targets.content import read_tables
 from opsconsole.targets.tools import find_tools
 from tests.conftest import superuser
+from tests.worker import recovery_kit
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "recovery.md"

@@ -9,11 +9,11 @@ import pytest
 
 from backups_app import services
 from backups_app.models import Backup, RestoreCheck
-from backups_app.runs.restore_check import check_restore
-from opsconsole.environments.secrets import resolve_dsn, seal
+from opsconsole.environments.secrets import seal
 from opsconsole.exceptions import Refused
 from opsconsole.runs.choices import RunStatus
 from tests.backups_app.conftest import restore
+from tests.worker import check_restore, resolve_dsn
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
 

@@ -20,9 +20,9 @@ from opsconsole.runs.models import Run
 from opsconsole.targets import swap
 from opsconsole.targets.content import read_tables
 from opsconsole.work.models import WorkItem
-from opsconsole.work.worker import do_work
 from tests.backups_app.conftest import execute, restore
 from tests.conftest import autovacuum_at_work
+from tests.worker import do_work
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
 

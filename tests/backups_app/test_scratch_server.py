@@ -12,11 +12,12 @@ from backups_app import services
 from backups_app.choices import ProofLevel
 from backups_app.models import Backup
 from backups_app.runs import building
-from opsconsole.environments.secrets import resolve_scratch_dsn, seal
+from opsconsole.environments.secrets import seal
 from opsconsole.events.models import AuditEvent
 from opsconsole.runs.choices import RunStatus
 from tests.backups_app.conftest import lose
 from tests.conftest import log_of, superuser
+from tests.worker import resolve_scratch_dsn
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
 

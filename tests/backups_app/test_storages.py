@@ -14,15 +14,15 @@ from backups_app.archives.encryption import new_identity, public_key
 from backups_app.choices import ProofLevel
 from backups_app.models import Backup, Storage
 from backups_app.services import storages
-from opsconsole.environments import secrets
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
 from opsconsole.runs.choices import RunStatus
 from opsconsole.work import services as work
 from opsconsole.work.models import WorkItem
-from opsconsole.work.worker import do_work
+from tests import worker
 from tests.backups_app.conftest import execute, restore
 from tests.conftest import log_of
+from tests.worker import do_work
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
 
@@ -36,14 +36,14 @@ def second_folder(admin, tmp_path):
 
 def test_storage_secret_is_sealed_and_absent_from_the_audit_trail(bucket):
     assert "s3-secret-marker" not in bucket.storage.secret_encrypted
-    assert secrets.unseal(bucket.storage.secret_encrypted) == "s3-secret-marker"
+    assert worker.unseal(bucket.storage.secret_encrypted) == "s3-secret-marker"
     event = AuditEvent.objects.get(action="storage.added")
     assert "s3-secret-marker" not in str(event.details)
     assert event.details["secret_changed"] is True
 
 
 def test_storage_test_writes_reads_back_and_deletes(bucket):
-    assert storages.try_storage(bucket.storage) == ""
+    assert worker.try_storage(bucket.storage) == ""
     assert [method for method, _key in bucket.requests] == ["PUT", "GET", "POST"]
     assert bucket.objects == {}
 

@@ -8,6 +8,7 @@ from cryptography.fernet import Fernet
 from opsconsole.environments import secrets
 from opsconsole.environments.models import Target
 from opsconsole.exceptions import AdapterError, Refused
+from tests.worker import resolve_dsn, unseal
 
 DSN = "postgresql://u:p@h/d"
 
@@ -17,10 +18,10 @@ def test_sealed_with_an_old_key_opens_while_that_key_is_kept(settings):
     settings.ENCRYPTION_KEYS = [old]
     sealed = secrets.seal(DSN)
     settings.ENCRYPTION_KEYS = [new, old]
-    assert secrets.unseal(sealed) == DSN
+    assert unseal(sealed) == DSN
     settings.ENCRYPTION_KEYS = [new]
     with pytest.raises(AdapterError, match="none of OPSCONSOLE_ENCRYPTION_KEYS fits"):
-        secrets.unseal(sealed)
+        unseal(sealed)
 
 
 def test_nothing_is_sealed_without_a_key(settings):
@@ -29,9 +30,8 @@ def test_nothing_is_sealed_without_a_key(settings):
         secrets.seal(DSN)
 
 
-def test_only_a_worker_opens(monkeypatch):
+def test_only_a_worker_opens():
     sealed = secrets.seal(DSN)
-    monkeypatch.setattr(secrets, "_may_open", False)
     for target in (Target(dsn_encrypted=sealed), Target(dsn_reference="env:X")):
         with pytest.raises(Refused, match="only a worker"):
             secrets.resolve_dsn(target)
@@ -43,10 +43,10 @@ def test_references_are_resolved_on_the_worker(monkeypatch, tmp_path):
     monkeypatch.setenv("SHOP_URL", DSN)
     (tmp_path / "url").write_text(DSN + "\n")
     for reference in ("env:SHOP_URL", f"file:{tmp_path}/url"):
-        assert secrets.resolve_dsn(Target(dsn_reference=reference)).database == "d"
+        assert resolve_dsn(Target(dsn_reference=reference)).database == "d"
 
 
 @pytest.mark.parametrize("reference", ["env:NOT_SET", "file:/no/such/file", "vault:x", "env:"])
 def test_reference_that_leads_nowhere_is_an_error(reference):
     with pytest.raises(AdapterError):
-        secrets.resolve_dsn(Target(dsn_reference=reference))
+        resolve_dsn(Target(dsn_reference=reference))

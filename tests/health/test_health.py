@@ -23,6 +23,7 @@ from opsconsole.health.models import (
 from opsconsole.runs.choices import RunKind
 from opsconsole.runs.models import Run
 from tests.conftest import rows_read
+from tests.worker import check_environment
 
 NOON = half_hour_of(timezone.now()) - 2 * HALF_HOUR
 BEFORE = ("opsconsole", "0009_operations")
@@ -68,7 +69,7 @@ def test_latency_of_a_half_hour_that_began_with_failures_is_that_of_its_healthy_
 
 def test_sql_check_belongs_to_the_target_and_http_check_to_the_environment(environment):
     HealthCheck.objects.create(environment=environment, name="web", address="http://127.0.0.1:9/")
-    found = health.check_environment(environment)
+    found = check_environment(environment)
     assert {r.check_name: r.target for r in found} == {"amounts": environment.target, "web": None}
     assert [row[:2] + row[3:5] for row in rows()] == [
         ("amounts", environment.target.pk, 1, 0), ("web", None, 1, 1),
@@ -80,7 +81,7 @@ def test_answers_to_a_run_are_no_samples(environment, operator):
         kind=RunKind.BACKUP, environment=environment, target=environment.target,
         requested_by=operator, idempotency_key="x",
     )  # fmt: skip
-    health.check_environment(environment, run=run, phase="before")
+    check_environment(environment, run=run, phase="before")
     assert (HealthResult.objects.count(), rows()) == (1, [])
 
 

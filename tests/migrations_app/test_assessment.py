@@ -10,12 +10,12 @@ from migrations_app.assess.lint import RULES, Assessment, Level, assess
 from migrations_app.engines.kinds import MigrationScript
 from migrations_app.engines.statements import split_statements, without_wrapper
 from migrations_app.models import Waiver
-from migrations_app.reading.observation import observe_target
 from migrations_app.services import findings
 from migrations_app.services.migrations import current_plan
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
 from opsconsole.targets.relations import read_catalogue
+from tests.worker import observe_target
 
 BIG = """
 CREATE TABLE big (id int, note text, code varchar(10));

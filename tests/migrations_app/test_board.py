@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from migrations_app.reading.matrix import read_board
-from migrations_app.reading.observation import observe_target
 from opsconsole.environments.models import Environment
 from opsconsole.project.demo import SOURCE
 from tests.migrations_app.test_prisma_cli import HERE, run_prisma
+from tests.worker import observe_target
 
 FIRST = "20250101000000_init"
 SECOND = "20260101000000_second"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from migrations_app.reading.matrix import read_board
-from migrations_app.reading.observation import observe_target
 from migrations_app.services.migrations import current_plan
 from opsconsole.environments.models import Application, Environment
 from opsconsole.exceptions import Refused
 from opsconsole.runs.choices import RunStatus
+from tests.worker import observe_target
 
 INIT, NAME = "20250101000000_init", "20260101000000_email"
 

@@ -8,16 +8,15 @@ import psycopg
 import pytest
 
 from migrations_app.engines.prisma import ADVISORY_LOCK
-from migrations_app.reading.drift import check_drift, drift_of
-from migrations_app.reading.observation import observe_target
+from migrations_app.reading.drift import drift_of
 from migrations_app.services import doctor, drift
 from opsconsole.environments.models import Environment
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
 from opsconsole.runs.choices import RunStatus
-from opsconsole.runs.executor import execute_run
 from opsconsole.runs.models import Run
 from tests.conftest import superuser
+from tests.worker import check_drift, execute_run, observe_target
 
 NAME = "20260101000000_change"
 HALF = """CREATE INDEX CONCURRENTLY users_name ON users (name);

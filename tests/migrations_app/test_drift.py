@@ -11,17 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrations_app.reading import drift
-from migrations_app.reading.drift import check_drift, drift_of, patched
-from migrations_app.reading.observation import observe_target
+from migrations_app.reading.drift import drift_of, patched
 from migrations_app.services import doctor
 from migrations_app.services import drift as services
 from opsconsole.environments.models import Environment
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
 from opsconsole.runs.choices import RunStatus
-from opsconsole.runs.executor import execute_run
 from opsconsole.runs.models import Run
 from tests.conftest import log_of
+from tests.worker import check_drift, execute_run, observe_target
 
 BY_HAND = "ALTER TABLE users ADD COLUMN phone text; CREATE INDEX users_phone ON users (phone);"
 CHANGES = [("+", "column public.users.phone"), ("+", "index public.users_phone on public.users")]

@@ -8,13 +8,13 @@ import psycopg
 import pytest
 
 from migrations_app.models import SchemaReading
-from migrations_app.reading.drift import check_drift, concerns, drift_of
-from migrations_app.reading.observation import observe_target
+from migrations_app.reading.drift import concerns, drift_of
 from migrations_app.services import drift as services
 from opsconsole.runs.choices import RunStatus
 from opsconsole.targets import ddl_log
 from opsconsole.targets.schema import read_schema
 from tests.conftest import superuser
+from tests.worker import check_drift, observe_target
 
 LOGGED = "SELECT command, object FROM opsconsole_log.changes ORDER BY at"
 

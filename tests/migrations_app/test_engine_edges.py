@@ -16,11 +16,10 @@ from opsconsole.health.models import HealthCheck
 from opsconsole.runs import lease
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus, StepStatus
-from opsconsole.runs.executor import execute_run
 from opsconsole.runs.models import Run
-from opsconsole.runs.resolver import resolve_lost_run
 from tests.conftest import log_of
 from tests.migrations_app.test_migrate_run import ADD, BREAKS_HEALTH, HALF, INDEX, columns
+from tests.worker import execute_run, resolve_lost_run
 
 SLOW = 'ALTER TABLE "users" ADD COLUMN "x" int;\nSELECT pg_sleep(60);\n'
 

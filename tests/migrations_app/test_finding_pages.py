@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from migrations_app.models import LintLevel, Waiver
-from migrations_app.reading.observation import observe_target
 from opsconsole.access.models import Membership, User
 from opsconsole.events.models import AuditEvent
+from tests.worker import observe_target
 
 NAME = "20990101000000_drop_name"
 PAGE = f"/applications/shop/staging/migrations/{NAME}"

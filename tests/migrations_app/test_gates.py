@@ -11,13 +11,13 @@ from django.conf import settings
 from django.urls import reverse
 
 from migrations_app.parameters import MigrateParameters
-from migrations_app.reading.observation import observe_target
 from migrations_app.services.migrations import current_plan, request_migrate
 from opsconsole.environments.models import Environment, TargetState
 from opsconsole.exceptions import Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
+from tests.worker import observe_target
 
 TOO_OLD = timedelta(seconds=settings.OBSERVE_SECONDS * 11)
 

@@ -7,11 +7,11 @@ import os
 import psycopg
 import pytest
 
-from migrations_app.reading.observation import observe_target
 from migrations_app.services.migrations import current_plan
 from opsconsole.exceptions import Refused
 from opsconsole.runs.choices import RunStatus
 from tests.conftest import log_of
+from tests.worker import observe_target
 
 NAME = "20260101000000_odd"
 

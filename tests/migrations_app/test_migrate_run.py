@@ -140,7 +140,7 @@ def writes_before_verify(monkeypatch, environment):
 @pytest.mark.usefixtures("writes_before_verify")
 def test_broken_health_with_other_writers_asks_a_person(migrate, folder, environment, operator):
     from backups_app.services import choose_way_back
-    from opsconsole.runs.executor import execute_run
+    from tests.worker import execute_run
 
     folder.add("20250201000000_rename", BREAKS_HEALTH)
 
@@ -184,7 +184,7 @@ def test_one_byte_changed_after_confirmation_is_refused(migrate, folder, target)
 
 def test_mark_rolled_back_then_migrate_again_succeeds(migrate, folder, environment, operator):
     from migrations_app.services.doctor import request_resolution
-    from opsconsole.runs.executor import execute_run
+    from tests.worker import execute_run
 
     file = folder.add("20250202000000_broken", BROKEN)
     assert migrate().status == RunStatus.FAILED

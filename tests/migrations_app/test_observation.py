@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from migrations_app.reading.observation import observe_target, plan_changes, plan_for
+from migrations_app.reading.observation import plan_changes, plan_for
 from migrations_app.services.migrations import checklist_for, current_plan, request_observation
 from migrations_app.sources.folders import engine_for
 from opsconsole.exceptions import AdapterError, Refused
 from opsconsole.targets.dsn import Dsn
+from tests.worker import observe_target
 
 
 def content(*migrations: tuple[str, str], history: tuple = (), database: str = "d") -> dict:

@@ -12,7 +12,6 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 
 from backups_app.models import Backup
-from migrations_app.reading.observation import observe_target
 from opsconsole.access.models import Membership, User
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.events.models import AuditEvent
@@ -25,6 +24,7 @@ from opsconsole.runs.models import Run
 from opsconsole.targets import ddl_log
 from opsconsole.work.tasks import do_work
 from tests.conftest import superuser
+from tests.worker import as_worker, observe_target
 
 pytestmark = pytest.mark.usefixtures("transactional_db", "inline_worker")
 STAGING = "shop/staging"
@@ -45,7 +45,8 @@ def inline_worker(monkeypatch):
     }  # fmt: skip
 
     def send(name, args, **_options):
-        tasks[name].run(*args)
+        with as_worker():
+            tasks[name].run(*args)
 
     monkeypatch.setattr(current_app, "send_task", send)
 

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from migrations_app.reading.observation import observe_target
 from opsconsole.environments.models import Environment
 from opsconsole.runs.choices import RunStatus
 from opsconsole.targets import activity
 from tests.conftest import log_of
+from tests.worker import observe_target
 
 NAME = "20260101000000_change"
 

@@ -7,16 +7,15 @@ import uuid
 import pytest
 
 from migrations_app.models import Repository
-from migrations_app.reading.observation import observe_target
 from migrations_app.services.migrations import current_plan, request_migrate
 from opsconsole.environments.models import Environment
-from opsconsole.environments.secrets import seal, unseal
+from opsconsole.environments.secrets import seal
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
 from opsconsole.runs.choices import RunStatus
-from opsconsole.runs.executor import execute_run
 from tests.conftest import SCHEMA, log_of
 from tests.migrations_app.test_git import FOLDER, Work
+from tests.worker import execute_run, observe_target, unseal
 
 NAME = "20260101000000_email"
 TEXT = "ALTER TABLE users ADD COLUMN email text;\n"

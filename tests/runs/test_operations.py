@@ -21,7 +21,7 @@ from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.documents import Unreadable
 from opsconsole.runs.models import Run
 from opsconsole.runs.registry import OPERATIONS, parameters_of, register
-from opsconsole.runs.resolver import resolve_lost_run
+from tests.worker import resolve_lost_run
 
 OPERATIONS_NAMED = ("opsconsole", "0009_operations")
 BEFORE = ("opsconsole", "0008_work_list")

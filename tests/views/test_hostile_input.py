@@ -12,12 +12,11 @@ from django.urls import URLPattern, get_resolver, reverse
 
 from backups_app import services as backups
 from backups_app.models import Storage
-from migrations_app.reading.observation import observe_target
 from opsconsole.environments.models import Environment
 from opsconsole.events.models import AuditEvent
 from opsconsole.health.models import HealthCheck
-from opsconsole.runs.executor import execute_run
 from opsconsole.runs.models import Run
+from tests.worker import execute_run, observe_target
 
 TEXTS = ["²", "9" * 5000, "9" * 18, "a\x00b", "é" * 600, "\r\nX: \u202e%'{}"]
 PARAMETERS = {"q", "page", "after", "environment", "who", "what", "since", "until", "status",

@@ -13,10 +13,10 @@ from backups_app import parameters as backups
 from backups_app.choices import ProofLevel
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase
 from migrations_app import parameters as migrations
-from migrations_app.reading.observation import observe_target
 from opsconsole.environments.choices import AutoRollback
 from opsconsole.runs.models import Run
 from opsconsole.runs.registry import OPERATIONS, outlook
+from tests.worker import observe_target
 
 
 def what(asked, environment) -> list[str]:

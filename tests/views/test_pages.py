@@ -14,7 +14,6 @@ from django.utils import timezone
 
 from backups_app import services as backups
 from backups_app.models import Backup
-from migrations_app.reading.observation import observe_target
 from opsconsole.access.choices import Role
 from opsconsole.access.models import Membership, User
 from opsconsole.environments.models import Application, Environment, Target
@@ -22,11 +21,10 @@ from opsconsole.events.models import AuditEvent
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthCheck, HealthResult
 from opsconsole.runs.choices import RunStatus
-from opsconsole.runs.executor import execute_run
 from opsconsole.runs.models import Run
 from opsconsole.work import services as work
 from opsconsole.work.models import WorkItem
-from opsconsole.work.worker import do_work
+from tests.worker import do_work, execute_run, observe_target
 
 PAGES = ("home", "runs", "backups", "audit", "preferences")
 SETTINGS = ("settings", "application-add", "person-add", "role-add")

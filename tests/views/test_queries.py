@@ -8,8 +8,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from migrations_app.reading.drift import check_drift, drift_of
-from migrations_app.reading.observation import observe_target
+from migrations_app.reading.drift import drift_of
 from opsconsole.access.models import Membership, User
 from opsconsole.environments.models import Environment, Target
 from opsconsole.health import services as health
@@ -17,6 +16,7 @@ from opsconsole.health.models import HealthResult
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 from tests.conftest import rows_read
+from tests.worker import check_drift, check_environment, observe_target
 
 FINDING = "ALTER TABLE users ADD COLUMN note text;\nDROP TABLE targets;\n"
 
@@ -54,7 +54,7 @@ def busy(environment, migrate, folder, target):
     """An environment with a proven backup, a run, samples, drift, and a migration with findings."""
     folder.add("20250201000000_add", "ALTER TABLE users ADD COLUMN x int;\n")
     migrate()
-    health.check_environment(environment)
+    check_environment(environment)
     sample(environment, is_healthy=False)
     folder.add("20250301000000_drop", FINDING)
     state = observe_target(environment.target)

@@ -26,7 +26,7 @@ from opsconsole.work.checks import check_work_keys, check_work_rows
 from opsconsole.work.models import WorkItem
 from opsconsole.work.registry import Work
 from opsconsole.work.services import work_of
-from opsconsole.work.worker import do_work
+from tests.worker import do_work
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
 KEY = "test.note"
