@@ -32,14 +32,16 @@ from backups_app.runs.results import (
 )
 from backups_app.runs.taking import BACKUP
 from backups_app.services.policies import TEND
+from backups_app.services.restores import restore_gates
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import resolve_dsn, resolve_scratch_dsn
 from opsconsole.exceptions import AdapterError
 from opsconsole.health.step import HealthStep
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.documents import Parameters, Result
+from opsconsole.runs.gates import Gate
 from opsconsole.runs.models import Run
-from opsconsole.runs.operation import LostRun, Operation, Resolution
+from opsconsole.runs.operation import Asked, LostRun, Operation, Resolution
 from opsconsole.runs.registry import PERIODIC, Periodic, register
 from opsconsole.runs.step import RunContext, Step
 from opsconsole.targets import server
@@ -204,6 +206,9 @@ class Restore(_Exchanging[RestoreParameters, RestoreResult]):
             "backup": parameters.backup,
         }
 
+    def gates(self, asked: Asked[RestoreParameters]) -> list[Gate]:
+        return restore_gates(asked.parameters.backup, asked.environment, asked.requester)
+
     def steps(
         self, environment: Environment, parameters: RestoreParameters
     ) -> Sequence[Step[RestoreParameters, RestoreResult]]:
@@ -234,6 +239,9 @@ class RestoreAs(_WithScratch[RestoreAsParameters, RestoreAsResult]):
             "backup": parameters.backup,
             "database": parameters.database,
         }
+
+    def gates(self, asked: Asked[RestoreAsParameters]) -> list[Gate]:
+        return restore_gates(asked.parameters.backup, asked.environment, asked.requester)
 
     def steps(
         self, environment: Environment, parameters: RestoreAsParameters

@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 
 from backups_app import events
 from backups_app.choices import ProofLevel
+from backups_app.gates import BackupProven, SourceConsents
 from backups_app.models import Backup, ReplacedDatabase, RestoreCheck
 from backups_app.parameters import RestoreAsParameters, RestoreParameters, UndoParameters
 from backups_app.services import consent
@@ -21,6 +22,7 @@ from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus
+from opsconsole.runs.gates import Gate
 from opsconsole.runs.models import Run
 from opsconsole.runs.registry import parameters_of
 from opsconsole.targets.server import NAME_BYTES
@@ -56,8 +58,6 @@ def request_restore(
     protected, (403) also without an admin of the other one, and (422) without the consent.
     """
     authorize(actor, "restore.start", environment)
-    if backup.deleted_at or backup.proof < ProofLevel.RESTORED:
-        raise Refused(_("This backup was never proven: prove it first."))
     if backup.environment.application_id != environment.application_id:
         raise Refused(_("This backup belongs to another application."))
     consent.require_restore(actor, backup, environment)
@@ -94,6 +94,21 @@ def _require_masking_or_consent(
             % {"source": backup.environment, "where": environment},
             status=422,
         )
+
+
+def restore_gates(pk: int, environment: Environment, requester: User | None) -> list[Gate]:
+    """What has to hold before that backup is restored to the environment."""
+    backup = Backup.objects.select_related("environment__application").get(pk=pk)
+    return [
+        BackupProven(
+            backup.deleted_at is not None,
+            backup.proof >= ProofLevel.RESTORED,
+            backup.get_absolute_url(),
+        ),
+        SourceConsents(
+            str(backup.environment), consent.allows_restore(requester, backup, environment)
+        ),
+    ]
 
 
 def destinations(

@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from django.conf import settings
+from django.db.models.functions import Now
 
 from backups_app import services
 from backups_app.choices import ProofLevel
@@ -216,6 +217,25 @@ def test_unproven_backup_cannot_be_restored(backup, environment, operator):
     backup.refresh_from_db()
     with pytest.raises(Refused, match="never proven"):
         restore(operator, backup, environment)
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "why"),
+    [({"proof": ProofLevel.CHECKSUM}, "never proven"), ({"deleted_at": Now()}, "been deleted")],
+)
+def test_claim_of_a_restore_is_refused_when_the_backup_fails_meanwhile(
+    backup, environment, operator, meanwhile, why
+):
+    run = services.request_restore(
+        actor=operator, backup=backup, environment=environment, typed_name="staging",
+        idempotency_key="k" * 32,
+    )  # fmt: skip
+    Backup.objects.update(**meanwhile)
+    execute_run(run.pk, "w")
+    run.refresh_from_db()
+    assert run.status == RunStatus.FAILED
+    assert why in run.summary
+    assert not run.steps.exists()
 
 
 def test_restore_needs_the_typed_name(backup, environment, operator):

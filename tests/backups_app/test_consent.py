@@ -75,7 +75,7 @@ def test_script_that_is_gone_when_the_worker_begins_is_no_consent(
     run = requested(its_admin, backup, other)
     set_policy(masking_sql="")
     summary = execute(run).summary
-    assert summary.startswith("Preflight failed")
+    assert summary.startswith("Refused: ")
     assert NAMES_THE_SOURCE in summary
 
 
