@@ -26,7 +26,7 @@ from opsconsole.cli import DONE, Call, Verb
 from opsconsole.environments.cli import environment_of
 from opsconsole.environments.secrets import allow_opening
 from opsconsole.environments.visibility import visible_environments
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs.cli import run_of, started, starts
 from opsconsole.web.keys import key_from
 
@@ -38,7 +38,7 @@ def backup_of(call: Call) -> Backup:
         backup is None
         or not visible_environments(call.actor()).filter(pk=backup.environment_id).exists()
     ):
-        raise Refused(f"there is no backup {call.options.backup}")
+        raise Refused(f"there is no backup {call.options.backup}", kind=Kind.NOT_FOUND)
     return backup
 
 
@@ -84,7 +84,7 @@ def import_archive(call: Call) -> int:
     if call.options.storage:
         storage = Storage.objects.shown().filter(name=call.options.storage).first()
         if storage is None:
-            raise Refused(f"there is no storage {call.options.storage}")
+            raise Refused(f"there is no storage {call.options.storage}", kind=Kind.NOT_FOUND)
         return started(call, import_from_storage(storage=storage, key=call.options.archive, **more))
     path = Path(call.options.archive)
     try:

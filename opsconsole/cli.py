@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from opsconsole.access.models import User
 from opsconsole.access.permissions import console_admins
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.web.keys import key_from
 
 DONE, FAILED = 0, 1
@@ -41,7 +41,8 @@ class Call:
         else:
             user = console_admins().order_by("pk").first()
         if user is None:
-            raise Refused(f"there is no user {self.options.user or 'with the role admin'}")
+            who = self.options.user or "with the role admin"
+            raise Refused(f"there is no user {who}", kind=Kind.NOT_FOUND)
         return user
 
     def print(self, document: Any, lines: list[str]) -> None:
@@ -99,4 +100,4 @@ def wait_for(
         if answer := read():
             return answer
         time.sleep(0.1)
-    raise Refused(f"{otherwise} ({ANSWER_SECONDS} s were waited)")
+    raise Refused(f"{otherwise} ({ANSWER_SECONDS} s were waited)", kind=Kind.UNAVAILABLE)

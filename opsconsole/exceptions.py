@@ -1,20 +1,34 @@
 """What can go wrong, by who has to act on it."""
 
+from __future__ import annotations
+
+from enum import Enum, auto
+
 
 class ConsoleError(Exception):
     """Base of the errors a person is shown: the message says what, where, and what to do."""
 
 
+class Kind(Enum):
+    """Why something is refused. What each is told as is for who tells it: a page, a shell."""
+
+    FORBIDDEN = auto()  # the right is missing
+    NOT_FOUND = auto()  # what it is about is not there
+    CONFLICT = auto()  # things are not as it takes, or no longer
+    INVALID = auto()  # what was given cannot be used
+    UNAVAILABLE = auto()  # what it needs does not answer
+    NO_ROOM = auto()  # what was given cannot be kept
+
+
 class Refused(ConsoleError):
     """The user may not do this, or must do something else first. Nothing was changed.
 
-    `status` is the HTTP status a view answers with (403 for a missing right, 409 otherwise);
     `field` names the input that it is about (`reason`, `typed_name`, ...), if it is about one.
     """
 
-    def __init__(self, message: str, *, status: int = 409, field: str = "") -> None:
+    def __init__(self, message: str, *, kind: Kind = Kind.CONFLICT, field: str = "") -> None:
         super().__init__(message)
-        self.status = status
+        self.kind = kind
         self.field = field
 
 

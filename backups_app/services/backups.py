@@ -20,7 +20,7 @@ from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Environment
 from opsconsole.events import recording as audit
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.models import Run
 
@@ -64,15 +64,17 @@ def request_verify(
 def hold_backup(*, actor: User, backup: Backup, reason: str, until: datetime | None) -> None:
     """Keep a backup whatever the policy says, until a moment or (None) until it is released.
 
-    Takes back a deletion that is still in its grace. Raises Refused (422) without a reason or
-    with a moment that has passed, (409) for a backup of which no copy is left or every one is
+    Takes back a deletion that is still in its grace. Raises Refused (invalid) without a reason or
+    with a moment that has passed, (conflict) for a backup of which no copy is left or every one is
     being deleted.
     """
     authorize(actor, "backup.hold", backup.environment)
     if not reason.strip():
-        raise Refused(_("Say why: the reason is kept with the hold."), status=422, field="reason")
+        raise Refused(
+            _("Say why: the reason is kept with the hold."), kind=Kind.INVALID, field="reason"
+        )
     if until is not None and until <= timezone.now():
-        raise Refused(_("The hold would already be over."), status=422)
+        raise Refused(_("The hold would already be over."), kind=Kind.INVALID)
     with transaction.atomic():
         # Locked first, and the copies read after that: pruning takes the same lock for each copy.
         row = Backup.objects.select_for_update(of=("self",)).get(pk=backup.pk)

@@ -14,11 +14,12 @@ from backups_app.stores.places import Place, place_of
 from opsconsole.access.models import User
 from opsconsole.access.permissions import can
 from opsconsole.environments.models import Environment
-from opsconsole.exceptions import AdapterError, Refused
+from opsconsole.exceptions import AdapterError, Kind, Refused
 
 
 def require_take_out(actor: User | None, sources: Iterable[Environment]) -> None:
-    """Raise Refused (403), naming the environment, unless the actor may take out data of each."""
+    """Raise Refused (forbidden), naming the environment, unless the actor may take out each one's
+    data."""
     for source in sources:
         if not can(actor or AnonymousUser(), "data.take_out", source):
             raise Refused(
@@ -27,12 +28,13 @@ def require_take_out(actor: User | None, sources: Iterable[Environment]) -> None
                     "of there."
                 )
                 % {"source": source},
-                status=403,
+                kind=Kind.FORBIDDEN,
             )
 
 
 def require_restore(actor: User | None, backup: Backup, environment: Environment) -> None:
-    """Raise Refused (403) when data would go elsewhere unmasked without its environment's consent.
+    """Raise Refused (forbidden) when data would go elsewhere unmasked without the consent of its
+    environment.
 
     A masking script is the consent to what it leaves: only that environment's admins can write one.
     """
@@ -58,7 +60,7 @@ def masks(source: Environment) -> bool:
 def require_archive(
     actor: User | None, environment: Environment, storage: Storage, key: str
 ) -> None:
-    """Raise Refused (403) for an archive under the folder of an environment not the actor's.
+    """Raise Refused (forbidden) for an archive under the folder of an environment not the actor's.
 
     Raises AdapterError for a key that leads out of the storage.
     """

@@ -20,7 +20,7 @@ from backups_app.stores.places import place_of
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Environment
-from opsconsole.exceptions import AdapterError, Refused
+from opsconsole.exceptions import AdapterError, Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.models import Run
 
@@ -38,8 +38,8 @@ def import_upload(
 ) -> Run:
     """Keep an uploaded archive in the console's own folder and queue its import.
 
-    The run deletes the upload, however it ends. Raises Refused (422) for what is plainly no
-    archive, (507) when it does not fit; nothing is kept then.
+    The run deletes the upload, however it ends. Raises Refused (invalid) for what is plainly no
+    archive, (no room) when it does not fit; nothing is kept then.
     """
     authorize(actor, "backup.import", environment)
     store = LocalStore(settings.BACKUPS_FOLDER)
@@ -68,9 +68,9 @@ def import_from_storage(
 ) -> Run:
     """Queue the import of an archive that somebody put into a storage; it stays there.
 
-    Raises Refused (422) for a key that is not the canonical one or leads out of the storage, (403)
-    for an archive of another environment whose data the actor may not take out, and (409) for an
-    upload and for an archive that the console lists: that one is restored.
+    Raises Refused (invalid) for a key that is not the canonical one or leads out of the storage,
+    (forbidden) for an archive of another environment whose data the actor may not take out, and
+    (conflict) for an upload and for an archive that the console lists: that one is restored.
     """
     authorize(actor, "backup.import", environment)
     try:
@@ -78,7 +78,7 @@ def import_from_storage(
         uploads = place_of(Storage.objects.builtin().address, INCOMING)
         is_upload = place_of(storage.address, key).lies_in(uploads)
     except AdapterError as error:
-        raise Refused(str(error), status=422, field="path") from None
+        raise Refused(str(error), kind=Kind.INVALID, field="path") from None
     if is_upload:
         raise Refused(_("This was uploaded for an import of its own."), field="path")
     if listed := Backup.objects.filter(key=key).first():
@@ -112,8 +112,10 @@ def _keep(store: LocalStore, key: str, chunks: Iterable[bytes]) -> None:
         with store.writer(key) as file:
             for number, chunk in enumerate(chunks):
                 if number == 0 and not may_be_archive(chunk):
-                    raise Refused(f"{NOT_AN_ARCHIVE[0].upper()}{NOT_AN_ARCHIVE[1:]}.", status=422)
+                    raise Refused(
+                        f"{NOT_AN_ARCHIVE[0].upper()}{NOT_AN_ARCHIVE[1:]}.", kind=Kind.INVALID
+                    )
                 file.write(chunk)
     except AdapterError as error:
         raise Refused(_("The archive cannot be kept: %(why)s") % {"why": error},
-                      status=507) from error  # fmt: skip
+                      kind=Kind.NO_ROOM) from error  # fmt: skip

@@ -24,7 +24,7 @@ from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Environment
 from opsconsole.events import recording as audit
 from opsconsole.events.catalogue import Changed
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
@@ -186,7 +186,7 @@ def _run_occurrence(
     """Queue the run of one moment, in the transaction that says the moment was seen to.
 
     A refusal is kept as why there is none. Any other error leaves no trace, and neither does a
-    console that cannot write it down (503): the next look tries again.
+    console that cannot write it down (unavailable): the next look tries again.
     """
     with transaction.atomic():
         occurrence, is_new = ScheduledOccurrence.objects.get_or_create(
@@ -197,7 +197,7 @@ def _run_occurrence(
         try:
             occurrence.run = _request(environment, policy, kind)
         except Refused as refusal:
-            if refusal.status == 503:
+            if refusal.kind is Kind.UNAVAILABLE:
                 raise
             occurrence.refusal = str(refusal)[:500]
         occurrence.save(update_fields=["run", "refusal"])

@@ -27,7 +27,7 @@ def recovery_kit(*, actor: User, environment: Environment, with_key: bool) -> st
 
     `with_key` adds the console's age secret keys, if an archive is encrypted: they open the
     archives of every environment, so they take the right on the console. Audited. Raises Refused
-    (403) without the right and (409) when no backup is proven.
+    (forbidden) without the right and (conflict) when no backup is proven.
     """
     authorize(actor, "settings.edit", CONSOLE if with_key else environment)
     consent.require_take_out(actor, [environment])

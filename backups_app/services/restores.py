@@ -19,7 +19,7 @@ from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Environment
 from opsconsole.environments.services import require_typed_name
 from opsconsole.events import recording as audit
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.gates import Gate
@@ -52,10 +52,11 @@ def request_restore(
 
     With `new_database` nothing is replaced: the backup goes into a database of that name on the
     environment's server. With `backs_up_first` the live database is backed up, and that backup
-    proven, before anything is replaced. Raises Refused (422) when the environment's name was not typed or the
-    new name is none, (409) for a backup that was never proven, and (403) when data would go to
-    another environment unmasked and the actor may not take it out of its own; where that is
-    protected, (403) also without an admin of the other one, and (422) without the consent.
+    proven, before anything is replaced. Raises Refused (invalid) when the environment's name was
+    not typed or the new name is none, (conflict) for a backup that was never proven, and
+    (forbidden) when data would go to another environment unmasked and the actor may not take it
+    out of its own; where that is protected, (forbidden) also without an admin of the other one,
+    and (invalid) without the consent.
     """
     authorize(actor, "restore.start", environment)
     if backup.environment.application_id != environment.application_id:
@@ -92,7 +93,7 @@ def _require_masking_or_consent(
                 "consent that its data goes to %(where)s as it is."
             )
             % {"source": backup.environment, "where": environment},
-            status=422,
+            kind=Kind.INVALID,
         )
 
 
@@ -140,18 +141,23 @@ def _require_database_name(name: str) -> None:
                 "Give the new database a name of at most %(bytes)s bytes that PostgreSQL does not use."
             )
             % {"bytes": NAME_BYTES},
-            status=422,
+            kind=Kind.INVALID,
         )
 
 
 def request_check(*, actor: User, backup: Backup, environment: Environment) -> RestoreCheck:
-    """Have a worker look at what a restore would meet. Raises Refused (503) without a broker."""
+    """Have a worker look at what a restore would meet.
+
+    Raises Refused (unavailable) without a broker.
+    """
     authorize(actor, "restore.start", environment)
     with transaction.atomic():
         check = RestoreCheck.objects.create(backup=backup, environment=environment)
         audit.record(events.RESTORE_CHECKED, actor=actor, environment=environment, about=backup)
     if not send_short(CHECK_RESTORE, check.pk):
-        raise Refused(_("No worker can be asked now: the broker does not answer."), status=503)
+        raise Refused(
+            _("No worker can be asked now: the broker does not answer."), kind=Kind.UNAVAILABLE
+        )
     return check
 
 
@@ -165,8 +171,8 @@ def request_undo(
 ) -> Run:
     """Queue the exchange of a replaced database with the one that replaced it.
 
-    Both stay; what was written since the restore is in the one put aside. Raises Refused (422)
-    without the typed name and (409) when the replaced database is no longer there.
+    Both stay; what was written since the restore is in the one put aside. Raises Refused (invalid)
+    without the typed name and (conflict) when the replaced database is no longer there.
     """
     environment = replaced.target.environment
     authorize(actor, "restore.start", environment)

@@ -14,7 +14,7 @@ from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import authorize, require
 from opsconsole.environments.lookup import environment_or_404
 from opsconsole.environments.visibility import visible_environments
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.web.keys import key_from
 from opsconsole.web.pages import new_key, page_of, posted_key
 
@@ -40,7 +40,7 @@ def backup_list(request: ConsoleRequest) -> HttpResponse:
 
 
 def backup_or_404(request: ConsoleRequest, pk: int, action: str) -> Backup:
-    """A backup, deleted or not: 404 if it is not the user's to see, Refused (403) to act on."""
+    """A backup, deleted or not: 404 if not the user's to see, Refused (forbidden) to act on."""
     found = get_object_or_404(
         Backup.objects.select_related("environment__application", "run", "held_by"),
         pk=pk,
@@ -105,7 +105,7 @@ def hold(request: ConsoleRequest, pk: int) -> HttpResponse:
     backup, form = backup_or_404(request, pk, "backup.hold"), HoldForm(request.POST)
     if not form.is_valid():
         raise Refused(" ".join(str(text) for texts in form.errors.values() for text in texts),
-                      status=422)  # fmt: skip
+                      kind=Kind.INVALID)  # fmt: skip
     services.hold_backup(
         actor=request.user,
         backup=backup,

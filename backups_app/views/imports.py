@@ -13,6 +13,7 @@ from opsconsole.access.permissions import require
 from opsconsole.environments.lookup import environment_or_404
 from opsconsole.exceptions import Refused
 from opsconsole.runs.registry import outlook
+from opsconsole.web.errors import status_of
 from opsconsole.web.pages import new_key, posted_key
 
 
@@ -36,7 +37,7 @@ def import_backup(request: ConsoleRequest, application: str, environment: str) -
                 )
         except Refused as refusal:
             form.add_error("file" if uploaded else "path", str(refusal))
-            status = refusal.status
+            status = status_of(refusal)
         else:
             return redirect(run)
     context = {

@@ -17,15 +17,16 @@ from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import authorize, require
 from opsconsole.environments.lookup import environment_by_key_or_404
 from opsconsole.environments.visibility import environments_for, visible_environments
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs.lookup import run_or_404
 from opsconsole.runs.registry import outlook
+from opsconsole.web.errors import status_of
 from opsconsole.web.keys import key_from
 from opsconsole.web.pages import new_key, posted_key
 
 
 def _field_of(form: RestoreForm) -> str:
-    """The field that a refused restore (422) is about."""
+    """The field that a refused restore (invalid) is about."""
     if "consents_unmasked" in form.fields and not form.cleaned_data["consents_unmasked"]:
         return "consents_unmasked"
     return "new_database" if form.cleaned_data["new_database"] else "typed_name"
@@ -65,8 +66,8 @@ def restore(request: ConsoleRequest, pk: int) -> HttpResponse:
                 )
             except Refused as refusal:
                 field = _field_of(form)
-                form.add_error(field if refusal.status == 422 else None, str(refusal))
-                status = refusal.status
+                form.add_error(field if refusal.kind is Kind.INVALID else None, str(refusal))
+                status = status_of(refusal)
             else:
                 return redirect(run)
         status = status if status != 200 else 422
@@ -150,8 +151,8 @@ def undo(request: ConsoleRequest, pk: int) -> HttpResponse:
                     reason=form.cleaned_data["reason"],
                 )
             except Refused as refusal:
-                form.add_error("typed_name" if refusal.status == 422 else None, str(refusal))
-                status = refusal.status
+                form.add_error("typed_name" if refusal.kind is Kind.INVALID else None, str(refusal))
+                status = status_of(refusal)
             else:
                 return redirect(run)
     context = {

@@ -18,7 +18,7 @@ from migrations_app.parameters import EndSessionParameters, FinishParameters, Re
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Environment, TargetState
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.models import Run
 from opsconsole.web.keys import key_from
@@ -246,14 +246,18 @@ def request_resolution(
     """Queue a run that takes one way out of a failed migration.
 
     `mark`: `rolled_back` or `applied` change the tool's history only; `finish` applies what has
-    not landed, as the newest state shows it. Raises Refused (422) without a reason, (409) when
-    the state offers nothing to finish.
+    not landed, as the newest state shows it. Raises Refused (invalid) without a reason, (conflict)
+    when the state offers nothing to finish.
     """
     authorize(actor, "migration.resolve", environment)
     if mark not in MARKS:
-        raise Refused(_("Choose to mark it rolled back or applied, or to finish it."), status=422)
+        raise Refused(
+            _("Choose to mark it rolled back or applied, or to finish it."), kind=Kind.INVALID
+        )
     if not reason.strip():
-        raise Refused(_("Say why: the reason is kept with the run."), status=422, field="reason")
+        raise Refused(
+            _("Say why: the reason is kept with the run."), kind=Kind.INVALID, field="reason"
+        )
     return runs.request_run(
         actor=actor,
         environment=environment,
@@ -279,11 +283,13 @@ def request_end_session(
 ) -> Run:
     """Queue a run that ends the session which holds the tool's lock, as it was shown.
 
-    Raises Refused (422) without a reason, (409) when that session no longer holds it.
+    Raises Refused (invalid) without a reason, (conflict) when that session no longer holds it.
     """
     authorize(actor, "migration.resolve", environment)
     if not reason.strip():
-        raise Refused(_("Say why: the reason is kept with the run."), status=422, field="reason")
+        raise Refused(
+            _("Say why: the reason is kept with the run."), kind=Kind.INVALID, field="reason"
+        )
     holder = lock_holder(environment.target.latest_state)
     if holder is None or holder.pid != pid:
         raise Refused(_("That session no longer holds the lock. Open the page again."))

@@ -19,7 +19,7 @@ from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Environment
 from opsconsole.events import recording as audit
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.models import Run
 from opsconsole.work.sending import send_short, task_key
@@ -31,7 +31,9 @@ TITLE = re.compile(r"[a-z0-9][a-z0-9_]{0,60}")
 def request_check(environment: Environment) -> None:
     """Ask a worker to read the schema now. Raises Refused when the broker cannot be reached."""
     if not send_short(CHECK_DRIFT, environment.pk):
-        raise Refused(_("The schema cannot be read now: the broker does not answer."), status=503)
+        raise Refused(
+            _("The schema cannot be read now: the broker does not answer."), kind=Kind.UNAVAILABLE
+        )
 
 
 def sql_of(drift: Drift) -> Written:
@@ -42,7 +44,7 @@ def sql_of(drift: Drift) -> Written:
 def acknowledge(*, actor: User, environment: Environment, schema: str, reason: str) -> None:
     """Expect the schema as it is. `schema` is the hash of the one that was shown.
 
-    Raises Refused (422) without a reason, (409) when it is no longer the one shown.
+    Raises Refused (invalid) without a reason, (conflict) when it is no longer the one shown.
     """
     authorize(actor, "drift.acknowledge", environment)
     drift = _shown_drift(environment, schema, reason)
@@ -63,13 +65,15 @@ def request_adoption(
 ) -> Run:  # fmt: skip
     """Queue a run that records the drift as an applied migration, whose text is written here.
 
-    `title` becomes the end of its name. Raises Refused (422) for a bad title or no reason, (409)
-    when the drift is no longer the one shown or cannot be written as SQL without guessing.
+    `title` becomes the end of its name. Raises Refused (invalid) for a bad title or no reason,
+    (conflict) when the drift is no longer the one shown or cannot be written as SQL without
+    guessing.
     """
     authorize(actor, "migration.resolve", environment)
     if not TITLE.fullmatch(title):
         raise Refused(
-            _("Name it with small letters, digits and underscores, such as add_phone."), status=422
+            _("Name it with small letters, digits and underscores, such as add_phone."),
+            kind=Kind.INVALID,
         )
     drift = _shown_drift(environment, schema, reason)
     written = sql_of(drift)
@@ -101,7 +105,7 @@ def request_adoption(
 
 def _shown_drift(environment: Environment, schema: str, reason: str) -> Drift:
     if not reason.strip():
-        raise Refused(_("Say why: the reason is kept."), status=422, field="reason")
+        raise Refused(_("Say why: the reason is kept."), kind=Kind.INVALID, field="reason")
     drift = drift_of(environment.target)
     if drift is None or drift.reading.schema_id != schema:
         raise Refused(_("The schema is no longer the one that was shown. Look at it again."))

@@ -17,7 +17,7 @@ from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Application, Environment
 from opsconsole.events import recording as audit
 from opsconsole.events.catalogue import Changed
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,14 @@ def waive_finding(
     """Answer for a rule's findings in the migration's present text, in every environment: it takes the
     right on the application.
 
-    Raises Refused (404) for a finding that is not there, (422) without a reason.
+    Raises Refused (not found) for a finding that is not there, (invalid) without a reason.
     """
     authorize(actor, "finding.waive", environment.application)
     if not reason.strip():
         raise Refused(
-            _("Say why it may be done anyway: the reason is kept."), status=422, field="reason"
+            _("Say why it may be done anyway: the reason is kept."),
+            kind=Kind.INVALID,
+            field="reason",
         )
     state = environment.target.latest_state
     found = next(
@@ -107,7 +109,9 @@ def waive_finding(
         None,
     )
     if found is None:
-        raise Refused(_("This finding is no longer there. Open the migration again."), status=404)
+        raise Refused(
+            _("This finding is no longer there. Open the migration again."), kind=Kind.NOT_FOUND
+        )
     with transaction.atomic():
         waiver, _created = Waiver.objects.update_or_create(
             application=environment.application,
@@ -136,7 +140,7 @@ def withdraw_waiver(*, actor: User, environment: Environment, waiver: Waiver) ->
 
 
 def set_levels(*, actor: User, application: Application, levels: dict[str, str]) -> None:
-    """Set what findings of each rule do. Raises Refused (422) for an unknown rule or level."""
+    """Set what findings of each rule do. Raises Refused (invalid) for an unknown rule or level."""
     authorize(actor, "settings.edit", application)
     unknown = [
         f"{rule}: {level}"
@@ -145,7 +149,7 @@ def set_levels(*, actor: User, application: Application, levels: dict[str, str])
     ]
     if unknown:
         raise Refused(
-            _("No such rule or level: %(what)s.") % {"what": ", ".join(unknown)}, status=422
+            _("No such rule or level: %(what)s.") % {"what": ", ".join(unknown)}, kind=Kind.INVALID
         )
     before = levels_of(application)
     changed = {rule: level for rule, level in levels.items() if before[rule] != level}

@@ -23,7 +23,7 @@ from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Environment, TargetState
 from opsconsole.environments.services import require_typed_name
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.health.choices import Health
 from opsconsole.health.services import health_days
 from opsconsole.runs import services as runs
@@ -47,7 +47,9 @@ CHECKLIST = (
 def request_observation(environment: Environment) -> None:
     """Ask a worker to read the target now. Raises Refused when the broker cannot be reached."""
     if not send_short(OBSERVE, environment.target.pk):
-        raise Refused(_("The database cannot be read now: the broker does not answer."), status=503)
+        raise Refused(
+            _("The database cannot be read now: the broker does not answer."), kind=Kind.UNAVAILABLE
+        )
 
 
 def plan_gates(environment: Environment) -> list[Gate]:
@@ -178,7 +180,7 @@ def request_migrate(
 ) -> Run:
     """Queue a migrate run of exactly the plan that was shown.
 
-    Raises Refused (409) when the plan is no longer that one, and (422) when a protected
+    Raises Refused (conflict) when the plan is no longer that one, and (invalid) when a protected
     environment's name or checklist is missing.
     """
     authorize(actor, "run.start", environment)

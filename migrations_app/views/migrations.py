@@ -28,6 +28,7 @@ from opsconsole.exceptions import Refused
 from opsconsole.runs.gates import judge
 from opsconsole.runs.models import Run
 from opsconsole.runs.registry import outlook
+from opsconsole.web.errors import status_of
 from opsconsole.web.keys import key_from
 from opsconsole.web.pages import new_key, posted_key
 
@@ -122,7 +123,7 @@ def _start(request: ConsoleRequest, environment: Environment) -> HttpResponse:
     except Refused as refusal:
         if state is None or state.error:
             raise
-        return _confirm_page(request, environment, state, str(refusal), refusal.status)
+        return _confirm_page(request, environment, state, str(refusal), status_of(refusal))
     return redirect(run)
 
 

@@ -16,7 +16,7 @@ from opsconsole.access.choices import Role
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import Membership, User
 from opsconsole.access.places import CONSOLE, Place
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 
 EVERYBODY = frozenset(Role)
 ACTIONS: dict[str, frozenset[Role]] = {
@@ -105,7 +105,7 @@ def can_somewhere(user: User | AnonymousUser, action: str) -> bool:
 
 
 def authorize(user: User, action: str, place: Place) -> None:
-    """Raise Refused (403) unless the user may do the action at exactly that place."""
+    """Raise Refused (forbidden) unless the user may do the action at exactly that place."""
     if not can(user, action, place):
         raise _lacks(user, action)
 
@@ -115,7 +115,7 @@ def _lacks(user: User | AnonymousUser, action: str) -> Refused:
     return Refused(
         _("%(user)s may not do this here: it takes the role %(roles)s.")
         % {"user": user, "roles": needed},
-        status=403,
+        kind=Kind.FORBIDDEN,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from opsconsole.cli import DONE, Call, Verb
 from opsconsole.environments.models import Environment
 from opsconsole.environments.visibility import visible_environments
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 
 
 def environment_of(call: Call) -> Environment:
@@ -20,7 +20,9 @@ def environment_of(call: Call) -> Environment:
         return found
     except Environment.DoesNotExist:
         known = ", ".join(e.path for e in visible_environments(call.actor()))
-        raise Refused(f"there is no environment {path}; there are: {known or 'none'}") from None
+        raise Refused(
+            f"there is no environment {path}; there are: {known or 'none'}", kind=Kind.NOT_FOUND
+        ) from None
 
 
 def list_environments(call: Call) -> int:

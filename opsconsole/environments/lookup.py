@@ -1,7 +1,7 @@
 """What an address names of applications and environments.
 
-404 where the user may not see it; Refused (403) where the user may see it but not do there what
-the address is for.
+404 where the user may not see it; Refused (forbidden) where the user may see it but not do there
+what the address is for.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from opsconsole.events import recording as audit
 from opsconsole.events.catalogue import Changed
 from opsconsole.events.models import AuditEvent
 from opsconsole.events.recording import fields_of
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.work import services as work
 from opsconsole.work.models import WorkItem
 from opsconsole.work.registry import work_key
@@ -134,11 +134,11 @@ def _set_address(environment: Environment, address: str) -> None:
 
 
 def require_typed_name(environment: Environment, typed_name: str) -> None:
-    """Raise Refused (422) unless the environment's short name was typed."""
+    """Raise Refused (invalid) unless the environment's short name was typed."""
     if typed_name.strip() != environment.slug:
         raise Refused(
             _("Type the environment's name, %(name)s, to confirm.") % {"name": environment.slug},
-            status=422, field="typed_name",
+            kind=Kind.INVALID, field="typed_name",
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 import opsconsole
 from opsconsole.events.catalogue import D, Data, Event, NoData
 from opsconsole.events.models import ENGLISH, AuditEvent
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def record(
         raise Refused(
             _("Nothing was done: the audit trail cannot record it (%(error)s).")
             % {"error": type(error).__name__},
-            status=503,
+            kind=Kind.UNAVAILABLE,
         ) from error
     for listener in LISTENERS:
         listener(event, row)

@@ -18,7 +18,7 @@ from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.events import recording as audit
-from opsconsole.exceptions import AdapterError, Refused
+from opsconsole.exceptions import AdapterError, Kind, Refused
 from opsconsole.health import events
 from opsconsole.health.choices import Health
 from opsconsole.health.models import (
@@ -88,13 +88,15 @@ def _ask(environment: Environment, check: HealthCheck) -> ProbeAnswer:
 
 
 def request_check(*, actor: User, environment: Environment) -> None:
-    """Ask a worker to run the checks now. Raises Refused (503) when none can be asked."""
+    """Ask a worker to run the checks now. Raises Refused (unavailable) when none can be asked."""
     authorize(actor, "health.check", environment)
     with transaction.atomic():
         audit.record(events.CHECK_REQUESTED, actor=actor, environment=environment,
                      about=environment)  # fmt: skip
     if not send_short(SAMPLE_HEALTH, environment.pk):
-        raise Refused(_("Health cannot be checked now: the broker does not answer."), status=503)
+        raise Refused(
+            _("Health cannot be checked now: the broker does not answer."), kind=Kind.UNAVAILABLE
+        )
 
 
 @dataclass(frozen=True)

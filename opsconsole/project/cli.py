@@ -15,7 +15,7 @@ from opsconsole.cli import DONE, Call, Verb
 from opsconsole.demo.address import APPLICATION, dsn_of, find
 from opsconsole.demo.traffic import Traffic
 from opsconsole.environments.models import Environment
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.project import demo
 
 
@@ -23,7 +23,9 @@ def reset(call: Call) -> int:
     try:
         demo.reset(call.options.environment.rpartition("/")[2])
     except KeyError:
-        raise Refused(f"the demo has no environment {call.options.environment}") from None
+        raise Refused(
+            f"the demo has no environment {call.options.environment}", kind=Kind.NOT_FOUND
+        ) from None
     _read_demo_again()
     call.print({"reset": True}, ["the demo is as on the first start"])
     return DONE
@@ -69,7 +71,7 @@ def make_traffic(call: Call) -> int:
     try:
         dsn = dsn_of(settings.OPSCONSOLE_HOME, find(slug))
     except KeyError:
-        raise Refused(f"the demo has no environment {slug}") from None
+        raise Refused(f"the demo has no environment {slug}", kind=Kind.NOT_FOUND) from None
     traffic = Traffic(dsn, call.options.clients)
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from opsconsole.access.permissions import authorize
 from opsconsole.cli import DONE, FAILED, Call, Verb, row_count, takes
 from opsconsole.environments.visibility import visible_environments
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import LogLine, Run
@@ -61,7 +61,7 @@ def run_of(call: Call) -> Run:
         raise Refused(f"{call.options.run} is not the number of a run")
     run = Run.objects.for_list().filter(pk=number).first()
     if run is None:
-        raise Refused(f"there is no run {call.options.run}")
+        raise Refused(f"there is no run {call.options.run}", kind=Kind.NOT_FOUND)
     authorize(call.actor(), "console.view", run.environment)
     return run
 

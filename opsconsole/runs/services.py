@@ -20,7 +20,7 @@ from opsconsole.clock import in_seconds
 from opsconsole.environments.models import Environment
 from opsconsole.events import recording as audit
 from opsconsole.events.models import AuditEvent
-from opsconsole.exceptions import FencedOut, Refused
+from opsconsole.exceptions import FencedOut, Kind, Refused
 from opsconsole.runs import events
 from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.documents import Parameters, Unreadable
@@ -61,7 +61,9 @@ def request_run(
         return before
     stop = in_the_way(_judged(operation, Asked(environment, actor, parameters, plan)))
     if stop:
-        raise Refused(stop.why, status=422 if stop.field else 409, field=stop.field)
+        raise Refused(
+            stop.why, kind=Kind.INVALID if stop.field else Kind.CONFLICT, field=stop.field
+        )
     try:
         with transaction.atomic():
             run = Run(
@@ -365,7 +367,9 @@ def decide_run(*, actor: User, run: Run, status: RunStatus, reason: str) -> Run:
     """Settle a run that needs attention, by a person's judgement. Raises Refused otherwise."""
     authorize(actor, "run.decide", run.environment)
     if not reason.strip():
-        raise Refused(_("Say why: the reason is kept with the run."), status=422, field="reason")
+        raise Refused(
+            _("Say why: the reason is kept with the run."), kind=Kind.INVALID, field="reason"
+        )
     with transaction.atomic():
         run = Run.objects.select_for_update(of=("self",)).get(pk=run.pk)
         if run.status != RunStatus.NEEDS_ATTENTION or run.way_back_id:

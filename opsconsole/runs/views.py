@@ -15,7 +15,7 @@ from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.events.models import AuditEvent
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.lookup import run_or_404
@@ -137,7 +137,7 @@ def decide(request: ConsoleRequest, run_id: int) -> HttpResponse:
     run = run_or_404(request, run_id, "run.decide")
     status = request.POST.get("status", "")
     if status not in {RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.ROLLED_BACK}:
-        raise Refused(_("Choose how the run ended."), status=422)
+        raise Refused(_("Choose how the run ended."), kind=Kind.INVALID)
     runs.decide_run(
         actor=request.user,
         run=run,

@@ -9,10 +9,11 @@ from django.shortcuts import render
 from django.utils.translation import gettext as _
 
 from opsconsole.exceptions import Refused
+from opsconsole.web import errors
 
 
 class RefusedMiddleware:
-    """Answers Refused with its status and a page that says what to do."""
+    """Answers Refused with a page that says what to do."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -31,6 +32,4 @@ class RefusedMiddleware:
         return None
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        if not isinstance(error, Refused):
-            return None
-        return render(request, "refused.html", {"message": str(error)}, status=error.status)
+        return errors.refused(request, error) if isinstance(error, Refused) else None

@@ -22,7 +22,7 @@ from opsconsole.access.permissions import can, reach_of
 from opsconsole.access.places import CONSOLE
 from opsconsole.clock import in_seconds
 from opsconsole.events import recording as audit
-from opsconsole.exceptions import FencedOut, Refused
+from opsconsole.exceptions import FencedOut, Kind, Refused
 from opsconsole.work import events
 from opsconsole.work.models import WorkItem, WorkItemQuerySet
 from opsconsole.work.registry import WORK, Arguments
@@ -151,10 +151,11 @@ def late_work(user: User) -> WorkItemQuerySet:
 def try_now(*, actor: User, item: WorkItem) -> None:
     """Have a late item tried at once rather than after its pause; audited.
 
-    Raises Refused (403) without the right, (409) when it is done, being tried, or unknown here.
+    Raises Refused (forbidden) without the right, (conflict) when it is done, being tried, or
+    unknown here.
     """
     if not work_of(actor, "work.retry").filter(pk=item.pk).exists():
-        raise Refused(_("You need the role operator or admin to retry this."), status=403)
+        raise Refused(_("You need the role operator or admin to retry this."), kind=Kind.FORBIDDEN)
     if item.work not in WORK:
         raise Refused(_("This version of the console cannot do this work: %(work)s.")
                       % {"work": item.work})  # fmt: skip

@@ -17,7 +17,7 @@ from backups_app.choices import ProofLevel
 from backups_app.models import Backup, ReplacedDatabase
 from backups_app.runs import building, operations, restore_check, swapping
 from backups_app.stores.local import LocalStore
-from opsconsole.exceptions import AdapterError, Refused
+from opsconsole.exceptions import AdapterError, Kind, Refused
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.work.models import WorkItem
@@ -241,7 +241,7 @@ def test_claim_of_a_restore_is_refused_when_the_backup_fails_meanwhile(
 def test_restore_needs_the_typed_name(backup, environment, operator):
     with pytest.raises(Refused) as refusal:
         restore(operator, backup, environment, typed_name="prod")
-    assert refusal.value.status == 422
+    assert refusal.value.kind is Kind.INVALID
 
 
 def test_protected_data_goes_elsewhere_only_with_an_admin(backup, make_environment, operator):
@@ -249,7 +249,7 @@ def test_protected_data_goes_elsewhere_only_with_an_admin(backup, make_environme
     other = make_environment("development", position=2)
     with pytest.raises(Refused) as refusal:
         restore(operator, backup, other)
-    assert refusal.value.status == 403
+    assert refusal.value.kind is Kind.FORBIDDEN
 
 
 def test_restore_is_refused_while_a_logical_slot_blocks_it(backup, environment, operator):

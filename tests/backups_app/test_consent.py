@@ -11,7 +11,7 @@ from backups_app.archives.encryption import new_identity, public_key
 from backups_app.models import Backup, BackupPolicy
 from backups_app.services import policies
 from opsconsole.access.models import Membership, User
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.targets import server
@@ -51,7 +51,7 @@ def test_restore_elsewhere_takes_an_admin_of_where_the_data_is_from(
     backup.environment.save()
     with pytest.raises(Refused, match=NAMES_THE_SOURCE) as refusal:
         restore(its_admin, backup, other, consents_unmasked=True, new_database=new_database)
-    assert refusal.value.status == 403
+    assert refusal.value.kind is Kind.FORBIDDEN
     assert not Run.objects.filter(kind="restore").exists()
 
 
@@ -124,7 +124,7 @@ def test_kit_with_the_keys_takes_an_admin_of_everything(
     assert recovery_kit(actor=admin, environment=other, with_key=True)
     with pytest.raises(Refused) as refusal:
         recovery_kit(actor=its_admin, environment=other, with_key=True)
-    assert refusal.value.status == 403
+    assert refusal.value.kind is Kind.FORBIDDEN
 
 
 def test_policy_is_edited_by_its_own_admins(environment, its_admin, set_policy):
@@ -132,7 +132,7 @@ def test_policy_is_edited_by_its_own_admins(environment, its_admin, set_policy):
     policy.masking_sql = ""
     with pytest.raises(Refused) as refusal:
         policies.save_policy(actor=its_admin, policy=policy, copies=[], before={})
-    assert refusal.value.status == 403
+    assert refusal.value.kind is Kind.FORBIDDEN
     assert BackupPolicy.objects.get().masking_sql == "DELETE FROM targets"
     address = reverse("backup-policy", args=["shop", "staging"])
     assert client_of(its_admin).get(address).status_code == 403

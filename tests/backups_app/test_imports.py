@@ -27,7 +27,7 @@ from backups_app.choices import ProofLevel
 from backups_app.models import Backup, Storage
 from backups_app.services.policies import decide_for
 from opsconsole.access.models import Membership, User
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.targets.content import read_tables
@@ -167,7 +167,7 @@ def test_what_is_no_archive_is_refused_and_leaves_nothing(what, upload, custom):
 def test_plain_sql_is_refused_before_it_is_kept(upload):
     with pytest.raises(Refused, match="Plain SQL is never run") as refused:
         upload(b"CREATE TABLE x (y int);\n" * 50)
-    assert refused.value.status == 422
+    assert refused.value.kind is Kind.INVALID
     assert archives_left() == []
     assert not Run.objects.exists()
 
@@ -261,7 +261,7 @@ def test_other_spelling_of_a_key_is_refused_in_the_form(
             actor=admin, environment=environment, storage=Storage.objects.builtin(), key=path,
             idempotency_key="k" * 32,
         )  # fmt: skip
-    assert (refusal.value.status, refusal.value.field) == (422, "path")
+    assert (refusal.value.kind, refusal.value.field) == (Kind.INVALID, "path")
     assert not Run.objects.filter(kind=RunKind.IMPORT).exists()
 
 
@@ -328,7 +328,7 @@ def test_archive_of_another_environment_is_not_imported_without_its_admin(
     storage = Storage.objects.create(name="X", url=url) if url else Storage.objects.builtin()
     with pytest.raises(Refused, match="Only an admin of Shop staging may take it out") as refusal:
         import_into(elsewhere, elsewhere.its_admin, storage, key)
-    assert refusal.value.status == 403
+    assert refusal.value.kind is Kind.FORBIDDEN
     if key == backup.key:
         with pytest.raises(Refused, match="restore it instead"):
             import_into(elsewhere, admin, storage, key)

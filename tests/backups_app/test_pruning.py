@@ -15,7 +15,7 @@ from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.models.backup import CopyState
 from backups_app.services import policies
 from opsconsole.events.models import AuditEvent
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from tests.backups_app.conftest import execute, lose
@@ -92,7 +92,7 @@ def test_hold_that_ends_lets_the_policy_decide_again(
 def test_hold_without_a_reason_or_in_the_past_is_refused(backup, operator, reason, until, said):
     with pytest.raises(Refused, match=said) as refusal:
         services.hold_backup(actor=operator, backup=backup, reason=reason, until=until)
-    assert refusal.value.status == 422
+    assert refusal.value.kind is Kind.INVALID
 
 
 def test_changed_policy_takes_marks_back(old_backups, set_policy, environment):

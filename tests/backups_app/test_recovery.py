@@ -17,7 +17,7 @@ from backups_app.archives.encryption import new_identity, public_key
 from backups_app.models import Backup
 from opsconsole.access.models import Membership
 from opsconsole.events.models import AuditEvent
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs.choices import RunStatus
 from opsconsole.targets import ddl_log
 from opsconsole.targets.content import read_tables
@@ -134,16 +134,16 @@ def test_kit_without_a_proven_backup_or_the_right_is_refused(environment, admin,
         recovery_kit(actor=admin, environment=environment, with_key=False)
     with pytest.raises(Refused) as refusal:
         recovery_kit(actor=operator, environment=environment, with_key=True)
-    assert refusal.value.status == 403
+    assert refusal.value.kind is Kind.FORBIDDEN
 
 
-@pytest.mark.parametrize(("with_key", "status"), [(False, 409), (True, 403)])
-def test_kit_with_keys_of_the_whole_console_takes_its_admin(environment, person, with_key, status):
+@pytest.mark.parametrize(("with_key", "kind"), [(False, Kind.CONFLICT), (True, Kind.FORBIDDEN)])
+def test_kit_with_keys_of_the_whole_console_takes_its_admin(environment, person, with_key, kind):
     scoped = person("viewer")
     Membership.objects.create(user=scoped, role="admin", environment=environment)
     with pytest.raises(Refused) as refusal:
         recovery_kit(actor=scoped, environment=environment, with_key=with_key)
-    assert refusal.value.status == status
+    assert refusal.value.kind is kind
 
 
 def test_kit_is_printed_by_a_command(backup, environment, admin, capsys):

@@ -10,7 +10,7 @@ import pytest
 from backups_app import services
 from backups_app.models import Backup, RestoreCheck
 from opsconsole.environments.secrets import seal
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs.choices import RunStatus
 from tests.backups_app.conftest import restore
 from tests.worker import check_restore, resolve_dsn
@@ -127,10 +127,13 @@ def test_without_a_masking_script_an_admin_has_to_consent(protected, operator, a
     backup, other = protected
     with pytest.raises(Refused) as refusal:
         restore(operator, backup, other, consents_unmasked=True)
-    assert refusal.value.status == 403
+    assert refusal.value.kind is Kind.FORBIDDEN
     with pytest.raises(Refused) as refusal:
         restore(admin, backup, other)
-    assert (refusal.value.status, "an admin has to consent" in str(refusal.value)) == (422, True)
+    assert (refusal.value.kind, "an admin has to consent" in str(refusal.value)) == (
+        Kind.INVALID,
+        True,
+    )
     made = services.request_restore(
         actor=admin, backup=backup, environment=other, typed_name="development",
         consents_unmasked=True, idempotency_key=uuid.uuid4().hex,

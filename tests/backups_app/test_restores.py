@@ -14,7 +14,7 @@ from backups_app import services
 from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models import Backup, ReplacedDatabase
 from backups_app.runs import proving
-from opsconsole.exceptions import Refused, StepFailed
+from opsconsole.exceptions import Kind, Refused, StepFailed
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.targets import swap
@@ -98,7 +98,7 @@ def test_nobody_is_cut_off_before_autovacuum_has_left(environment, target):
 def test_restore_refuses_a_name_that_cannot_be(backup, environment, operator, name):
     with pytest.raises(Refused) as refusal:
         restore(operator, backup, environment, new_database=name)
-    assert refusal.value.status == 422
+    assert refusal.value.kind is Kind.INVALID
 
 
 def undo(replaced: ReplacedDatabase, actor, typed_name: str = "staging") -> Run:

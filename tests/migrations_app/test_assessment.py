@@ -13,7 +13,7 @@ from migrations_app.models import Waiver
 from migrations_app.services import findings
 from migrations_app.services.migrations import current_plan
 from opsconsole.events.models import AuditEvent
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.targets.relations import read_catalogue
 from tests.worker import observe_target
 
@@ -175,19 +175,19 @@ def test_operator_may_not_waive(dropping, operator):
             actor=operator, environment=dropping, migration="20990101000000_drop_name",
             rule="destroys-data", reason="please",
         )  # fmt: skip
-    assert refused.value.status == 403
+    assert refused.value.kind is Kind.FORBIDDEN
 
 
-@pytest.mark.parametrize(("rule", "reason", "status"), [
-    ("destroys-data", " ", 422), ("no-such-rule", "why", 404),
+@pytest.mark.parametrize(("rule", "reason", "kind"), [
+    ("destroys-data", " ", Kind.INVALID), ("no-such-rule", "why", Kind.NOT_FOUND),
 ])  # fmt: skip
-def test_waiver_needs_a_reason_and_a_finding(dropping, admin, rule, reason, status):
+def test_waiver_needs_a_reason_and_a_finding(dropping, admin, rule, reason, kind):
     with pytest.raises(Refused) as refused:
         findings.waive_finding(
             actor=admin, environment=dropping, migration="20990101000000_drop_name",
             rule=rule, reason=reason,
         )  # fmt: skip
-    assert refused.value.status == status
+    assert refused.value.kind is kind
 
 
 def test_unknown_rule_or_level_changes_nothing(environment, admin):

@@ -19,7 +19,7 @@ from migrations_app.parameters import EndSessionParameters
 from opsconsole.access.events import SIGN_IN_FAILED, SignInFailed
 from opsconsole.events import recording as audit
 from opsconsole.events.models import AuditEvent
-from opsconsole.exceptions import FencedOut, Refused
+from opsconsole.exceptions import FencedOut, Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.gates import Closed, Gate, Waiting
@@ -59,7 +59,7 @@ def test_terminal_statuses_are_those_without_a_way_out():
 def test_request_needs_the_role(environment, person, role):
     with pytest.raises(Refused) as refusal:
         ask(person(role), environment)
-    assert refusal.value.status == 403
+    assert refusal.value.kind is Kind.FORBIDDEN
     assert not Run.objects.exists()
 
 
@@ -156,20 +156,20 @@ def test_claim_is_refused_when_a_gate_has_closed_meanwhile(environment, operator
 
 
 @pytest.mark.parametrize(
-    ("verdict", "status", "field"),
+    ("verdict", "kind", "field"),
     [
-        (Waiting("not before Monday"), 409, ""),
-        (Closed("frozen"), 409, ""),
-        (Closed("say who knows", field="note"), 422, "note"),
+        (Waiting("not before Monday"), Kind.CONFLICT, ""),
+        (Closed("frozen"), Kind.CONFLICT, ""),
+        (Closed("say who knows", field="note"), Kind.INVALID, "note"),
     ],
 )
 def test_request_is_refused_by_a_gate_that_is_not_open(
-    environment, operator, monkeypatch, verdict, status, field
+    environment, operator, monkeypatch, verdict, kind, field
 ):
     with_gate(monkeypatch, verdict)
     with pytest.raises(Refused, match=verdict.why) as refusal:
         ask(operator, environment, BACKUP)
-    assert (refusal.value.status, refusal.value.field) == (status, field)
+    assert (refusal.value.kind, refusal.value.field) == (kind, field)
     assert not Run.objects.exists()
 
 
@@ -241,7 +241,7 @@ def test_decision_needs_a_reason_and_happens_once(environment, operator):
     run = needing(environment, operator)
     with pytest.raises(Refused) as refusal:
         runs.decide_run(actor=operator, run=run, status=RunStatus.FAILED, reason=" ")
-    assert refusal.value.status == 422
+    assert refusal.value.kind is Kind.INVALID
     decided = runs.decide_run(actor=operator, run=run, status=RunStatus.FAILED, reason="seen")
     assert decided.status == RunStatus.FAILED
     with pytest.raises(Refused):
@@ -355,7 +355,7 @@ def test_action_whose_audit_row_cannot_be_written_is_refused(environment, operat
         )
     with pytest.raises(Refused) as refusal:
         ask(operator, environment)
-    assert refusal.value.status == 503
+    assert refusal.value.kind is Kind.UNAVAILABLE
     assert not Run.objects.exists()
 
 

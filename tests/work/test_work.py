@@ -18,7 +18,7 @@ from django.test import override_settings
 from opsconsole.access.models import Membership, User
 from opsconsole.environments.models import Environment
 from opsconsole.events.models import AuditEvent
-from opsconsole.exceptions import AdapterError, FencedOut, Refused
+from opsconsole.exceptions import AdapterError, FencedOut, Kind, Refused
 from opsconsole.runs.workers import Worker
 from opsconsole.work import registry as work_registry
 from opsconsole.work import services as work
@@ -384,7 +384,7 @@ def test_try_now_takes_an_operator_of_the_environment_and_is_audited(items, brok
     ):
         with pytest.raises(Refused) as refusal:
             work.try_now(actor=who, item=items[name])
-        assert refusal.value.status == 403
+        assert refusal.value.kind is Kind.FORBIDDEN
     assert broker == []
 
     actor = member("operator", environment=one)
