@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null)
 
 PYTHONS := 3.11 3.12 3.13 3.14
 
-.PHONY: up test test-fast test-pythons check lock clean
+.PHONY: up test test-fast test-pythons coverage check lock clean
 .DELETE_ON_ERROR:
 
 up: $(VENV)/$(if $(and $(DATABASE_URL),$(REDIS_URL)),production,embedded).stamp
@@ -29,6 +29,9 @@ test-on-%:
 	else \
 		echo "Python $* is not on this machine: skipped"; \
 	fi
+
+coverage: $(VENV)/test.stamp
+	$(BIN)/python -m tests.floor
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

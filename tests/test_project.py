@@ -15,6 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.floor import judge
 from tests.toolbox import node_modules
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,3 +127,17 @@ def test_drawing_of_the_architecture_is_as_the_imports_are():
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
     )
     assert done.returncode == 0, "run: PYTHONPATH=. python docs/drawing.py"
+
+
+@pytest.mark.parametrize(
+    ("reached", "problem", "floor"),
+    [
+        (79.9, "79.9 % of lines and branches are covered, and 80.0 % were before", "80.0"),
+        (80.0, "", "80.0"),
+        (80.1, "", "80.1"),
+    ],
+)
+def test_floor_of_coverage_only_rises(tmp_path, reached, problem, floor):
+    kept = tmp_path / "floor.txt"
+    kept.write_text("80.0\n")
+    assert (judge(reached, kept), kept.read_text().strip()) == (problem, floor)
