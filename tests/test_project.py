@@ -141,3 +141,13 @@ def test_floor_of_coverage_only_rises(tmp_path, reached, problem, floor):
     kept = tmp_path / "floor.txt"
     kept.write_text("80.0\n")
     assert (judge(reached, kept), kept.read_text().strip()) == (problem, floor)
+
+
+def test_lines_of_templates_can_be_read():
+    too_long = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in sorted((ROOT / "templates").rglob("*.html"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > 200
+    ]
+    assert too_long == []
