@@ -133,7 +133,7 @@ class DropForm(forms.Form):
     def clean_typed_name(self) -> str:
         typed = self.cleaned_data["typed_name"].strip()
         if typed != self.name:
-            raise forms.ValidationError(_("This is not its name."))
+            raise forms.ValidationError(_("The name does not match."))
         return str(typed)
 
 

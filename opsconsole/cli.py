@@ -100,4 +100,4 @@ def wait_for(
         if answer := read():
             return answer
         time.sleep(0.1)
-    raise Refused(f"{otherwise} ({ANSWER_SECONDS} s were waited)", kind=Kind.UNAVAILABLE)
+    raise Refused(f"{otherwise} (waited {ANSWER_SECONDS} s)", kind=Kind.UNAVAILABLE)

@@ -96,7 +96,7 @@ def unpack_foreign(
         raise AdapterError(f"the archive does not unpack: {error}") from error
     except OSError as error:
         raise AdapterError(f"cannot unpack the archive: {error.strerror or error}") from error
-    raise AdapterError("the archive is packed more often than anybody would")
+    raise AdapterError("the archive has too many nested layers of compression")
 
 
 def may_be_archive(head: bytes) -> bool:

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import psycopg
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 from typing_extensions import TypeVar
 
 from backups_app import copies
@@ -333,7 +334,14 @@ def settle_server(run: Run) -> list[ReplacedDatabase]:
         server.wait_for_sessions_end(connection, f"{server.APPLICATION_PREFIX}{run.pk}:swap", 6)
         left = server.end_sessions(connection, f"{server.APPLICATION_PREFIX}{run.pk}:", seconds=10)
         if left:
-            raise AdapterError(f"{len(left)} sessions of the lost run are still on the server")
+            raise AdapterError(
+                ngettext(
+                    "%(n)d session of the lost run is still on the server",
+                    "%(n)d sessions of the lost run are still on the server",
+                    len(left),
+                )
+                % {"n": len(left)}
+            )
         happened = []
         for replaced in ReplacedDatabase.objects.filter(run=run):
             with suppress(psycopg.errors.InvalidCatalogName):

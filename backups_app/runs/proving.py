@@ -6,6 +6,7 @@ import time
 
 import psycopg
 from django.utils import timezone
+from django.utils.translation import ngettext
 
 from backups_app import copies
 from backups_app.archives.restore import Restoration, decode_archive
@@ -127,7 +128,8 @@ def _restore_and(context: RunContext, backup: Backup, *, compares_content: bool)
         for line in problems[:20]:
             context.log(f"  {line}", "no")
         raise _NotProven(f"the restored copy differs from the dump: {problems[0]}")
-    context.log(f"backup: {len(backup.tables)} tables, {backup.rows:,} rows, {what}", "ok")
+    tables = ngettext("%(n)d table", "%(n)d tables", len(backup.tables)) % {"n": len(backup.tables)}
+    context.log(f"backup: {tables}, {backup.rows:,} rows, {what}", "ok")
 
 
 def _look_at(

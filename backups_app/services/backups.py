@@ -70,9 +70,7 @@ def hold_backup(*, actor: User, backup: Backup, reason: str, until: datetime | N
     """
     authorize(actor, "backup.hold", backup.environment)
     if not reason.strip():
-        raise Refused(
-            _("Say why: the reason is kept with the hold."), kind=Kind.INVALID, field="reason"
-        )
+        raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
     if until is not None and until <= timezone.now():
         raise Refused(_("The hold would already be over."), kind=Kind.INVALID)
     with transaction.atomic():

@@ -137,10 +137,8 @@ def destinations(
 def _require_database_name(name: str) -> None:
     if len(name.encode()) > NAME_BYTES or "\0" in name or name in RESERVED:
         raise Refused(
-            _(
-                "Give the new database a name of at most %(bytes)s bytes that PostgreSQL does not use."
-            )
-            % {"bytes": NAME_BYTES},
+            _("Give the new database a name of at most %(bytes)s bytes, and not %(reserved)s.")
+            % {"bytes": NAME_BYTES, "reserved": ", ".join(sorted(RESERVED))},
             kind=Kind.INVALID,
         )
 

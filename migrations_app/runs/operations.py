@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import psycopg
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from backups_app.choices import BackupReason
 from backups_app.models import Backup
@@ -326,7 +327,12 @@ def keep_way(applied: list[str]) -> dict[str, str]:
         "action": "keep",
         "title": "Keep the migrated database",
         "takes": "nothing: repair the application, or migrate forward",
-        "leaves": f"{len(applied)} migrations applied and health as it is",
+        "leaves": ngettext(
+            "%(n)d migration applied and health as it is",
+            "%(n)d migrations applied and health as it is",
+            len(applied),
+        )
+        % {"n": len(applied)},
     }
 
 

@@ -255,9 +255,7 @@ def request_resolution(
             _("Choose to mark it rolled back or applied, or to finish it."), kind=Kind.INVALID
         )
     if not reason.strip():
-        raise Refused(
-            _("Say why: the reason is kept with the run."), kind=Kind.INVALID, field="reason"
-        )
+        raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
     return runs.request_run(
         actor=actor,
         environment=environment,
@@ -287,9 +285,7 @@ def request_end_session(
     """
     authorize(actor, "migration.resolve", environment)
     if not reason.strip():
-        raise Refused(
-            _("Say why: the reason is kept with the run."), kind=Kind.INVALID, field="reason"
-        )
+        raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
     holder = lock_holder(environment.target.latest_state)
     if holder is None or holder.pid != pid:
         raise Refused(_("That session no longer holds the lock. Open the page again."))

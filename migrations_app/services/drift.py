@@ -105,7 +105,7 @@ def request_adoption(
 
 def _shown_drift(environment: Environment, schema: str, reason: str) -> Drift:
     if not reason.strip():
-        raise Refused(_("Say why: the reason is kept."), kind=Kind.INVALID, field="reason")
+        raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
     drift = drift_of(environment.target)
     if drift is None or drift.reading.schema_id != schema:
         raise Refused(_("The schema is no longer the one that was shown. Look at it again."))

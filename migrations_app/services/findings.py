@@ -95,7 +95,7 @@ def waive_finding(
     authorize(actor, "finding.waive", environment.application)
     if not reason.strip():
         raise Refused(
-            _("Say why it may be done anyway: the reason is kept."),
+            _("Enter a reason why it may be done anyway."),
             kind=Kind.INVALID,
             field="reason",
         )

@@ -38,7 +38,7 @@ def _alone(actor: User, place: Place) -> Iterator[None]:
 
 def _require_an_admin() -> None:
     if not console_admins().exists():
-        raise Refused(_("This is the last admin: give the role to somebody else first."))
+        raise Refused(_("This is the last admin. Assign the role to someone else first."))
 
 
 def add_person(*, actor: User, user: User, role: str) -> User:

@@ -107,14 +107,13 @@ def can_somewhere(user: User | AnonymousUser, action: str) -> bool:
 def authorize(user: User, action: str, place: Place) -> None:
     """Raise Refused (forbidden) unless the user may do the action at exactly that place."""
     if not can(user, action, place):
-        raise _lacks(user, action)
+        raise _lacks(action)
 
 
-def _lacks(user: User | AnonymousUser, action: str) -> Refused:
+def _lacks(action: str) -> Refused:
     needed = ", ".join(sorted(role.label.lower() for role in ACTIONS[action]))
     return Refused(
-        _("%(user)s may not do this here: it takes the role %(roles)s.")
-        % {"user": user, "roles": needed},
+        _("You need the role %(roles)s to do this here.") % {"roles": needed},
         kind=Kind.FORBIDDEN,
     )
 
@@ -151,7 +150,7 @@ def _only_if(action: str, is_allowed: Callable[[User, str], bool]) -> Callable:
         @wraps(view)
         def checked(request: ConsoleRequest, *args: Any, **kwargs: Any) -> HttpResponse:
             if not is_allowed(request.user, action):
-                raise _lacks(request.user, action)
+                raise _lacks(action)
             return view(request, *args, **kwargs)
 
         return checked

@@ -43,7 +43,7 @@ def grant_role(request: ConsoleRequest) -> HttpResponse:
         people.grant_role(actor=actor, membership=form.instance)
         messages.success(request, _("Saved."))
         return redirect("settings")
-    return form_page(request, form, _("Give a role"), "settings")
+    return form_page(request, form, _("Assign a role"), "settings")
 
 
 @require_POST

@@ -89,7 +89,7 @@ class EnvironmentForm(forms.ModelForm):
         if longest and one_wait and longest < one_wait:
             self.add_error(
                 "blocking_limit_seconds",
-                _("Who waits behind a migration waits at least as long as it waits for a lock."),
+                _("Must be at least as long as the lock wait above."),
             )
         return cleaned
 

@@ -367,9 +367,7 @@ def decide_run(*, actor: User, run: Run, status: RunStatus, reason: str) -> Run:
     """Settle a run that needs attention, by a person's judgement. Raises Refused otherwise."""
     authorize(actor, "run.decide", run.environment)
     if not reason.strip():
-        raise Refused(
-            _("Say why: the reason is kept with the run."), kind=Kind.INVALID, field="reason"
-        )
+        raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
     with transaction.atomic():
         run = Run.objects.select_for_update(of=("self",)).get(pk=run.pk)
         if run.status != RunStatus.NEEDS_ATTENTION or run.way_back_id:

@@ -147,7 +147,7 @@ BAD = {
     "an archive of -Ft": (lambda _c: tar_with("toc.dat", "restore.sql"), "pg_dump -Ft"),
     "packed without end": (
         lambda c: gzip.compress(gzip.compress(gzip.compress(gzip.compress(c)))),
-        "packed more often",
+        "too many nested layers",
     ),
 }
 
@@ -198,7 +198,7 @@ def test_archive_that_does_not_restore_stays_in_quarantine(
     with pytest.raises(Refused, match="never proven"):
         restore(operator, backup, environment)
     page = as_role("admin").get(backup.get_absolute_url())
-    assert "It is in quarantine" in page.text
+    assert "In quarantine: prove it" in page.text
     assert "Not known before it was restored once." in page.text
 
 

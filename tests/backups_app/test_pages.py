@@ -71,7 +71,7 @@ def test_policy_is_previewed_before_it_is_saved_and_saved_as_previewed(
     page = client.post(path(environment), given(keep_days="7", backup_cron="0 3 * * *"))
     text = page.content.decode()
     assert page.status_code == 200
-    assert "keeps 1 and lets 1 go" in text
+    assert "1 will be kept and 1 deleted" in text
     assert "30.0 days older than the newest proven backup" in text
     assert not BackupPolicy.objects.exists()
     confirmed = re.search(r'name="confirmed" value="(\w+)"', text)[1]
@@ -194,7 +194,7 @@ def test_backup_page_shows_copies_expiry_and_deletion(as_role, make_backup):
     client = as_role("viewer")
     page = client.get(backup.get_absolute_url()).content.decode()
     assert "Backups folder" in page
-    assert "too old. A hold keeps it." in page
+    assert "too old. Place a hold to keep it." in page
     Backup.objects.update(deleted_at=timezone.now())
     page = client.get(backup.get_absolute_url()).content.decode()
     assert "Deleted on" in page

@@ -87,7 +87,7 @@ def test_hold_that_ends_lets_the_policy_decide_again(
 
 @pytest.mark.parametrize(
     ("reason", "until", "said"),
-    [("", None, "Say why"), ("x", datetime(2020, 1, 1, tzinfo=UTC), "already be over")],
+    [("", None, "Enter a reason"), ("x", datetime(2020, 1, 1, tzinfo=UTC), "already be over")],
 )
 def test_hold_without_a_reason_or_in_the_past_is_refused(backup, operator, reason, until, said):
     with pytest.raises(Refused, match=said) as refusal:

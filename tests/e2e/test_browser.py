@@ -50,7 +50,7 @@ def test_new_operator_migrates_staging_and_finds_every_trace(console, browser): 
     assert "parent_target_id" in page.locator("details[open] .sql").inner_text()
 
     page.get_by_role("link", name="Migrate staging: 2 pending").click()
-    page.get_by_label("Why (kept with the run)").fill("quarter end")
+    page.get_by_label("Reason").fill("quarter end")
     with console.traffic():
         page.get_by_role("button", name="Migrate staging: 2 pending").click()
 

@@ -265,7 +265,7 @@ class TestStaleLock:
             fresh(environment)
             page = as_role("operator").get("/applications/shop/staging").content.decode()
         assert f"process {pid} of postgres" in page
-        assert "may not look at this session" in page
+        assert "does not have permission to see or end this session" in page
         assert "End this session" not in page
 
     def test_session_that_was_not_shown_is_refused(self, environment, operator, holder):
@@ -293,7 +293,7 @@ class TestStaleLock:
 
 @pytest.mark.parametrize(
     ("mark", "reason", "why"),
-    [("applied", " ", "Say why"), ("other", "x", "Choose to mark it")],
+    [("applied", " ", "Enter a reason"), ("other", "x", "Choose to mark it")],
 )
 def test_way_out_needs_a_known_mark_and_a_reason(environment, operator, mark, reason, why):
     with pytest.raises(Refused, match=why):

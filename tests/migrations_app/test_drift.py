@@ -180,7 +180,7 @@ class TestAcknowledge:
             services.acknowledge(actor=operator, environment=drifted, schema=before, reason="x")
 
     def test_reason_is_needed(self, drifted, operator):
-        with pytest.raises(Refused, match="Say why"):
+        with pytest.raises(Refused, match="Enter a reason"):
             services.acknowledge(
                 actor=operator, environment=drifted, schema=shown(drifted), reason=" "
             )

@@ -228,7 +228,7 @@ def test_silence_of_the_workers_is_said(ops, shop, monkeypatch):
     monkeypatch.setattr("opsconsole.cli.ANSWER_SECONDS", 0.3)
     for verb in ("pending", "migrate", "drift"):
         ops(verb, STAGING)
-        assert (ops.status, "(0.3 s were waited)" in ops.said) == (2, True), verb
+        assert (ops.status, "(waited 0.3 s)" in ops.said) == (2, True), verb
 
 
 def test_ctrl_c_while_waiting_leaves_the_run_to_go_on(ops, shop, monkeypatch):
@@ -246,7 +246,7 @@ def test_ctrl_c_while_waiting_leaves_the_run_to_go_on(ops, shop, monkeypatch):
 def test_named_user_s_rights_count(ops, shop, person):
     person("viewer")
     ops("migrate", STAGING, "--as", "viewer")
-    assert (ops.status, "takes the role" in ops.said) == (2, True)
+    assert (ops.status, "You need the role" in ops.said) == (2, True)
 
 
 def test_nothing_pending_is_refused(ops, environment):

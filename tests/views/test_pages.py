@@ -83,7 +83,7 @@ def test_member_of_one_environment_sees_only_that_one(make_environment, client):
 def test_empty_console_says_what_will_appear(as_role):
     page = as_role("admin").get("/").content.decode()
     assert "No application yet" in page
-    assert "No worker is alive" in page
+    assert "No worker is running" in page
 
 
 def make_many(environment: Environment, count: int) -> None:
@@ -193,7 +193,7 @@ def test_protected_environment_asks_for_name_and_checklist_and_loses_nothing(as_
 def test_confirm_page_reads_the_database_anew_when_the_state_is_old(as_role, pending):
     pending.target.states.update(observed_at=timezone.now() - timezone.timedelta(minutes=5))
     page = as_role("operator").get(url(pending, "migrate")).content.decode()
-    assert "A worker is reading the database" in page
+    assert "Reading the current state of the database" in page
 
 
 def test_nothing_pending_is_said_on_the_confirm_page(as_role, seen, settings):

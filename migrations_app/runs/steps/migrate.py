@@ -106,7 +106,10 @@ class Preflight(Step):
         context.put(UNHEALTHY_BEFORE, unhealthy)
         if unhealthy:
             context.log("preflight: health is already failing before this run", "hm")
-        return f"{len(seen.pending)} migrations, nothing blocks"
+        count = len(seen.pending)
+        return ngettext(
+            "%(n)d migration, nothing blocks", "%(n)d migrations, nothing blocks", count
+        ) % {"n": count}  # fmt: skip
 
     def _end_older_sessions(self, context: RunContext, connection: psycopg.Connection) -> None:
         """Sessions of older runs: this run holds the target's lock, so they are leftovers."""
@@ -158,11 +161,12 @@ class Snapshot(Step[Parameters, WithSchema]):
         context.close_sessions()
         digest = schema.schema_hash(before)
         context.result.schema_before = digest
-        context.log(f"snapshot: schema {digest[:4]}…{digest[-4:]}, {len(rows)} tables")
+        tables = ngettext("%(n)d table", "%(n)d tables", len(rows)) % {"n": len(rows)}
+        context.log(f"snapshot: schema {digest[:4]}…{digest[-4:]}, {tables}")
         found = drift.drift_of(context.run.target)
         if found:
             context.log(f"snapshot: {found.summary}; it stays drift after this run", "hm")
-        return f"{len(rows)} tables"
+        return tables
 
 
 def _row_counts(connection: psycopg.Connection) -> dict[str, int]:
@@ -368,7 +372,12 @@ class Verify(Step[Parameters, MigrateResult]):
         context.result.schema_changes = changes
         self._only_mentioned_tables(context, changes)
         self._no_rows_missing(context, rows)
-        return f"history equals plan, {len(changes)} schema changes"
+        count = len(changes)
+        return ngettext(
+            "history equals plan, %(n)d schema change",
+            "history equals plan, %(n)d schema changes",
+            count,
+        ) % {"n": count}  # fmt: skip
 
     def _history_equals_plan(self, context: Migrating, seen: Observation) -> None:
         assert context.run.plan is not None
