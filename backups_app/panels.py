@@ -15,7 +15,7 @@ from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import User
 from opsconsole.access.permissions import can
 from opsconsole.access.places import CONSOLE
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Environment, Target
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.overview.panels import (
     ENVIRONMENT_ACTIONS,
@@ -77,10 +77,10 @@ def _fact(backup: Backup) -> Fact:
     )
 
 
-def back_up_button(request: ConsoleRequest, environment: Environment) -> SafeString:
+def back_up_button(request: ConsoleRequest, target: Target) -> SafeString:
     return render_to_string(
         "backups_app/_environment_action.html",
-        {"environment": environment, "key": new_key()},
+        {"environment": target.environment, "key": new_key()},
         request,
     )
 
@@ -93,16 +93,17 @@ def storages_card(request: ConsoleRequest) -> SafeString:
     return render_to_string("backups_app/_settings_panel.html", context, request)
 
 
-def backups_card(request: ConsoleRequest, environment: Environment) -> SafeString:
+def backups_card(request: ConsoleRequest, target: Target) -> SafeString:
+    environment = target.environment
     policies = BackupPolicy.objects.by_environment([environment])
     policy = policies.get(environment.pk) or BackupPolicy.objects.default(environment)
     context = {
         "alarms": alarms_of([environment], policies)[environment.pk],
         "policy_words": policy.in_words,
         "environment": environment,
-        "backups": Backup.objects.listed().defer("manifest").filter(environment=environment)[:6],
+        "backups": Backup.objects.listed().defer("manifest").filter(target=target)[:6],
         "replaced": ReplacedDatabase.objects.kept()
-        .filter(target__environment=environment)
+        .filter(target=target)
         .select_related("target__environment", "drop_work")[:6],
     }
     return render_to_string("backups_app/_environment_panel.html", context, request)

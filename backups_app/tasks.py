@@ -11,12 +11,10 @@ from opsconsole.environments.models import Environment
 @shared_task(name=restores.CHECK_RESTORE)
 def check_restore(check_id: int) -> None:
     restore_check.check_restore(
-        RestoreCheck.objects.select_related("backup", "environment__target").get(pk=check_id)
+        RestoreCheck.objects.select_related("backup", "environment").get(pk=check_id)
     )
 
 
 @shared_task(name=policies.TEND)
 def tend(environment_id: int) -> None:
-    policies.tend(
-        Environment.objects.select_related("application", "target").get(pk=environment_id)
-    )
+    policies.tend(Environment.objects.select_related("application").get(pk=environment_id))

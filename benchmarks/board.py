@@ -50,7 +50,7 @@ def refresh(environments) -> None:
     from migrations_app.reading.observation import observe_target
 
     for environment in environments:
-        state = observe_target(environment.target)
+        state = observe_target(environment.targets.get())
         assert state.error == "", state.error
 
 
@@ -72,7 +72,7 @@ def queries_of_one_refresh(environment) -> list[str]:
         from opsconsole.environments.secrets import resolve_dsn
         from opsconsole.targets import server
 
-        dsn = resolve_dsn(environment.target)
+        dsn = resolve_dsn(environment.targets.get())
         with server.connect(dsn, application_name="opsconsole:bench") as connection:
             observe(engine_for(environment, dsn), connection)
     finally:

@@ -121,8 +121,8 @@ def migrate(environment) -> None:
     from migrations_app.services.migrations import current_plan, request_migrate
     from opsconsole.environments.models import Environment
 
-    environment = Environment.objects.select_related("target", "application").get(pk=environment.pk)
-    observe_target(environment.target)
+    environment = Environment.objects.select_related("application").get(pk=environment.pk)
+    observe_target(environment.targets.get())
     plan, _state = current_plan(environment)
     run = request_migrate(
         actor=bench.admin(), environment=environment, plan_hash=plan.hash,

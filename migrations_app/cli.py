@@ -41,10 +41,10 @@ def list_drift(call: Call) -> int:
     asked = now()
     request_check(environment)
     wait_for(
-        lambda: environment.target.schema_readings.filter(last_read_at__gt=asked).first(),
+        lambda: environment.only_target.schema_readings.filter(last_read_at__gt=asked).first(),
         otherwise="the schema was not read: is a run changing it?",
     )
-    drift = drift_of(environment.target)
+    drift = drift_of(environment.only_target)
     changes = drift.changes if drift else []
     rows = [{"sign": c.sign, "name": c.name, "lines": c.lines} for c in changes]
     log = drift.log if drift else []
@@ -95,7 +95,7 @@ def _fresh_state(environment: Environment) -> Any:
     request_observation(environment)
 
     def seen() -> Any:
-        state = environment.target.latest_state
+        state = environment.only_target.latest_state
         return state if state and state.observed_at > asked else None
 
     return wait_for(seen)

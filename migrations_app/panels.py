@@ -21,7 +21,7 @@ from opsconsole.access.models import User
 from opsconsole.access.permissions import can
 from opsconsole.access.places import CONSOLE
 from opsconsole.environments import engines
-from opsconsole.environments.models import Application, Environment
+from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.environments.visibility import applications_for, visible_environments
 from opsconsole.overview.panels import (
     APPLICATION_PANELS,
@@ -54,13 +54,13 @@ def register() -> None:
     engines.ENGINES.extend((name, engine.label) for name, engine in ENGINES.items())
 
 
-def migrate_button(request: ConsoleRequest, environment: Environment) -> SafeString:
-    context = {"environment": environment, "state": environment.target.latest_state}
+def migrate_button(request: ConsoleRequest, target: Target) -> SafeString:
+    context = {"environment": target.environment, "state": target.latest_state}
     return render_to_string("migrations_app/_environment_action.html", context, request)
 
 
-def migrations_card(request: ConsoleRequest, environment: Environment) -> SafeString:
-    state = environment.target.latest_state
+def migrations_card(request: ConsoleRequest, target: Target) -> SafeString:
+    environment, state = target.environment, target.latest_state
     rows = as_shown(environment, state.data.get("migrations", [])) if state else []
     context = {
         "environment": environment,
@@ -75,12 +75,12 @@ def migrations_card(request: ConsoleRequest, environment: Environment) -> SafeSt
     return render_to_string("migrations_app/_environment_panel.html", context, request)
 
 
-def drift_card(request: ConsoleRequest, environment: Environment) -> SafeString:
-    compared = comparisons_of([environment.target])[environment.target.pk]
+def drift_card(request: ConsoleRequest, target: Target) -> SafeString:
+    compared = comparisons_of([target])[target.pk]
     drift = compared.drift
     log = drift.log if drift else []
     context = {
-        "environment": environment,
+        "environment": target.environment,
         "drift": drift,
         "entries": [entry | {"at": datetime.fromisoformat(entry["at"])} for entry in log[:LOGGED]],
         "more": len(log[LOGGED:]),
@@ -94,7 +94,7 @@ def drift_card(request: ConsoleRequest, environment: Environment) -> SafeString:
 
 def drift_facts(environments: list[Environment]) -> dict[int, Fact]:
     """Only where there is drift: its absence is no news."""
-    found = drifts_of(environment.target for environment in environments)
+    found = drifts_of(environment.only_target for environment in environments)
     return {
         e.pk: Fact(
             _("Schema"),
@@ -103,7 +103,7 @@ def drift_facts(environments: list[Environment]) -> dict[int, Fact]:
             "warn",
         )
         for e in environments
-        if e.target.pk in found and (count := len(found[e.target.pk].changes))
+        if e.only_target.pk in found and (count := len(found[e.only_target.pk].changes))
     }
 
 
@@ -157,7 +157,7 @@ def find_migrations(user: User, text: str) -> list[Found]:
     found = [
         Found(_("Migration"), f"{name}, {environment}", url_of(environment, name), "file-code")
         for environment in environments
-        for name in names.get(environment.target.pk, [])
+        for name in names.get(environment.only_target.pk, [])
         if text.lower() in name.lower()
     ]
     return found[:30]

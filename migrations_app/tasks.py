@@ -17,11 +17,11 @@ def observe(target_id: int) -> None:
 
 @shared_task(name=OBSERVE_ENVIRONMENT)
 def observe_environment(environment_id: int) -> None:
-    environment = Environment.objects.select_related("target", "application").get(pk=environment_id)
-    observe_target(environment.target)
+    environment = Environment.objects.select_related("application").get(pk=environment_id)
+    observe_target(environment.only_target)
 
 
 @shared_task(name=CHECK_DRIFT)
 def check_environment_drift(environment_id: int) -> None:
-    environment = Environment.objects.select_related("target", "application").get(pk=environment_id)
-    check_drift(environment.target)
+    environment = Environment.objects.select_related("application").get(pk=environment_id)
+    check_drift(environment.only_target)

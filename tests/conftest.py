@@ -271,8 +271,8 @@ def migrate(transactional_db, environment, operator) -> Callable:
     from tests.worker import execute_run, observe_target
 
     def run(between: Callable[[], None] = lambda: None, **asked) -> Run:
-        fresh = Environment.objects.select_related("target", "application").get(pk=environment.pk)
-        state = observe_target(fresh.target)
+        fresh = Environment.objects.select_related("application").get(pk=environment.pk)
+        state = observe_target(fresh.targets.get())
         assert state.error == ""
         plan, _ = current_plan(fresh)
         asked.setdefault("actor", operator)

@@ -373,7 +373,7 @@ class SwapIn(Step[OfBackup, WithReplaced]):
 
 
 def _dumped(environment: Environment) -> str:
-    state = environment.target.latest_state
+    state = environment.only_target.latest_state
     size = state.data.get("server", {}).get("size_bytes") if state else None
     if size is None:
         return _("dumps the database in one snapshot")
@@ -387,7 +387,7 @@ def _proven(environment: Environment) -> str:
 
 
 def _where_scratch(environment: Environment) -> str:
-    if environment.target.scratch_dsn_encrypted:
+    if environment.only_target.scratch_dsn_encrypted:
         return _("on the scratch server")
     return _("beside the live one")
 

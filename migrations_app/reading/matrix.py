@@ -138,7 +138,7 @@ def _newest_states(environments: Iterable[Environment]) -> QuerySet[TargetState]
 
 def _columns(environments: list[Environment]) -> list[Column]:
     states = {found.target_id: found for found in _newest_states(environments)}
-    return [Column(each, states.get(each.target.pk)) for each in environments]
+    return [Column(each, states.get(each.only_target.pk)) for each in environments]
 
 
 def _times_of_runs(columns: list[Column]) -> dict[int, Times]:

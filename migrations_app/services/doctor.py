@@ -269,7 +269,8 @@ def request_resolution(
 
 def _what_to_finish(environment: Environment, name: str) -> FinishParameters:
     found = next(
-        (d for d in diagnose(environment, environment.target.latest_state) if d.name == name), None
+        (d for d in diagnose(environment, environment.only_target.latest_state) if d.name == name),
+        None,
     )
     if found is None or "finish" not in {way.mark for way in found.ways}:
         raise Refused(_("%(name)s has nothing to finish: open its page again.") % {"name": name})
@@ -286,7 +287,7 @@ def request_end_session(
     authorize(actor, "migration.resolve", environment)
     if not reason.strip():
         raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
-    holder = lock_holder(environment.target.latest_state)
+    holder = lock_holder(environment.only_target.latest_state)
     if holder is None or holder.pid != pid:
         raise Refused(_("That session no longer holds the lock. Open the page again."))
     return runs.request_run(

@@ -50,7 +50,7 @@ def acknowledge(*, actor: User, environment: Environment, schema: str, reason: s
     drift = _shown_drift(environment, schema, reason)
     with transaction.atomic():
         expect(
-            environment.target, drift.reading.schema, ExpectedSchema.Because.ACKNOWLEDGED,
+            environment.only_target, drift.reading.schema, ExpectedSchema.Because.ACKNOWLEDGED,
             accepted_by=actor, reason=reason.strip(),
         )  # fmt: skip
         audit.record(
@@ -106,7 +106,7 @@ def request_adoption(
 def _shown_drift(environment: Environment, schema: str, reason: str) -> Drift:
     if not reason.strip():
         raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
-    drift = drift_of(environment.target)
+    drift = drift_of(environment.only_target)
     if drift is None or drift.reading.schema_id != schema:
         raise Refused(_("The schema is no longer the one that was shown. Look at it again."))
     return drift

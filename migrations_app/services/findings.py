@@ -99,7 +99,7 @@ def waive_finding(
             kind=Kind.INVALID,
             field="reason",
         )
-    state = environment.target.latest_state
+    state = environment.only_target.latest_state
     found = next(
         (
             m

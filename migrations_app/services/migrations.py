@@ -46,7 +46,7 @@ CHECKLIST = (
 
 def request_observation(environment: Environment) -> None:
     """Ask a worker to read the target now. Raises Refused when the broker cannot be reached."""
-    if not send_short(OBSERVE, environment.target.pk):
+    if not send_short(OBSERVE, environment.only_target.pk):
         raise Refused(
             _("The database cannot be read now: the broker does not answer."), kind=Kind.UNAVAILABLE
         )
@@ -54,7 +54,7 @@ def request_observation(environment: Environment) -> None:
 
 def plan_gates(environment: Environment) -> list[Gate]:
     """What has to hold before any plan is applied there, by the newest state that was read."""
-    state = environment.target.latest_state
+    state = environment.only_target.latest_state
     data = state.data if state else {}
     page = environment.get_absolute_url()
     return [
@@ -75,7 +75,7 @@ def confirmation_gates(
     environment: Environment, plan: Plan | None, checklist: dict[str, Answer]
 ) -> list[Gate]:
     """What has to hold of what was confirmed: the plan as it was shown, and the checklist."""
-    state = environment.target.latest_state
+    state = environment.only_target.latest_state
     found = state.data.get("plan") if state else None
     changes = plan_changes(plan.content, found) if plan and found else []
     missing = [
@@ -91,9 +91,9 @@ def current_plan(environment: Environment) -> tuple[Plan, TargetState]:
     stop = in_the_way(judge(plan_gates(environment), timezone.now()))
     if stop:
         raise Refused(stop.why)
-    state = environment.target.latest_state
+    state = environment.only_target.latest_state
     assert state is not None
-    return plan_for(environment.target, state), state
+    return plan_for(environment.only_target, state), state
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def checklist_for(environment: Environment, pending: list[str]) -> list[Checklis
 
 
 def _known_of_earlier(earlier: Environment, pending: list[str]) -> dict[str, tuple]:
-    state = earlier.target.latest_state
+    state = earlier.only_target.latest_state
     applied = set(state.names("applied")) if state and not state.error else set()
     health = health_days([earlier])[earlier.pk]
     url = earlier.get_absolute_url()
@@ -190,7 +190,7 @@ def request_migrate(
     # A confirmation by hand, of this request alone: it is not stored, and no gate.
     if environment.is_protected:
         require_typed_name(environment, typed_name)
-    plan = Plan.objects.filter(target=environment.target, hash=plan_hash).first()
+    plan = Plan.objects.filter(target=environment.only_target, hash=plan_hash).first()
     if plan is None:
         raise Refused(_("This plan was never shown. Open the confirm page again."))
     return runs.request_run(

@@ -60,7 +60,7 @@ def adopt(request: ConsoleRequest, application: str, environment: str) -> HttpRe
 def sql(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     """The drift as SQL, to complete by hand or to look at."""
     found = environment_or_404(request, application, environment, "console.view")
-    drift = drift_of(found.target)
+    drift = drift_of(found.only_target)
     if drift is None:
         raise Http404
     return _file(services.sql_of(drift).sql, f"{found.slug}-drift.sql")
@@ -71,7 +71,7 @@ def sql(request: ConsoleRequest, application: str, environment: str) -> HttpResp
 def log_script(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     """What a superuser runs to have the database keep a log of its schema changes."""
     found = environment_or_404(request, application, environment, "console.view")
-    state = found.target.latest_state
+    state = found.only_target.latest_state
     server = state.data.get("server") if state else None
     if not server:
         raise Refused(

@@ -49,7 +49,7 @@ def confirm(request: ConsoleRequest, application: str, environment: str) -> Http
     found = environment_or_404(request, application, environment, "run.start")
     if request.method == "POST":
         return _start(request, found)
-    state = found.target.latest_state
+    state = found.only_target.latest_state
     if state is None or not state.is_fresh(settings.STATE_FRESH_SECONDS):
         # Asked once by the page, then every second by its fragment until the answer is there.
         if not request.htmx:
@@ -103,7 +103,7 @@ def _ticked(request: ConsoleRequest, items: list[services.ChecklistItem]) -> lis
 
 
 def _start(request: ConsoleRequest, environment: Environment) -> HttpResponse:
-    state = environment.target.latest_state
+    state = environment.only_target.latest_state
     plan_names = state.pending if state and not state.error else []
     ticked = {
         name.removeprefix("check-"): request.POST.get(f"note-{name.removeprefix('check-')}", "")
@@ -142,7 +142,7 @@ def migration_page(
     request: ConsoleRequest, application: str, environment: str, name: str
 ) -> HttpResponse:
     found = environment_or_404(request, application, environment, "console.view")
-    state = found.target.latest_state
+    state = found.only_target.latest_state
     rows = state.data.get("migrations", []) if state else []
     migration = next((m for m in rows if m["name"] == name), None)
     if migration is None:
@@ -179,7 +179,7 @@ def applied_text(
 ) -> HttpResponse:
     """The text of an applied migration, as this console saw it, to put back into the folder."""
     found = environment_or_404(request, application, environment, "console.view")
-    state = found.target.latest_state
+    state = found.only_target.latest_state
     rows = state.data.get("migrations", []) if state else []
     checksum = next((m.get("applied_checksum", "") for m in rows if m["name"] == name), "")
     text = get_object_or_404(ScriptText, pk=checksum)

@@ -28,7 +28,7 @@ def environment_of(call: Call) -> Environment:
 def list_environments(call: Call) -> int:
     rows = []
     for environment in visible_environments(call.actor()):
-        state = environment.target.latest_state
+        state = environment.only_target.latest_state
         known = state is not None and not state.error
         rows.append(
             {

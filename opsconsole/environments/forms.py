@@ -73,7 +73,7 @@ class EnvironmentForm(forms.ModelForm):
         self.instance.application = application
         for name in WAITS:
             self.fields[name].required = False
-        if self.instance.pk is None or not self.instance.target.scratch_dsn_encrypted:
+        if self.instance.pk is None or not self.instance.only_target.scratch_dsn_encrypted:
             del self.fields["drops_scratch_address"]
         if self.instance.pk is None:
             self.initial["backup_before_migrate"] = settings.MIGRATION_BACKUP_ENABLED

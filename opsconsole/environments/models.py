@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import cached_property
 
 from django.core.validators import MinValueValidator
 from django.db import models
@@ -42,7 +43,8 @@ class EnvironmentQuerySet(models.QuerySet["Environment"]):
         """Not archived, in the order of the path from development to production."""
         return (
             self.filter(archived_at=None, application__archived_at=None)
-            .select_related("application", "target")
+            .select_related("application")
+            .prefetch_related("targets")
             .order_by("application__name", "position")
         )
 
@@ -133,14 +135,37 @@ class Environment(models.Model):
         """A protected environment cannot skip the backup, whatever the field says."""
         return self.is_protected or self.backup_before_migrate
 
+    @cached_property
+    def only_target(self) -> Target:
+        """The one that it has today. Raises ValueError where there is none, or several."""
+        [target] = self.targets.all()
+        return target
+
     def get_absolute_url(self) -> str:
         return reverse("environment", args=[self.application.slug, self.slug])
+
+
+class TargetQuerySet(models.QuerySet["Target"]):
+    def shown(self) -> TargetQuerySet:
+        """Those of environments that are shown, in the same order."""
+        return (
+            self.filter(environment__archived_at=None, environment__application__archived_at=None)
+            .select_related("environment__application")
+            .order_by("environment__application__name", "environment__position")
+        )
+
+    def of(self, **named: object) -> Target:
+        """The target of the environment with these fields, for who knows only the environment.
+
+        Nothing else relies on an environment having one. Raises DoesNotExist.
+        """
+        return self.get(**{f"environment__{field}": value for field, value in named.items()})
 
 
 class Target(models.Model):
     """One database. Its address is kept encrypted, or as a reference resolved on workers."""
 
-    environment = models.OneToOneField(Environment, on_delete=models.PROTECT, related_name="target")
+    environment = models.ForeignKey(Environment, on_delete=models.PROTECT, related_name="targets")
     dsn_encrypted = models.TextField(blank=True)
     dsn_reference = models.CharField(
         max_length=500, blank=True, help_text=_("env:NAME or file:PATH, resolved on the workers.")
@@ -152,12 +177,16 @@ class Target(models.Model):
     system_identifier = models.CharField(max_length=32, blank=True)
     database_name = models.CharField(max_length=63, blank=True)
 
+    objects = TargetQuerySet.as_manager()
+
     class Meta:
         constraints = [
             models.CheckConstraint(
                 condition=models.Q(dsn_encrypted="") ^ models.Q(dsn_reference=""),
                 name="target_one_address",
             ),
+            # To be lifted when an environment may have several, one for each tenant.
+            models.UniqueConstraint(fields=["environment"], name="target_one_per_environment"),
             models.UniqueConstraint(
                 fields=["system_identifier", "database_name"],
                 condition=~models.Q(system_identifier=""),

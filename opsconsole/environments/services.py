@@ -44,7 +44,7 @@ def save_application(
 def archive_application(*, actor: User, application: Application) -> None:
     """Hide an application; its runs and its audit trail stay. Refused while a run holds it."""
     authorize(actor, "settings.edit", application)
-    for environment in application.environments.select_related("target"):
+    for environment in application.environments.prefetch_related("targets"):
         require_idle(environment)
     with transaction.atomic():
         Application.objects.filter(pk=application.pk).update(archived_at=Now())

@@ -72,7 +72,7 @@ def connection_test(request: ConsoleRequest, pk: int) -> HttpResponse:
     template = "_connection_test" if request.htmx else "connection_test"
     context = {
         "environment": environment,
-        "state": environment.target.latest_state,
+        "state": environment.only_target.latest_state,
         "waiting": environments.pending_connection_test(environment),
     }
     return render(request, f"opsconsole/{template}.html", context)

@@ -6,12 +6,24 @@ from django.db.models import QuerySet
 
 from opsconsole.access.models import User
 from opsconsole.access.permissions import reach_of
-from opsconsole.environments.models import Application, Environment, EnvironmentQuerySet
+from opsconsole.environments.models import (
+    Application,
+    Environment,
+    EnvironmentQuerySet,
+    Target,
+    TargetQuerySet,
+)
 
 
 def environments_for(user: User, action: str) -> EnvironmentQuerySet:
     """The shown environments in which the user may do the action."""
     return Environment.objects.shown().filter(reach_of(user, action).among("pk", "application"))
+
+
+def targets_for(user: User, action: str) -> TargetQuerySet:
+    """The targets of the shown environments in which the user may do the action."""
+    reach = reach_of(user, action)
+    return Target.objects.shown().filter(reach.among("environment", "environment__application"))
 
 
 def applications_for(user: User, action: str) -> QuerySet[Application]:
@@ -23,6 +35,11 @@ def applications_for(user: User, action: str) -> QuerySet[Application]:
 def visible_environments(user: User) -> EnvironmentQuerySet:
     """Environments in which the user holds any role."""
     return environments_for(user, "console.view")
+
+
+def visible_targets(user: User) -> TargetQuerySet:
+    """Targets of the environments in which the user holds any role."""
+    return targets_for(user, "console.view")
 
 
 def visible_applications(user: User) -> QuerySet[Application]:

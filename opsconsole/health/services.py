@@ -65,7 +65,7 @@ def _result(
     return HealthResult(
         check_name=check.name,
         environment=environment,
-        target=environment.target if check.kind == HealthCheck.Kind.SQL else None,
+        target=environment.only_target if check.kind == HealthCheck.Kind.SQL else None,
         run=run,
         phase=phase,
         is_healthy=answer.is_healthy,
@@ -79,7 +79,7 @@ def _ask(environment: Environment, check: HealthCheck) -> ProbeAnswer:
     conninfo = ""
     if check.kind == HealthCheck.Kind.SQL:
         try:
-            dsn = resolve_dsn(environment.target)
+            dsn = resolve_dsn(environment.only_target)
         except AdapterError as error:
             return ProbeAnswer(False, 0, str(error))
         conninfo = dsn.conninfo(application_name="opsconsole:health")

@@ -11,7 +11,7 @@ from django.views.decorators.http import require_GET
 
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
-from opsconsole.environments.lookup import environment_or_404
+from opsconsole.environments.lookup import environment_or_404, target_or_404
 from opsconsole.environments.models import Environment, TargetState
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
@@ -25,17 +25,18 @@ RUNS_SHOWN = 8
 @require_GET
 @require("console.view")
 def environment_page(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
-    found = environment_or_404(request, application, environment, "console.view")
+    target = target_or_404(request, application, environment, "console.view")
+    found = target.environment
     # Read once for all parts of the page.
     newest = TargetState.objects.order_by("-observed_at")[:1]
-    prefetch_related_objects([found.target], Prefetch("states", newest, to_attr="newest_states"))
+    prefetch_related_objects([target], Prefetch("states", newest, to_attr="newest_states"))
     recent = found.runs.for_list()
     holding = recent.filter(status=RunStatus.NEEDS_ATTENTION).order_by()
     rows = list(recent[:RUNS_SHOWN].union(holding).order_by("-id"))
     context = _health_context(found) | {
         "key": new_key(),
-        "actions": [part(request, found) for part in ENVIRONMENT_ACTIONS],
-        "panels": [part(request, found) for part in ENVIRONMENT_PANELS],
+        "actions": [part(request, target) for part in ENVIRONMENT_ACTIONS],
+        "panels": [part(request, target) for part in ENVIRONMENT_PANELS],
         "holder": next((r for r in rows if r.status == RunStatus.NEEDS_ATTENTION), None),
         "runs": rows[:RUNS_SHOWN],
     }

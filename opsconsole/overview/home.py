@@ -92,7 +92,7 @@ def stages_of(environments: list[Environment]) -> list[Stage]:
     return [
         Stage(
             environment=e,
-            state=states.get(e.target.pk),
+            state=states.get(e.only_target.pk),
             day=days[e.pk],
             last_run=last.get(e.pk),
             holder=holders.get(e.pk),

@@ -9,7 +9,7 @@ from django.utils.safestring import SafeString
 
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import User
-from opsconsole.environments.models import Application, Environment
+from opsconsole.environments.models import Application, Environment, Target
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Found:
 
 
 # A rendered card on the environment page, empty for none; shown in order of registration.
-ENVIRONMENT_PANELS: list[Callable[[ConsoleRequest, Environment], SafeString]] = []
+ENVIRONMENT_PANELS: list[Callable[[ConsoleRequest, Target], SafeString]] = []
 # A rendered card on the application page, made from the environments that the user may see.
 APPLICATION_PANELS: list[
     Callable[[ConsoleRequest, Application, list[Environment]], SafeString]
 ] = []
 # HTML of buttons in the head of the environment page.
-ENVIRONMENT_ACTIONS: list[Callable[[ConsoleRequest, Environment], SafeString]] = []
+ENVIRONMENT_ACTIONS: list[Callable[[ConsoleRequest, Target], SafeString]] = []
 # One fact per environment, for all of them at once: `{environment id: Fact}`.
 ENVIRONMENT_FACTS: list[Callable[[list[Environment]], dict[int, Fact]]] = []
 # A rendered card on the settings page.

@@ -254,5 +254,5 @@ class LogChunk(models.Model):
 
 def holder_of(environment: Environment) -> str:
     """The run that keeps others from changing the environment's database, "" for none."""
-    holder = Run.objects.holding(environment.target.pk).first()
+    holder = Run.objects.holding(environment.only_target.pk).first()
     return str(holder) if holder else ""

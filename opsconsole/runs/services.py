@@ -72,7 +72,7 @@ def request_run(
                 changes_target=operation.changes_target,
                 excludes=operation.excludes,
                 environment=environment,
-                target=environment.target,
+                target=environment.only_target,
                 plan=plan,
                 requested_by=actor,
                 reason=reason,
@@ -143,10 +143,10 @@ def _next_id() -> int:
 
 
 def _who_holds(environment: Environment, operation: Operation) -> str:
-    holder = Run.objects.holding(environment.target.pk).first()
+    holder = Run.objects.holding(environment.only_target.pk).first()
     if holder is None or not operation.changes_target:
         holder = Run.objects.filter(
-            target=environment.target,
+            target=environment.only_target,
             excludes=operation.excludes,
             status__in=RunStatus.active(),
         ).first()

@@ -43,7 +43,7 @@ def patterns(among: list) -> Iterator[URLPattern]:
 
 def objects_of(environment: Environment, admin: User) -> dict[str, int]:
     """One object of each kind in the environment and on the console, by the start of its URL's name."""
-    application, target = environment.application, environment.target
+    application, target = environment.application, environment.targets.get()
     run = Run.objects.create(
         kind="backup", environment=environment, target=target, status="failed",
         requested_by=admin, idempotency_key="x",
@@ -102,7 +102,7 @@ def places(make_environment, admin) -> tuple[Environment, list[tuple[str, str]],
     """An environment of the person, and every address of another one and of the console."""
     mine = make_environment("staging")
     other = make_environment("production", position=2)
-    observe_target(other.target)
+    observe_target(other.targets.get())
     keys = objects_of(other, admin)
     return mine, addresses_of(other, keys), {"environment": other.pk}
 

@@ -38,10 +38,10 @@ def replaced(environment, operator, target) -> ReplacedDatabase:
     oids = dict(target.execute("SELECT datname, oid::int8 FROM pg_database").fetchall())
     run = Run.objects.create(
         kind=RunKind.RESTORE, status=RunStatus.SUCCEEDED, environment=environment,
-        target=environment.target, requested_by=operator, idempotency_key=uuid.uuid4().hex,
+        target=environment.targets.get(), requested_by=operator, idempotency_key=uuid.uuid4().hex,
     )  # fmt: skip
     return ReplacedDatabase.objects.create(
-        target=environment.target, run=run, live_name=live, replaced_name=name, built_name="x",
+        target=environment.targets.get(), run=run, live_name=live, replaced_name=name, built_name="x",
         old_oid=oids[name], new_oid=oids[live], size_bytes=8_000_000, swapped_at=Now(),
     )  # fmt: skip
 

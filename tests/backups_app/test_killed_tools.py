@@ -44,8 +44,7 @@ def on_own_server(environment, server) -> Environment:
         set_role(connection, "shop", "pw", "LOGIN CREATEDB")
         connection.execute("CREATE DATABASE shop OWNER shop")
     environment.dsn = server.dsn.replace("postgres@", "shop:pw@").replace("/postgres", "/shop")
-    environment.target.dsn_encrypted = seal(environment.dsn)
-    environment.target.save()
+    environment.targets.update(dsn_encrypted=seal(environment.dsn))
     with psycopg.connect(environment.dsn, autocommit=True) as connection:
         connection.execute(
             "CREATE TABLE big AS SELECT n, repeat(md5(n::text), 4) t FROM generate_series(1, 40000) n"

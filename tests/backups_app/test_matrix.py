@@ -99,8 +99,7 @@ def on_15(environment, server_15) -> Environment:
         set_role(connection, name, "pw", "LOGIN CREATEDB")
         connection.execute(f"CREATE DATABASE {name} OWNER {name}")
     environment.dsn = server_15.replace("postgres@", f"{name}:pw@").replace("/postgres", f"/{name}")
-    environment.target.dsn_encrypted = seal(environment.dsn)
-    environment.target.save()
+    environment.targets.update(dsn_encrypted=seal(environment.dsn))
     return environment
 
 
@@ -186,8 +185,7 @@ def test_archive_of_a_newer_server_is_refused_by_an_older_one(
         set_role(connection, name, "pw", "LOGIN CREATEDB")
         connection.execute(f"CREATE DATABASE {name} OWNER {name}")
     dsn = server_15.replace("postgres@", f"{name}:pw@").replace("/postgres", f"/{name}")
-    other.target.dsn_encrypted = seal(dsn)
-    other.target.save()
+    other.targets.update(dsn_encrypted=seal(dsn))
     run = execute(
         services.request_restore(
             actor=admin, backup=backup, environment=other, typed_name="old",

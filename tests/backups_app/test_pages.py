@@ -34,7 +34,7 @@ def make_backup(environment, operator):
     def make(days: float = 0, **more) -> Backup:
         run = Run.objects.create(
             operation="backup", kind=RunKind.BACKUP, status="succeeded", environment=environment,
-            target=environment.target, requested_by=operator, idempotency_key=uuid.uuid4().hex,
+            target=environment.targets.get(), requested_by=operator, idempotency_key=uuid.uuid4().hex,
         )  # fmt: skip
         tables = {"public.users": {"rows": 200, "hash": "1"}}
         values = {
@@ -47,7 +47,7 @@ def make_backup(environment, operator):
             },
         }  # fmt: skip
         backup = Backup.objects.create(
-            environment=environment, target=environment.target, run=run, **(values | more)
+            environment=environment, target=environment.targets.get(), run=run, **(values | more)
         )
         backup.copies.create(storage=Storage.objects.builtin())
         return backup
@@ -204,7 +204,7 @@ def test_backup_page_shows_copies_expiry_and_deletion(as_role, make_backup):
 def test_undo_page_keeps_what_was_typed_and_queues_when_right(as_role, make_backup, environment):
     backup, client = make_backup(), as_role("operator")
     replaced = ReplacedDatabase.objects.create(
-        target=environment.target, run=backup.run, live_name="shop", built_name="shop__new1",
+        target=environment.targets.get(), run=backup.run, live_name="shop", built_name="shop__new1",
         replaced_name="shop__old_1", old_oid=1, new_oid=2, swapped_at=timezone.now(),
     )  # fmt: skip
     address = reverse("replaced-undo", args=[replaced.pk])

@@ -76,8 +76,7 @@ def test_check_of_a_role_without_rights_says_what_to_do(backup, environment):
 
 
 def test_check_of_a_server_that_is_away_says_so(backup, environment):
-    environment.target.dsn_encrypted = seal("postgresql://x:y@127.0.0.1:1/z")
-    environment.target.save()
+    environment.targets.update(dsn_encrypted=seal("postgresql://x:y@127.0.0.1:1/z"))
     assert "refused" in checked(backup, environment).error.lower()
 
 

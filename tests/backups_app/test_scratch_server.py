@@ -26,8 +26,7 @@ pytestmark = pytest.mark.usefixtures("transactional_db")
 def scratch(environment, database) -> str:
     """Another role's address; only its own rights count there."""
     address = database()
-    environment.target.scratch_dsn_encrypted = seal(address)
-    environment.target.save()
+    environment.targets.update(scratch_dsn_encrypted=seal(address))
     return address
 
 
@@ -49,8 +48,9 @@ def test_role_that_may_not_create_databases_has_its_backups_proven_elsewhere(
 def test_scratch_server_that_does_not_answer_stops_a_backup_before_it_is_taken(
     environment, run_backup
 ):
-    environment.target.scratch_dsn_encrypted = seal("postgresql://x:s3cret@127.0.0.1:1/postgres")
-    environment.target.save()
+    environment.targets.update(
+        scratch_dsn_encrypted=seal("postgresql://x:s3cret@127.0.0.1:1/postgres")
+    )
     run = run_backup()
     assert run.status == RunStatus.FAILED
     assert "the scratch server x@127.0.0.1:1/postgres" in run.summary
@@ -81,13 +81,13 @@ def test_scratch_server_is_set_and_unset_in_the_browser_and_never_shown(
 
     assert client.post(path, values | {"scratch_address": "nonsense"}).status_code == 422
     assert client.post(path, values | {"scratch_address": "env:SCRATCH_URL"}).status_code == 302
-    environment.target.refresh_from_db()
-    assert resolve_scratch_dsn(environment.target).host == "scratch"
+    environment.targets.get().refresh_from_db()
+    assert resolve_scratch_dsn(environment.targets.get()).host == "scratch"
     changed = AuditEvent.objects.filter(action="environment.changed").latest("pk")
     assert changed.details["scratch_address_changed"] is True
     assert "SCRATCH_URL" not in str(changed.details)
     assert "SCRATCH_URL" not in client.get(path).text
 
     assert client.post(path, values | {"drops_scratch_address": "on"}).status_code == 302
-    environment.target.refresh_from_db()
-    assert environment.target.scratch_dsn_encrypted == ""
+    environment.targets.get().refresh_from_db()
+    assert environment.targets.get().scratch_dsn_encrypted == ""

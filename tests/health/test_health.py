@@ -70,15 +70,18 @@ def test_latency_of_a_half_hour_that_began_with_failures_is_that_of_its_healthy_
 def test_sql_check_belongs_to_the_target_and_http_check_to_the_environment(environment):
     HealthCheck.objects.create(environment=environment, name="web", address="http://127.0.0.1:9/")
     found = check_environment(environment)
-    assert {r.check_name: r.target for r in found} == {"amounts": environment.target, "web": None}
+    assert {r.check_name: r.target for r in found} == {
+        "amounts": environment.targets.get(),
+        "web": None,
+    }
     assert [row[:2] + row[3:5] for row in rows()] == [
-        ("amounts", environment.target.pk, 1, 0), ("web", None, 1, 1),
+        ("amounts", environment.targets.get().pk, 1, 0), ("web", None, 1, 1),
     ]  # fmt: skip
 
 
 def test_answers_to_a_run_are_no_samples(environment, operator):
     run = Run.objects.create(
-        kind=RunKind.BACKUP, environment=environment, target=environment.target,
+        kind=RunKind.BACKUP, environment=environment, target=environment.targets.get(),
         requested_by=operator, idempotency_key="x",
     )  # fmt: skip
     check_environment(environment, run=run, phase="before")
@@ -175,7 +178,7 @@ def test_environment_is_unhealthy_when_the_newest_answer_of_one_check_is(environ
 
 def test_check_of_the_target_and_check_of_the_environment_with_one_name_are_two(environment):
     later = NOON + timedelta(minutes=1)
-    health.keep_results([sample(environment, target=environment.target)])
+    health.keep_results([sample(environment, target=environment.targets.get())])
     health.keep_results([sample(environment, observed_at=later, is_healthy=False)])
     day = health.health_days([environment])[environment.pk]
     assert (day.now, len(day.latest), day.uptime) == (Health.UNHEALTHY, 2, 50.0)
@@ -255,8 +258,8 @@ def test_upgrade_counts_the_samples_that_are_there(environment):
     finally:
         call_command("migrate", verbosity=0)
     assert rows() == [
-        (check.name, environment.target.pk, NOON, 2, 1, 3.0, 3.0, 3.0),
-        (check.name, environment.target.pk, NOON + HALF_HOUR, 1, 0, 5.0, 5.0, 5.0),
+        (check.name, environment.targets.get().pk, NOON, 2, 1, 3.0, 3.0, 3.0),
+        (check.name, environment.targets.get().pk, NOON + HALF_HOUR, 1, 0, 5.0, 5.0, 5.0),
         ("web", None, NOON, 1, 1, 0.0, None, None),
     ]
-    assert HealthResult.objects.filter(target=environment.target).count() == 3
+    assert HealthResult.objects.filter(target=environment.targets.get()).count() == 3

@@ -119,7 +119,7 @@ DROP = "ALTER TABLE users DROP COLUMN name;"
 def dropping(environment, folder):
     """The environment with a pending migration that drops a column."""
     folder.add("20990101000000_drop_name", DROP)
-    observe_target(environment.target)
+    observe_target(environment.targets.get())
     return environment
 
 
@@ -152,7 +152,7 @@ def test_waiver_does_not_hold_for_an_edited_text(dropping, admin, folder):
     )  # fmt: skip
     file = folder.path / "20990101000000_drop_name" / "migration.sql"
     file.write_text(DROP + " -- edited")
-    observe_target(dropping.target)
+    observe_target(dropping.targets.get())
     with pytest.raises(Refused, match="Destroys the values"):
         current_plan(dropping)
 
@@ -202,6 +202,6 @@ def test_unknown_rule_or_level_changes_nothing(environment, admin):
 def test_missing_linter_is_said_and_stops_nothing(environment, folder, monkeypatch):
     monkeypatch.setattr("migrations_app.assess.lint.TOOL", "/nowhere/squawk")
     folder.add("20990101000000_odd", "ALTER TABLE users ADD COLUMN only_here_once int;")
-    state = observe_target(environment.target)
+    state = observe_target(environment.targets.get())
     assert "squawk could not be run" in state.data["lint_problem"]
     assert current_plan(environment)[0].names == ["20990101000000_odd"]

@@ -111,7 +111,7 @@ def test_board_and_prisma_s_own_status_say_what_they_are_said_to_say(
 ):
     make(project)
     status = project.prisma("status")
-    observe_target(environment.target)
+    observe_target(environment.targets.get())
 
     board = read_board([environment])
     assert {row.name: row.cells[0].state for row in board.rows}[name] == state
@@ -125,7 +125,7 @@ def test_board_and_prisma_s_own_status_say_what_they_are_said_to_say(
 @pytest.mark.needs_prisma
 def test_row_that_is_being_applied_is_running_while_the_lock_is_held(environment, project):
     running(project)
-    observe_target(environment.target)
+    observe_target(environment.targets.get())
     assert read_board([environment]).rows[0].cells[0].state == "running"
 
 
@@ -135,7 +135,7 @@ def environments(make_environment) -> list[Environment]:
         for position, slug in enumerate(("development", "staging", "production"), 1)
     ]
     for environment in made:
-        observe_target(environment.target)
+        observe_target(environment.targets.get())
     return made
 
 
@@ -158,7 +158,7 @@ def test_application_page_asks_as_often_for_one_environment_as_for_three(make_en
 
     client, counts = as_role("viewer"), []
     for position, slug in enumerate(("development", "staging", "production"), 1):
-        observe_target(make_environment(slug, position=position).target)
+        observe_target(make_environment(slug, position=position).targets.get())
         with CaptureQueriesContext(connection) as asked:
             page = client.get("/applications/shop").content.decode()
         counts.append(len(asked))
@@ -169,7 +169,7 @@ def test_application_page_asks_as_often_for_one_environment_as_for_three(make_en
 def test_name_with_markup_is_shown_and_linked_as_text(environment, folder, as_role):
     name = "20260101000000_<script>alert(1)"
     folder.add(name, "CREATE TABLE x (id int);")
-    observe_target(environment.target)
+    observe_target(environment.targets.get())
     client = as_role("viewer")
     page = client.get("/applications/shop").content.decode()
     assert "<script>alert" not in page

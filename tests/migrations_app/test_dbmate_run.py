@@ -32,7 +32,7 @@ def test_board_knows_from_runs_when_and_how_long(migrate, environment, folder):
     add(folder, NAME, "ALTER TABLE users ADD COLUMN email text;\nSELECT pg_sleep(0.2);\n")
     run = migrate()
     assert run.status == RunStatus.SUCCEEDED, run.summary
-    fresh = Environment.objects.select_related("target", "application").get(pk=environment.pk)
+    fresh = Environment.objects.select_related("application").get(pk=environment.pk)
     (ours,), (before,) = (row.cells for row in read_board([fresh]).rows)
     assert ours.applied_at is not None
     assert run.started_at < ours.applied_at < run.finished_at
@@ -72,7 +72,7 @@ def test_file_of_two_sections_is_refused_in_plan_page_and_preflight(
     assert state.data["refusals"] == [REFUSAL]
     (pending,) = [m for m in state.data["migrations"] if m["state"] == "pending"]
     assert pending["risk"] == "high"
-    fresh = Environment.objects.select_related("target", "application").get(pk=environment.pk)
+    fresh = Environment.objects.select_related("application").get(pk=environment.pk)
     with pytest.raises(Refused, match="begins a second `-- migrate:up` section"):
         current_plan(fresh)
     page = as_role("viewer").get(f"{environment.get_absolute_url()}/migrations/{NAME}")

@@ -27,13 +27,13 @@ CREATE TABLE extra (id int);
 
 
 def fresh(environment) -> Environment:
-    found = Environment.objects.select_related("target", "application").get(pk=environment.pk)
-    observe_target(found.target)
+    found = Environment.objects.select_related("application").get(pk=environment.pk)
+    observe_target(found.targets.get())
     return found
 
 
 def diagnosis(environment) -> doctor.Diagnosis:
-    (found,) = doctor.diagnose(environment, environment.target.latest_state)
+    (found,) = doctor.diagnose(environment, environment.targets.get().latest_state)
     return found
 
 
@@ -74,7 +74,7 @@ def test_rest_is_finished_and_what_had_landed_is_not_run_again(half_done, operat
     target.execute("CREATE TABLE nowhere ()")
     drift.acknowledge(
         actor=operator, environment=half_done, reason="made for it",
-        schema=check_drift(half_done.target).schema_id,
+        schema=check_drift(half_done.targets.get()).schema_id,
     )  # fmt: skip
     run = take(half_done, operator, "finish")
     assert run.status == RunStatus.SUCCEEDED, run.summary
@@ -83,9 +83,9 @@ def test_rest_is_finished_and_what_had_landed_is_not_run_again(half_done, operat
     assert target.execute("SELECT to_regclass('extra')::text, count(x) FROM nowhere").fetchone() == (
         "extra", 0,
     )  # fmt: skip
-    assert fresh(half_done).target.latest_state.names("applied")[-1] == NAME
-    assert drift_of(half_done.target) is None
-    assert half_done.target.expected_schemas.first().run == run
+    assert fresh(half_done).targets.get().latest_state.names("applied")[-1] == NAME
+    assert drift_of(half_done.targets.get()) is None
+    assert half_done.targets.get().expected_schemas.first().run == run
     assert str(run.title) == f"Finish the rest of {NAME} in staging"
 
 
@@ -145,7 +145,7 @@ def test_atomic_script_that_failed_left_nothing_and_is_best_marked_rolled_back(
     with pytest.raises(Refused, match="has nothing to finish"):
         take(environment, operator, "finish")
     assert take(environment, operator, "rolled_back").status == RunStatus.SUCCEEDED
-    assert fresh(environment).target.latest_state.pending == [NAME]
+    assert fresh(environment).targets.get().latest_state.pending == [NAME]
 
 
 def test_script_whose_tool_died_is_told_from_one_that_failed(environment, folder, target):
@@ -239,7 +239,7 @@ class TestStaleLock:
         assert run.status == RunStatus.SUCCEEDED, run.summary
         with pytest.raises(psycopg.OperationalError):
             holder.execute("SELECT 1")
-        assert doctor.lock_holder(fresh(environment).target.latest_state) is None
+        assert doctor.lock_holder(fresh(environment).targets.get().latest_state) is None
         assert AuditEvent.objects.filter(action="run.requested", run=run).exists()
 
     @pytest.mark.django_db(transaction=True)

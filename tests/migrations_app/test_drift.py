@@ -27,20 +27,20 @@ CHANGES = [("+", "column public.users.phone"), ("+", "index public.users_phone o
 
 
 def changes(environment) -> list[tuple[str, str]]:
-    found = drift_of(environment.target)
+    found = drift_of(environment.targets.get())
     return [(change.sign, change.name) for change in found.changes] if found else []
 
 
 @pytest.fixture
 def drifted(environment, target):
-    check_drift(environment.target)
+    check_drift(environment.targets.get())
     target.execute(BY_HAND)
-    check_drift(environment.target)
+    check_drift(environment.targets.get())
     return environment
 
 
 def shown(environment) -> str:
-    return drift_of(environment.target).reading.schema_id
+    return drift_of(environment.targets.get()).reading.schema_id
 
 
 def adopt(environment, actor, **changes) -> Run:
@@ -54,32 +54,32 @@ def adopt(environment, actor, **changes) -> Run:
 
 
 def test_first_reading_is_what_is_expected(environment):
-    check_drift(environment.target)
+    check_drift(environment.targets.get())
     assert changes(environment) == []
-    assert environment.target.expected_schemas.get().because == "first"
+    assert environment.targets.get().expected_schemas.get().because == "first"
 
 
 def test_change_by_hand_is_drift_and_its_undoing_is_none(drifted, target):
     assert changes(drifted) == CHANGES
     target.execute("ALTER TABLE users DROP COLUMN phone")
-    check_drift(drifted.target)
+    check_drift(drifted.targets.get())
     assert changes(drifted) == []
 
 
 def test_same_schema_is_one_reading_however_often_it_is_read(environment):
     for _time in range(3):
-        check_drift(environment.target)
-    reading = environment.target.schema_readings.get()
+        check_drift(environment.targets.get())
+    reading = environment.targets.get().schema_readings.get()
     assert reading.last_read_at > reading.first_read_at
 
 
 def test_what_a_run_changes_is_expected(migrate, environment, folder):
     folder.add("20260101000000_email", "ALTER TABLE users ADD COLUMN email text;\n")
-    check_drift(environment.target)
+    check_drift(environment.targets.get())
     run = migrate()
-    check_drift(environment.target)
+    check_drift(environment.targets.get())
     assert changes(environment) == []
-    newest = environment.target.expected_schemas.first()
+    newest = environment.targets.get().expected_schemas.first()
     assert (newest.because, newest.run) == ("run", run)
 
 
@@ -94,7 +94,7 @@ def test_drift_is_told_in_the_run_and_outlives_it(migrate, drifted, folder):
 def test_drift_made_just_before_a_run_is_not_taken_for_its_work(
     migrate, environment, folder, target
 ):
-    check_drift(environment.target)
+    check_drift(environment.targets.get())
     folder.add("20260101000000_email", "ALTER TABLE users ADD COLUMN email text;\n")
     target.execute(BY_HAND)
     migrate()
@@ -104,7 +104,7 @@ def test_drift_made_just_before_a_run_is_not_taken_for_its_work(
 def test_run_after_which_the_schema_was_locked_is_settled_by_the_next_reading(
     migrate, environment, folder, monkeypatch
 ):
-    check_drift(environment.target)
+    check_drift(environment.targets.get())
     folder.add("20260101000000_email", "ALTER TABLE users ADD COLUMN email text;\n")
 
     def locked(_target):
@@ -114,9 +114,9 @@ def test_run_after_which_the_schema_was_locked_is_settled_by_the_next_reading(
         patch.setattr(drift, "_read", locked)
         run = migrate()
     assert run.status == RunStatus.SUCCEEDED, run.summary
-    check_drift(environment.target)
+    check_drift(environment.targets.get())
     assert changes(environment) == []
-    newest = environment.target.expected_schemas.first()
+    newest = environment.targets.get().expected_schemas.first()
     assert (newest.because, newest.run) == ("run", run)
 
 
@@ -124,7 +124,7 @@ def test_locked_table_is_not_waited_for(drifted, target):
     with psycopg.connect(drifted.dsn) as other:
         other.execute("LOCK TABLE users")
         began = time.monotonic()
-        assert check_drift(drifted.target) is None
+        assert check_drift(drifted.targets.get()) is None
         assert time.monotonic() - began < 10
     assert changes(drifted) == CHANGES
 
@@ -132,9 +132,9 @@ def test_locked_table_is_not_waited_for(drifted, target):
 def test_run_that_changes_no_schema_hides_no_drift(
     transactional_db, environment, operator, target, folder
 ):
-    check_drift(environment.target)
+    check_drift(environment.targets.get())
     target.execute(BY_HAND)
-    observe_target(environment.target)
+    observe_target(environment.targets.get())
     run = doctor.request_resolution(
         actor=operator, environment=environment, name="20250101000000_init", mark="applied",
         reason="x", idempotency_key=uuid.uuid4().hex,
@@ -146,16 +146,16 @@ def test_run_that_changes_no_schema_hides_no_drift(
 def test_schema_is_not_judged_while_a_run_changes_it(environment, operator):
     Run.objects.create(
         operation="migrate", kind="migrate", changes_target=True,
-        environment=environment, target=environment.target,
+        environment=environment, target=environment.targets.get(),
         requested_by=operator, status=RunStatus.RUNNING, idempotency_key="k",
     )  # fmt: skip
-    assert check_drift(environment.target) is None
-    assert not environment.target.schema_readings.exists()
+    assert check_drift(environment.targets.get()) is None
+    assert not environment.targets.get().schema_readings.exists()
 
 
 def test_schema_that_cannot_be_read_changes_nothing(drifted):
-    drifted.target.dsn_encrypted, drifted.target.dsn_reference = "", "env:NOT_SET_ANYWHERE"
-    assert check_drift(drifted.target) is None
+    drifted.targets.update(dsn_encrypted="", dsn_reference="env:NOT_SET_ANYWHERE")
+    assert check_drift(drifted.targets.get()) is None
     assert changes(drifted) == CHANGES
 
 
@@ -165,7 +165,7 @@ class TestAcknowledge:
             actor=operator, environment=drifted, schema=shown(drifted), reason=" for the audit "
         )
         assert changes(drifted) == []
-        expected = drifted.target.expected_schemas.first()
+        expected = drifted.targets.get().expected_schemas.first()
         assert (expected.because, expected.accepted_by, expected.reason) == (
             "acknowledged", operator, "for the audit",
         )  # fmt: skip
@@ -175,7 +175,7 @@ class TestAcknowledge:
     def test_another_schema_than_the_one_shown_is_refused(self, drifted, operator, target):
         before = shown(drifted)
         target.execute("ALTER TABLE users ADD COLUMN fax text")
-        check_drift(drifted.target)
+        check_drift(drifted.targets.get())
         with pytest.raises(Refused, match="no longer the one that was shown"):
             services.acknowledge(actor=operator, environment=drifted, schema=before, reason="x")
 
@@ -194,8 +194,8 @@ class TestAdopt:
         assert changes(drifted) == []
         name = run.parameters["migration"]
         assert name.endswith("_add_phone")
-        fresh = Environment.objects.select_related("target", "application").get(pk=drifted.pk)
-        (found,) = doctor.diagnose(fresh, fresh.target.latest_state)
+        fresh = Environment.objects.select_related("application").get(pk=drifted.pk)
+        (found,) = doctor.diagnose(fresh, fresh.targets.get().latest_state)
         assert (found.name, found.state, found.has_text) == (name, "missing_locally", True)
 
         # Committed, it is applied here like any other.
@@ -203,7 +203,7 @@ class TestAdopt:
 
         text = ScriptText.objects.get(pk=run.parameters["checksum"]).sql
         folder.add(name, text)
-        state = observe_target(fresh.target)
+        state = observe_target(fresh.targets.get())
         assert (state.names("applied")[-1], state.pending, state.data["refusals"]) == (name, [], [])
 
     def test_its_text_makes_the_same_in_another_environment(self, drifted, operator, database):
@@ -224,7 +224,7 @@ class TestAdopt:
         target.execute(
             "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$\n-- migrate:down\nSELECT 1 $$"
         )
-        check_drift(drifted.target)
+        check_drift(drifted.targets.get())
         with pytest.raises(Refused, match="is a second `-- migrate:down`"):
             adopt(drifted, operator)
         assert not Run.objects.exists()
@@ -239,12 +239,12 @@ class TestAdopt:
         run.refresh_from_db()
         assert run.status == RunStatus.FAILED
         assert "the schema was changed since it was shown" in run.summary
-        assert observe_target(drifted.target).names("missing_locally") == []
+        assert observe_target(drifted.targets.get()).names("missing_locally") == []
 
     def test_what_cannot_be_written_is_refused(self, drifted, operator, target):
         target.execute("ALTER TABLE users ALTER COLUMN id DROP DEFAULT")
         target.execute("ALTER TABLE users ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY")
-        check_drift(drifted.target)
+        check_drift(drifted.targets.get())
         with pytest.raises(Refused, match="cannot be written without guessing"):
             adopt(drifted, operator)
 
@@ -308,8 +308,8 @@ def test_drift_of_many_environments_is_found_with_the_same_queries(
     targets = []
     for number in range(3):
         found = make_environment(f"e{number}", position=number)
-        check_drift(found.target)
-        targets.append(found.target)
+        check_drift(found.targets.get())
+        targets.append(found.targets.get())
     for some in (targets[:1], targets):
         with django_assert_num_queries(2):
             assert drifts_of(some) == {}

@@ -30,7 +30,7 @@ def dba(target):
 def logged(environment, target, dba):
     """The environment, whose database keeps a log."""
     dba.execute(ddl_log.install_sql(target.info.user))
-    check_drift(environment.target)
+    check_drift(environment.targets.get())
     return environment
 
 
@@ -42,44 +42,44 @@ def by_hand(environment, *statements: str, name: str = "psql") -> None:
 
 def shown(environment) -> list[tuple[str, ...]]:
     """(role, client, application, command, object) of the log that the drift shows."""
-    found = drift_of(environment.target)
+    found = drift_of(environment.targets.get())
     keys = ("role", "client", "application", "command", "object")
     return [tuple(entry[key] for key in keys) for entry in found.log] if found else []
 
 
 def test_drift_says_who_did_it_when_from_where_and_with_what(logged, target):
     by_hand(logged, "ALTER TABLE users ADD COLUMN phone text")
-    check_drift(logged.target)
+    check_drift(logged.targets.get())
     role = target.info.user
     assert shown(logged) == [(role, "local", "psql", "ALTER TABLE", "public.users")]
-    at = datetime.fromisoformat(drift_of(logged.target).log[0]["at"])
+    at = datetime.fromisoformat(drift_of(logged.targets.get()).log[0]["at"])
     assert abs(at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 def test_entries_stay_while_the_drift_does_and_new_ones_are_added_once(logged):
     by_hand(logged, "ALTER TABLE users ADD COLUMN phone text")
     for _time in range(3):
-        check_drift(logged.target)
+        check_drift(logged.targets.get())
     by_hand(logged, "ALTER TABLE users ADD COLUMN fax text", name="pgAdmin")
     SchemaReading.objects.update(last_read_at=datetime.now(UTC) - timedelta(seconds=5))
-    check_drift(logged.target)
+    check_drift(logged.targets.get())
     assert [entry[2] for entry in shown(logged)] == ["pgAdmin", "psql"]
 
 
 def test_what_was_settled_before_is_not_told_of_later_drift(logged, operator):
     by_hand(logged, "ALTER TABLE users ADD COLUMN phone text", name="before")
-    check_drift(logged.target)
+    check_drift(logged.targets.get())
     services.acknowledge(
-        actor=operator, environment=logged, schema=drift_of(logged.target).reading.schema_id,
+        actor=operator, environment=logged, schema=drift_of(logged.targets.get()).reading.schema_id,
         reason="known",
     )  # fmt: skip
-    check_drift(logged.target)
+    check_drift(logged.targets.get())
     SchemaReading.objects.update(last_read_at=datetime.now(UTC))
     past = "UPDATE opsconsole_log.changes SET at = at - interval '1 hour'"
     with superuser(psycopg.conninfo.conninfo_to_dict(logged.dsn)["dbname"]) as connection:
         connection.execute(past)
     by_hand(logged, "ALTER TABLE users ADD COLUMN fax text", name="after")
-    check_drift(logged.target)
+    check_drift(logged.targets.get())
     assert [entry[2] for entry in shown(logged)] == ["after"]
 
 
@@ -88,7 +88,7 @@ def test_runs_of_the_console_are_not_in_it(logged, migrate, folder):
     folder.add("20260101000000_email", "ALTER TABLE users ADD COLUMN email text;\n")
     run = migrate()
     assert run.status == RunStatus.SUCCEEDED, run.summary
-    check_drift(logged.target)
+    check_drift(logged.targets.get())
     assert [entry[2] for entry in shown(logged)] == ["psql"]
 
 
@@ -97,7 +97,7 @@ def test_changes_of_other_objects_are_not_told(logged):
         logged, "CREATE TABLE passing (id int)", "DROP TABLE passing",
         "ALTER TABLE targets ADD COLUMN note text",
     )  # fmt: skip
-    check_drift(logged.target)
+    check_drift(logged.targets.get())
     assert [entry[4] for entry in shown(logged)] == ["public.targets"]
 
 
@@ -175,7 +175,7 @@ def test_script_may_run_twice_and_refuses_a_schema_of_another_role(logged, targe
 def test_log_that_is_gone_or_closed_is_none(logged, target, dba, harm):
     dba.execute(harm.format(role=target.info.user))
     assert ddl_log.read_changes(target, 60) is None
-    assert check_drift(logged.target).has_log is False
+    assert check_drift(logged.targets.get()).has_log is False
 
 
 @pytest.mark.parametrize(
@@ -200,27 +200,27 @@ def test_object_of_the_log_concerns_what_it_is_or_holds(object_, name, does):
 class TestPages:
     def test_who_and_when_are_on_the_page(self, logged, as_role):
         by_hand(logged, "ALTER TABLE users ADD COLUMN phone text", name="<b>psql</b>")
-        check_drift(logged.target)
+        check_drift(logged.targets.get())
         page = as_role("viewer").get("/applications/shop/staging").content.decode()
         assert "What the log of schema changes says of these objects" in page
         assert "ALTER TABLE public.users" in page
         assert "&lt;b&gt;psql&lt;/b&gt;" in page
 
     def test_log_that_knows_nothing_says_so(self, environment, target, dba, as_role):
-        check_drift(environment.target)
+        check_drift(environment.targets.get())
         target.execute("ALTER TABLE users ADD COLUMN phone text")
         dba.execute(ddl_log.install_sql(target.info.user))
-        check_drift(environment.target)
+        check_drift(environment.targets.get())
         page = as_role("viewer").get("/applications/shop/staging").content.decode()
         assert "says nothing of these objects" in page
 
     def test_script_is_offered_for_the_role_of_the_target(self, environment, target, as_role, dba):
         client = as_role("viewer")
         assert client.get("/applications/shop/staging/drift/log.sql").status_code == 409
-        observe_target(environment.target)
-        check_drift(environment.target)
+        observe_target(environment.targets.get())
+        check_drift(environment.targets.get())
         page = client.get("/applications/shop/staging").content.decode()
         assert "This database keeps no log of who changes its schema" in page
         dba.execute(client.get("/applications/shop/staging/drift/log.sql").content)
-        assert check_drift(environment.target).has_log is True
+        assert check_drift(environment.targets.get()).has_log is True
         assert "keeps no log" not in client.get("/applications/shop/staging").content.decode()

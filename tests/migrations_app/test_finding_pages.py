@@ -16,7 +16,7 @@ PAGE = f"/applications/shop/staging/migrations/{NAME}"
 @pytest.fixture
 def dropping(environment, folder):
     folder.add(NAME, "-- <b>unwanted</b>\nALTER TABLE users DROP COLUMN name;")
-    observe_target(environment.target)
+    observe_target(environment.targets.get())
     return environment
 
 
@@ -86,7 +86,7 @@ def test_environment_page_asks_as_often_for_one_pending_migration_as_for_three(
     client = as_role("viewer")
 
     def queries() -> int:
-        observe_target(environment.target)
+        observe_target(environment.targets.get())
         with CaptureQueriesContext(connection) as asked:
             client.get("/applications/shop/staging")
         return len(asked)

@@ -25,7 +25,7 @@ TOO_OLD = timedelta(seconds=settings.OBSERVE_SECONDS * 11)
 @pytest.fixture
 def pending(environment, folder):
     folder.add("20250201000000_add_team", "ALTER TABLE users ADD COLUMN team text;")
-    observe_target(environment.target)
+    observe_target(environment.targets.get())
     return environment
 
 
@@ -46,7 +46,7 @@ def refused(run: Run) -> str:
 
 
 def age(environment) -> None:
-    for state in TargetState.objects.filter(target=environment.target):
+    for state in TargetState.objects.filter(target=environment.targets.get()):
         TargetState.objects.filter(pk=state.pk).update(observed_at=state.observed_at - TOO_OLD)
 
 
@@ -62,7 +62,7 @@ def test_reading_that_is_too_old_stops_the_request_and_not_the_claim(pending, op
 def test_database_that_cannot_be_read_stops_the_request_and_not_the_claim(pending, operator):
     """At the claim it may be back already: preflight finds out."""
     run = ask(operator, pending)
-    TargetState.objects.create(target=pending.target, error="no route to host")
+    TargetState.objects.create(target=pending.targets.get(), error="no route to host")
     assert refused(run) == ""
     with pytest.raises(Refused, match="cannot be read: no route to host"):
         current_plan(pending)
@@ -74,14 +74,14 @@ def test_claim_is_refused_when_the_history_has_failed_meanwhile(pending, operato
         "INSERT INTO _prisma_migrations (id, checksum, migration_name) VALUES"
         " ('1', 'x', '20250201000000_add_team')"
     )
-    observe_target(pending.target)
+    observe_target(pending.targets.get())
     assert refused(run).startswith("Refused: 20250201000000_add_team failed and is unresolved")
 
 
 def test_claim_is_refused_when_the_files_have_changed_meanwhile(pending, operator, folder):
     run = ask(operator, pending)
     folder.add("20250301000000_more", "SELECT 1;")
-    observe_target(pending.target)
+    observe_target(pending.targets.get())
     assert "it changed since it was shown: 20250301000000_more was added" in refused(run)
 
 
@@ -109,7 +109,7 @@ def test_confirm_page_lists_the_gates_with_their_state_and_link(pending, as_role
         "INSERT INTO _prisma_migrations (id, checksum, migration_name) VALUES"
         " ('1', 'x', '20250201000000_add_team')"
     )
-    observe_target(pending.target)
+    observe_target(pending.targets.get())
     page = html.unescape(client.get(url).content.decode())
     assert "History of migrations: 20250201000000_add_team failed and is unresolved" in page
     assert f'<a href="{pending.get_absolute_url()}">Open</a>' in page

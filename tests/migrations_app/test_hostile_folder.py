@@ -70,7 +70,7 @@ def test_file_that_must_not_be_read_stops_the_plan_and_is_named(
     environment, folder, as_role, spoil, said
 ):
     spoil(folder.add(NAME, "SELECT 1"))
-    state = observe_target(environment.target)
+    state = observe_target(environment.targets.get())
 
     assert state.error == ""
     assert state.data["refusals"][0].startswith(f"{NAME}/migration.sql {said}")
@@ -123,7 +123,7 @@ def test_state_is_read_while_somebody_holds_a_table_exclusively(environment, fol
     folder.add(NAME, "ALTER TABLE users ADD COLUMN added int; ALTER TABLE targets DROP amount;")
     with target.transaction():
         target.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
-        state = observe_target(environment.target)
+        state = observe_target(environment.targets.get())
     assert (state.error, state.pending) == ("", [NAME])
 
 
@@ -138,13 +138,13 @@ def test_refresh_sends_two_queries_and_a_third_for_what_is_pending(
             sent.append(str(query))
         return original(cursor, query, *args, **kwargs)
 
-    observe_target(environment.target)
+    observe_target(environment.targets.get())
     monkeypatch.setattr(psycopg.Cursor, "execute", note)
-    assert observe_target(environment.target).error == ""
+    assert observe_target(environment.targets.get()).error == ""
     # The first prepares the session.
     assert len(sent) == 1 + 2
 
     sent.clear()
     folder.add(NAME, "ALTER TABLE users ADD COLUMN added int")
-    assert observe_target(environment.target).pending == [NAME]
+    assert observe_target(environment.targets.get()).pending == [NAME]
     assert len(sent) == 1 + 3

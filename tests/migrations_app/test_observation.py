@@ -42,8 +42,8 @@ def test_changes_since_the_confirmation_are_named(before, after, expected):
 
 def test_same_state_gives_the_same_plan(environment, folder):
     folder.add("20250201000000_add", "SELECT 1;\n")
-    state = observe_target(environment.target)
-    assert plan_for(environment.target, state) == plan_for(environment.target, state)
+    state = observe_target(environment.targets.get())
+    assert plan_for(environment.targets.get(), state) == plan_for(environment.targets.get(), state)
 
 
 def test_folder_outside_the_roots_is_refused(environment):
@@ -63,7 +63,7 @@ def test_each_trouble_refuses_the_next_migration(environment, folder, target):
         "INSERT INTO _prisma_migrations (id, checksum, migration_name, finished_at) VALUES"
         " ('1', 'x', '20250201000000_failed', NULL), ('2', 'x', '20250202000000_edited', now())"
     )
-    refusals = observe_target(environment.target).data["refusals"]
+    refusals = observe_target(environment.targets.get()).data["refusals"]
     assert [text.split(" ")[0].rstrip(":") for text in refusals] == [
         "20250204000000_empty", "20250201000000_failed", "20250202000000_edited",
         "20250203000000_rejected/migration.sql",
@@ -79,7 +79,7 @@ def test_migration_under_way_elsewhere_refuses(environment, folder, target):
         " ('1', 'x', '20250201000000_under_way')"
     )
     target.execute("SELECT pg_advisory_lock(72707369)")
-    refusals = observe_target(environment.target).data["refusals"]
+    refusals = observe_target(environment.targets.get()).data["refusals"]
     assert refusals == ["20250201000000_under_way is being applied by another session"]
 
 
@@ -96,7 +96,7 @@ def test_reading_now_is_refused_without_a_broker(environment, monkeypatch):
 
 def test_checklist_knows_what_the_earlier_environment_shows(make_environment, folder):
     first, second = make_environment("staging"), make_environment("production", position=2)
-    observe_target(first.target)
+    observe_target(first.targets.get())
     items = {i.key: i for i in checklist_for(second, ["20250101000000_init"])}
     assert items["tested_earlier"].is_known
     assert items["tested_earlier"].url == "/applications/shop/staging"

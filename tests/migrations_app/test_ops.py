@@ -73,7 +73,7 @@ def ops(admin) -> Ops:
 @pytest.fixture
 def shop(environment, folder):
     folder.add("20250201000000_add", "ALTER TABLE users ADD COLUMN x int;\n")
-    observe_target(environment.target)
+    observe_target(environment.targets.get())
     return environment
 
 

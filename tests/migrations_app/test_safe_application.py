@@ -75,7 +75,7 @@ def test_migration_that_the_application_waits_behind_is_given_up(
         "id",
         "name",
     ]
-    assert observe_target(environment.target).pending == [NAME]
+    assert observe_target(environment.targets.get()).pending == [NAME]
 
 
 def test_session_that_reads_other_tables_gives_nothing_up(migrate, environment, folder, target):

@@ -36,8 +36,8 @@ def work(environment, folder) -> Work:
 
 
 def read(environment):
-    fresh = Environment.objects.select_related("target", "application").get(pk=environment.pk)
-    return fresh, observe_target(fresh.target)
+    fresh = Environment.objects.select_related("application").get(pk=environment.pk)
+    return fresh, observe_target(fresh.targets.get())
 
 
 def ask(environment, actor, plan_hash: str):

@@ -112,7 +112,7 @@ def test_claim_is_refused_when_the_right_is_gone(environment, operator):
 def test_claim_is_refused_when_the_stored_plan_was_altered(environment, operator):
     content = {"target": ["1", "x"], "history": [], "migrations": [{"name": "a", "checksum": "b"}]}
     plan = Plan.objects.create(
-        target=environment.target, content=content, hash=Plan.hash_of(content)
+        target=environment.targets.get(), content=content, hash=Plan.hash_of(content)
     )
     run = ask(operator, environment, plan=plan)
     Plan.objects.update(content=content | {"migrations": []})

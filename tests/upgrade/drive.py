@@ -213,7 +213,7 @@ def belongs(model: type[models.Model], chosen: tuple[models.Model, ...]) -> dict
 
 
 def migrations_of(environment: models.Model) -> list[str]:
-    state = environment.target.latest_state
+    state = environment.targets.get().latest_state
     return [m["name"] for m in state.data.get("migrations", [])] if state else []
 
 

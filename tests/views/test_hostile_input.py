@@ -72,7 +72,7 @@ def places(transactional_db, environment, folder, operator) -> list[str]:
     run = backups.request_backup(actor=operator, environment=environment, idempotency_key="b" * 32)
     execute_run(run.pk, "worker")
     run.refresh_from_db()
-    observe_target(environment.target)
+    observe_target(environment.targets.get())
     return addresses(environment, run, "20250201000000_add")
 
 

@@ -89,7 +89,7 @@ def test_migration_says_what_the_policy_does_when_a_check_fails(environment, pol
 
 def test_promises_tell_what_is_known_of_the_environment(environment, folder):
     folder.add("20250201000000_add_team", "ALTER TABLE users ADD COLUMN team text;")
-    size = observe_target(environment.target).data["server"]["size_bytes"]
+    size = observe_target(environment.targets.get()).data["server"]["size_bytes"]
     told = how(migrations.MigrateParameters(), environment)
     assert f"{size / 1e6:,.1f} MB database" in told["Backup"]
     assert "beside the live one" in told["Backup"]
@@ -99,7 +99,7 @@ def test_promises_tell_what_is_known_of_the_environment(environment, folder):
     assert told["Health"] == "runs every health check several times over 1 s"
     environment.health_checks.update(is_enabled=False)
     assert "no health check" in how(migrations.MigrateParameters(), environment)["Health"]
-    environment.target.scratch_dsn_encrypted = "sealed"
+    environment.only_target.scratch_dsn_encrypted = "sealed"
     assert "on the scratch server" in how(backups.BackupParameters(), environment)["Prove"]
 
 
@@ -117,10 +117,10 @@ def test_each_level_of_proof_says_something_else(environment, level):
 def backup(environment, operator) -> Backup:
     run = Run.objects.create(
         operation="backup", kind="backup", status="succeeded", environment=environment,
-        target=environment.target, requested_by=operator, idempotency_key="b",
+        target=environment.targets.get(), requested_by=operator, idempotency_key="b",
     )  # fmt: skip
     return Backup.objects.create(
-        environment=environment, target=environment.target, run=run, key="shop/staging/1.dump",
+        environment=environment, target=environment.targets.get(), run=run, key="shop/staging/1.dump",
         size_bytes=10**6, raw_bytes=10**7, sha256="0" * 64, proof=3, restore_seconds=1.5,
         taken_at=timezone.now() - timedelta(days=1),
         manifest={"format": "custom", "compression": "zstd:1", "recipients": [], "client": "18.1",
@@ -131,7 +131,7 @@ def backup(environment, operator) -> Backup:
 
 def test_pages_show_what_the_steps_promise(as_role, environment, backup, operator):
     replaced = ReplacedDatabase.objects.create(
-        target=environment.target, run=backup.run, live_name="a", built_name="b",
+        target=environment.targets.get(), run=backup.run, live_name="a", built_name="b",
         replaced_name="shop__old_1", old_oid=1, new_oid=2, swapped_at=timezone.now(),
     )  # fmt: skip
     client = as_role("admin")

@@ -33,7 +33,7 @@ SETTINGS = ("settings", "application-add", "person-add", "role-add")
 @pytest.fixture
 def seen(environment):
     """The environment as a worker has read it."""
-    observe_target(environment.target)
+    observe_target(environment.targets.get())
     return environment
 
 
@@ -121,7 +121,7 @@ def test_queries_do_not_grow_with_the_rows(as_role, seen, path, django_assert_nu
 
 def test_migrate_button_and_sql_are_on_the_page(as_role, seen, folder):
     folder.add("20250201000000_add", "ALTER TABLE users ADD COLUMN x int; -- <b>no</b>")
-    observe_target(seen.target)
+    observe_target(seen.targets.get())
     page = as_role("operator").get(seen.get_absolute_url()).content.decode()
     assert "Migrate staging: 1 pending" in page
     assert "&lt;b&gt;no&lt;/b&gt;" in page
@@ -138,7 +138,7 @@ def confirm_form(client: Client, environment: Environment) -> dict[str, str]:
 def pending(seen, folder, settings):
     settings.STATE_FRESH_SECONDS = 60
     folder.add("20250201000000_add", "ALTER TABLE users ADD COLUMN x int;\n")
-    observe_target(seen.target)
+    observe_target(seen.targets.get())
     return seen
 
 
@@ -155,7 +155,7 @@ def test_plan_that_changed_since_it_was_shown_is_refused_with_what_changed(
     client = as_role("operator")
     form = confirm_form(client, pending)
     (folder.path / "20250201000000_add" / "migration.sql").write_text("SELECT 1;\n")
-    observe_target(pending.target)
+    observe_target(pending.targets.get())
     answer = client.post(url(pending, "migrate"), form)
     assert answer.status_code == 409
     assert "20250201000000_add was changed: sha256" in answer.content.decode()
@@ -191,7 +191,7 @@ def test_protected_environment_asks_for_name_and_checklist_and_loses_nothing(as_
 
 
 def test_confirm_page_reads_the_database_anew_when_the_state_is_old(as_role, pending):
-    pending.target.states.update(observed_at=timezone.now() - timezone.timedelta(minutes=5))
+    pending.targets.get().states.update(observed_at=timezone.now() - timezone.timedelta(minutes=5))
     page = as_role("operator").get(url(pending, "migrate")).content.decode()
     assert "Reading the current state of the database" in page
 
@@ -362,7 +362,7 @@ def test_find_leads_to_runs_environments_and_migrations(as_role, seen, operator,
     assert client.get(f"/find?q={run.pk}").headers["location"] == f"/runs/{run.pk}"
     assert "20250101000000_init" in client.get("/find?q=init").content.decode()
     folder.add("0 b?c#d", "SELECT 1;")
-    assert observe_target(seen.target).names("out_of_order") == ["0 b?c#d"]
+    assert observe_target(seen.targets.get()).names("out_of_order") == ["0 b?c#d"]
     page = client.get("/find?q=B%3FC").content.decode()
     (address,) = re.findall(r'href="([^"]*/migrations/[^"]*)"', page)
     assert address == f"{seen.get_absolute_url()}/migrations/0%20b%3Fc%23d"
@@ -399,7 +399,7 @@ def test_admin_adds_application_environment_and_check(as_role, folder, database)
     answer = client.post(add, fields | {"address": database()})
     assert answer.status_code == 302, answer.content.decode()
     environment = Environment.objects.get(slug="dev")
-    assert "postgresql" not in environment.target.dsn_encrypted
+    assert "postgresql" not in environment.targets.get().dsn_encrypted
     assert client.get(answer.headers["location"]).status_code == 200
     assert client.post(add, fields | {"address": "env:X"}).status_code == 422
     check = reverse("health-check-add", args=[environment.pk])
@@ -425,7 +425,7 @@ def test_connection_test_shows_what_the_worker_found(as_role, seen):
     client = as_role("admin")
     page = client.get(reverse("connection-test", args=[seen.pk])).content.decode()
     assert "It works." in page
-    seen.target.states.create(error="connection refused")
+    seen.targets.get().states.create(error="connection refused")
     page = client.get(
         reverse("connection-test", args=[seen.pk]), headers={"HX-Request": "true"}
     ).content.decode()
@@ -434,9 +434,8 @@ def test_connection_test_shows_what_the_worker_found(as_role, seen):
 
 def test_two_environments_on_one_database_are_refused(seen, make_environment):
     other = make_environment("production", position=2)
-    other.target.dsn_encrypted = seen.target.dsn_encrypted
-    other.target.save()
-    state = observe_target(other.target)
+    other.targets.update(dsn_encrypted=seen.targets.get().dsn_encrypted)
+    state = observe_target(other.targets.get())
     assert "two environments on one database are refused" in state.error
 
 
@@ -466,7 +465,7 @@ def test_archiving_is_refused_while_a_run_holds_the_target(as_role, environment,
     client = as_role("admin")
     run = Run.objects.create(
         operation="migrate", kind="migrate", changes_target=True,
-        environment=environment, target=environment.target,
+        environment=environment, target=environment.targets.get(),
         requested_by=operator, idempotency_key="x",
     )  # fmt: skip
     archive = reverse("environment-archive", args=[environment.pk])
@@ -574,7 +573,7 @@ def test_connection_test_asked_for_while_the_broker_is_away_waits_and_is_done(
     do_work(item_id)
 
     assert "It works." in connection_page(client, environment)
-    assert environment.target.states.count() == 1
+    assert environment.targets.get().states.count() == 1
     assert AuditEvent.objects.filter(action="target.tested").count() == 1
 
 
@@ -592,7 +591,7 @@ def test_saved_environment_and_the_test_of_its_connection_are_one_act(
     assert "Waiting for a worker" in answer.content.decode()
     item = WorkItem.objects.get()
     do_work(item.pk)
-    assert environment.target.states.count() == 1
+    assert environment.targets.get().states.count() == 1
 
 
 def test_health_asked_for_while_the_broker_is_away_is_503(as_role, environment, broker):
@@ -601,3 +600,9 @@ def test_health_asked_for_while_the_broker_is_away_is_503(as_role, environment, 
     assert (answer.status_code, "the broker does not answer" in answer.content.decode()) == (
         503, True,
     )  # fmt: skip
+
+
+def test_settings_page_names_the_database_that_was_read(as_role, seen):
+    page = as_role("admin").get(reverse("settings")).content.decode()
+    assert seen.targets.get().database_name in page
+    assert "not read yet" not in page

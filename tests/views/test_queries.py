@@ -57,11 +57,11 @@ def busy(environment, migrate, folder, target):
     check_environment(environment)
     sample(environment, is_healthy=False)
     folder.add("20250301000000_drop", FINDING)
-    state = observe_target(environment.target)
+    state = observe_target(environment.targets.get())
     assert state.data["migrations"][-1]["findings"]
     target.execute("ALTER TABLE users ADD COLUMN phone text")
-    check_drift(environment.target)
-    assert drift_of(environment.target)
+    check_drift(environment.targets.get())
+    assert drift_of(environment.targets.get())
     return environment
 
 
@@ -76,7 +76,7 @@ def test_environment_page_takes_as_many_queries_for_three_of_each_as_for_one(
     few = queries(client, busy.get_absolute_url())
     for number in range(2):
         Run.objects.create(
-            kind=RunKind.BACKUP, status=RunStatus.FAILED, environment=busy, target=busy.target,
+            kind=RunKind.BACKUP, status=RunStatus.FAILED, environment=busy, target=busy.targets.get(),
             requested_by=operator, idempotency_key=f"r{number}",
         )  # fmt: skip
         sample(busy, check_name=f"c{number}", is_healthy=False)
@@ -90,7 +90,7 @@ def test_run_that_needs_a_decision_is_on_the_environment_page_however_old(
     for number, status in enumerate(statuses):
         Run.objects.create(
             kind=RunKind.BACKUP if number else RunKind.RESTORE, status=status,
-            environment=environment, target=environment.target, requested_by=operator,
+            environment=environment, target=environment.targets.get(), requested_by=operator,
             idempotency_key=f"r{number}", summary=f"summary {number}",
         )  # fmt: skip
     page = as_role("viewer").get(environment.get_absolute_url())
@@ -183,7 +183,7 @@ def test_rest_of_a_run_is_not_for_who_may_not_see_its_environment(client, busy):
 def test_way_back_and_the_run_that_it_is_of_name_each_other(as_role, busy):
     first = Run.objects.get()
     back = Run.objects.create(
-        kind=RunKind.RESTORE, status=RunStatus.SUCCEEDED, environment=busy, target=busy.target,
+        kind=RunKind.RESTORE, status=RunStatus.SUCCEEDED, environment=busy, target=busy.targets.get(),
         idempotency_key="back",
     )  # fmt: skip
     Run.objects.filter(pk=first.pk).update(way_back=back)
@@ -205,7 +205,7 @@ def test_home_reads_one_run_of_each_environment(as_role, environment):
         " FROM generate_series(1, 5000) n"
     )
     with connection.cursor() as cursor:
-        cursor.execute(make, [environment.pk, environment.target.pk])
+        cursor.execute(make, [environment.pk, environment.targets.get().pk])
         cursor.execute("ANALYZE opsconsole_run")
     newest = Run.objects.latest("pk")
     assert f'href="{newest.get_absolute_url()}"' in as_role("viewer").get("/").content.decode()

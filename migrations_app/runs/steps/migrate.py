@@ -187,7 +187,7 @@ class Migrate(Step[Parameters, MigrateResult]):
     name = "migrate"
 
     def promise(self, environment: Environment, parameters: Parameters) -> Promise:
-        state = environment.target.latest_state
+        state = environment.only_target.latest_state
         names = state.pending if state else []
         return Promise(
             _("Migrate"),
