@@ -124,7 +124,7 @@ class BackupPolicy(models.Model):
     )
     grace_days = models.PositiveIntegerField(
         _("grace before deletion (days)"), default=7,
-        help_text=_("Until then a hold brings it back."),
+        help_text=_("Until then you can still keep it by placing a hold."),
     )  # fmt: skip
     changed_at = models.DateTimeField(auto_now=True)
 

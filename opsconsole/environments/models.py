@@ -97,10 +97,12 @@ class Environment(models.Model):
         help_text=_("A migration that waits longer gives up, lets the others pass, tries again."),
     )
     lock_patience_seconds = models.PositiveIntegerField(
-        _("tries for a lock (s)"), default=300, help_text=_("How long it tries again at all.")
+        _("keep retrying for (s)"),
+        default=300,
+        help_text=_("Total time to keep retrying for a lock."),
     )
     blocking_limit_seconds = models.FloatField(
-        _("longest wait of the application (s)"),
+        _("maximum time the application may be blocked (s)"),
         default=3,
         validators=[MinValueValidator(0.1)],
         help_text=_("When sessions wait longer behind a migration, the migration is given up."),
