@@ -99,7 +99,9 @@ def _require_masking_or_consent(
 
 def restore_gates(pk: int, environment: Environment, requester: User | None) -> list[Gate]:
     """What has to hold before that backup is restored to the environment."""
-    backup = Backup.objects.select_related("environment__application").get(pk=pk)
+    backup = Backup.objects.select_related("environment__application").filter(pk=pk).first()
+    if backup is None:
+        return [BackupProven(is_deleted=True, is_proven=False, link="")]
     return [
         BackupProven(
             backup.deleted_at is not None,

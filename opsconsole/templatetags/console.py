@@ -62,7 +62,7 @@ def ago(moment: datetime | None) -> SafeString:
 
 @register.filter
 def duration(seconds: float | None) -> str:
-    """`120 ms`, `2.1 s`, `38 s`, `1 min 12 s`, `2 h 5 min`."""
+    """`120 ms`, `2.1 s`, `38 s`, `1 min 12 s`, `5 min`, `2 h 5 min`."""
     if seconds is None:
         return ""
     if seconds < 1:
@@ -72,8 +72,12 @@ def duration(seconds: float | None) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+        return _two(int(seconds // 60), "min", int(seconds % 60), "s")
+    return _two(int(seconds // 3600), "h", int(seconds % 3600 // 60), "min")
+
+
+def _two(large: int, its_unit: str, small: int, unit: str) -> str:
+    return f"{large} {its_unit} {small} {unit}" if small else f"{large} {its_unit}"
 
 
 @register.filter

@@ -15,9 +15,11 @@ from django.db.models.functions import Now
 from backups_app import services
 from backups_app.choices import ProofLevel
 from backups_app.models import Backup, ReplacedDatabase
+from backups_app.parameters import RestoreParameters
 from backups_app.runs import building, operations, restore_check, swapping
 from backups_app.stores.local import LocalStore
 from opsconsole.exceptions import AdapterError, Kind, Refused
+from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.work.models import WorkItem
@@ -236,6 +238,15 @@ def test_claim_of_a_restore_is_refused_when_the_backup_fails_meanwhile(
     assert run.status == RunStatus.FAILED
     assert why in run.summary
     assert not run.steps.exists()
+
+
+@pytest.mark.django_db
+def test_restore_of_a_backup_that_is_not_listed_is_refused(environment, operator):
+    with pytest.raises(Refused, match="has been deleted"):
+        runs.request_run(
+            actor=operator, environment=environment, parameters=RestoreParameters(backup=999),
+            idempotency_key="k" * 32,
+        )  # fmt: skip
 
 
 def test_restore_needs_the_typed_name(backup, environment, operator):

@@ -14,7 +14,7 @@ from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backups_app.parameters import BackupParameters, ProveParameters, RestoreParameters
+from backups_app.parameters import BackupParameters, ProveParameters, UndoParameters
 from migrations_app.parameters import EndSessionParameters
 from opsconsole.access.events import SIGN_IN_FAILED, SignInFailed
 from opsconsole.events import recording as audit
@@ -31,7 +31,7 @@ from opsconsole.work.sending import send_short
 # Changes the target, and asks for nothing before.
 MIGRATE = EndSessionParameters(pid=1, user="shop", since=None)
 BACKUP = BackupParameters()
-RESTORE = RestoreParameters(backup=1)
+RESTORE = UndoParameters(replaced=1)
 
 
 def ask(actor, environment, parameters=MIGRATE, key="", **more) -> Run:

@@ -94,7 +94,7 @@ def test_promises_tell_what_is_known_of_the_environment(environment, folder):
     assert f"{size / 1e6:,.1f} MB database" in told["Backup"]
     assert "beside the live one" in told["Backup"]
     assert told["Migrate"] == (
-        "applies 1 migration; stops waiting for a lock after 2.0 s and retries for up to 5 min 0 s"
+        "applies 1 migration; stops waiting for a lock after 2.0 s and retries for up to 5 min"
     )
     assert told["Health"] == "runs every health check several times over 1 s"
     environment.health_checks.update(is_enabled=False)
