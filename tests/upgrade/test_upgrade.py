@@ -12,16 +12,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from django.conf import settings
 
+from opsconsole.embedded.postgres import set_role
+from tests.conftest import PASSWORD, dsn_for, superuser
+
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
 DUMP = FOLDER / "console_0.1.sql.gz"
 NAME = "upgrade_of_0_1"
+TARGET = "upgrade_target"
 # The dump's secrets are sealed with it.
 KEY = "dGhlIGtleSBvZiB0aGUgdXBncmFkZSB0ZXN0IG9ubHk="
 
@@ -40,9 +45,8 @@ def database() -> Iterator[str]:
         connection.execute(f"DROP DATABASE {NAME} WITH (FORCE)")
 
 
-@pytest.fixture(scope="module")
-def report(database: str) -> dict[str, list[str]]:
-    """What `drive.py` found wrong, by what it looked at."""
+def answer_of(module: str, *arguments: str, database: str, **more: str) -> Any:
+    """What a module of this folder prints, as JSON, with `database` as its console's own."""
     environment = os.environ | {
         "DATABASE_URL": database,
         # A queue of its own: nobody is to do what these pages ask for.
@@ -54,11 +58,46 @@ def report(database: str) -> dict[str, list[str]]:
         "LOG_LEVEL": "ERROR",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.upgrade.drive"],
-        env=environment, cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-m", f"tests.upgrade.{module}", *arguments],
+        env=environment | more, cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found: dict[str, list[str]] = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def report(database: str) -> dict[str, list[str]]:
+    """What `drive.py` found wrong, by what it looked at."""
+    found: dict[str, list[str]] = answer_of("drive", database=database)
+    return found
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[str]:
+    """The address of a small database for runs."""
+    with superuser() as connection:
+        set_role(connection, TARGET, PASSWORD, "LOGIN CREATEDB")
+        connection.execute(f"CREATE DATABASE {TARGET} OWNER {TARGET}")
+        try:
+            with psycopg.connect(dsn_for(TARGET, TARGET)) as made:
+                made.execute("CREATE TABLE paid AS SELECT n FROM generate_series(1, 100) n")
+            yield dsn_for(TARGET, TARGET)
+        finally:
+            connection.execute(f"DROP DATABASE {TARGET} WITH (FORCE)")
+            connection.execute(f"DROP ROLE {TARGET}")
+
+
+@pytest.fixture(scope="module")
+def ends(
+    report: object, database: str, target: str, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """How `work.py` saw each run end that 0.1 left queued or under way."""
+    backups, migrations = (tmp_path_factory.mktemp(name) for name in ("backups", "migrations"))
+    (backups / "incoming").mkdir()
+    found: list[dict[str, Any]] = answer_of(
+        "work", str(migrations), database=database, NOWHERE=target,
+        OPSCONSOLE_BACKUPS=str(backups), OPSCONSOLE_MIGRATIONS_ROOTS=str(migrations),
+    )  # fmt: skip
     return found
 
 
@@ -90,3 +129,25 @@ def test_every_page_answers_for_every_object(report):
 
 def test_every_address_that_a_page_linked_to_still_leads_to_a_page(report):
     assert nothing(report["addresses"])
+
+
+def by_kind(ends: list[dict[str, Any]], before: str, what: str) -> dict[str, Any]:
+    return {end["kind"]: end[what] for end in ends if end["before"] == before}
+
+
+def test_queued_backup_is_taken_once_and_what_cannot_be_done_any_more_says_why(ends):
+    assert by_kind(ends, "queued", "status") == {
+        "backup": "succeeded", "import": "failed", "migrate": "failed", "prune": "failed",
+        "rehearse": "failed", "restore": "failed", "verify": "failed",
+    }  # fmt: skip
+    assert by_kind(ends, "queued", "starts")["backup"] == 1
+    assert all(by_kind(ends, "queued", "summary").values())
+
+
+@pytest.mark.parametrize("before", ["running", "cancelling", "lost"])
+def test_run_under_way_ends_as_the_database_says_and_is_not_run_again(ends, before):
+    assert by_kind(ends, before, "status") == {
+        "backup": "failed", "import": "failed", "migrate": "failed", "prune": "failed",
+        "rehearse": "needs_attention", "restore": "failed", "verify": "failed",
+    }  # fmt: skip
+    assert set(by_kind(ends, before, "starts").values()) == {0}
