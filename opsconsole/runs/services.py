@@ -160,11 +160,16 @@ def _who_holds(environment: Environment, operation: Operation) -> str:
     }
 
 
-def dispatch(run_id: int) -> None:
-    """Send the hint that a run is queued. A broker that is down is made up for by the sweeper."""
+def dispatch(run_id: int) -> bool:
+    """Send the hint that a run is queued; False when the broker is away.
+
+    That is made up for by the sweeper.
+    """
     run = Run.objects.select_related("environment").get(pk=run_id)
-    if send(EXECUTE_RUN, run_id, queue=run.environment.queue):
-        Run.objects.filter(pk=run_id).update(sent_at=Now())
+    if not send(EXECUTE_RUN, run_id, queue=run.environment.queue):
+        return False
+    Run.objects.filter(pk=run_id).update(sent_at=Now())
+    return True
 
 
 def claim_run(run_id: int, worker_name: str) -> Run | None:
@@ -392,9 +397,12 @@ def sweep_queued() -> list[int]:
         *waiting.filter(sent_at=None, created_at__lt=in_seconds(-settings.SCHEDULER_TICK_SECONDS))
         .values_list("pk", flat=True),
     ]  # fmt: skip
+    sent = []
     for run_id in due:
-        dispatch(run_id)
-    return due
+        if not dispatch(run_id):
+            break  # each try may cost seconds that the reaper has better use for
+        sent.append(run_id)
+    return sent
 
 
 def reap_expired() -> list[int]:

@@ -314,9 +314,18 @@ def test_sweeper_sends_again_what_was_sent_long_ago(environment, operator, monke
     sent: list[int] = []
     run = ask(operator, environment)
     Run.objects.filter(pk=run.pk).update(sent_at=timezone.now() - timedelta(minutes=5))
-    monkeypatch.setattr(runs, "dispatch", sent.append)
+    monkeypatch.setattr(runs, "send", lambda _task, run_id, queue: not sent.append(run_id))
     assert runs.sweep_queued() == [run.pk]
     assert sent == [run.pk]
+
+
+def test_sweeper_asks_a_broker_that_is_away_once(environment, operator, monkeypatch):
+    asked: list[int] = []
+    queued = [ask(operator, environment, kind).pk for kind in (MIGRATE, BACKUP)]
+    Run.objects.filter(pk__in=queued).update(sent_at=timezone.now() - timedelta(minutes=5))
+    monkeypatch.setattr(runs, "send", lambda _task, run_id, queue: asked.append(run_id))
+    assert runs.sweep_queued() == []
+    assert len(asked) == 1
 
 
 def test_broker_that_is_down_leaves_the_run_to_the_sweeper(environment, operator, settings):

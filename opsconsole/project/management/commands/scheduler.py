@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from django.conf import settings
@@ -27,12 +28,15 @@ class Command(BaseCommand):
     help = "Send queued runs again, find lost ones, and sample health. Needs no broker to reap."
     requires_system_checks = []
 
-    def handle(self, *_args: Any, **_options: Any) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._stop = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._stop.set())
         self._due: dict[tuple[str, int], float] = {}
         self._housekeeping_at = 0.0
+
+    def handle(self, *_args: Any, **_options: Any) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._stop.set())
         while not self._stop.wait(settings.SCHEDULER_TICK_SECONDS):
             try:
                 if self._leads():
@@ -53,22 +57,34 @@ class Command(BaseCommand):
 
     def _tick(self) -> None:
         runs.reap_expired()
-        for run_id in runs.lost_runs():
-            self._send_every(runs.RESOLVE_LOST_RUN, run_id, 5 * settings.TIME_SCALE)
-        runs.sweep_queued()
-        work.sweep()
-        for environment_id in Environment.objects.shown().values_list("pk", flat=True):
-            for periodic in PERIODIC:
-                self._send_every(periodic.task, environment_id, getattr(settings, periodic.setting))
+        if self._send_what_is_due():
+            runs.sweep_queued()
+            work.sweep()
         if time.monotonic() > self._housekeeping_at:
             self._housekeeping_at = time.monotonic() + 3600
             health.forget_old_samples()
             work.forget_done()
 
-    def _send_every(self, task: TaskKey, object_id: int, seconds: float) -> None:
-        now = time.monotonic()
-        if now < self._due.get((task, object_id), 0):
-            return
-        self._due[(task, object_id)] = now + seconds
-        # Expires: a queue that was away must not answer with a flood.
-        send_short(task, object_id, expires=max(seconds, 5))
+    def _send_what_is_due(self) -> bool:
+        """Send each hint in its own time; False when the broker is away, and what is left stays due.
+
+        It is then asked no more in this tick: a try may cost seconds, and reaping must not wait.
+        """
+        for task, object_id, seconds in _hints():
+            now = time.monotonic()
+            if now < self._due.get((task, object_id), 0):
+                continue
+            # Expires: a queue that was away must not answer with a flood.
+            if not send_short(task, object_id, expires=max(seconds, 5)):
+                return False
+            self._due[(task, object_id)] = now + seconds
+        return True
+
+
+def _hints() -> Iterator[tuple[TaskKey, int, float]]:
+    """What is sent again and again: the task, its object, and the seconds from one to the next."""
+    for run_id in runs.lost_runs():
+        yield runs.RESOLVE_LOST_RUN, run_id, 5 * settings.TIME_SCALE
+    for environment_id in Environment.objects.shown().values_list("pk", flat=True):
+        for periodic in PERIODIC:
+            yield periodic.task, environment_id, getattr(settings, periodic.setting)
