@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets as random
+from contextlib import suppress
 from typing import Any
 
 from django.db import transaction
@@ -11,6 +12,7 @@ from django.utils.translation import gettext as _
 
 from backups_app import copies, events
 from backups_app.models import BackupPolicy, Storage
+from backups_app.stores.kinds import Store
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.access.places import CONSOLE
@@ -58,7 +60,8 @@ def request_test(*, actor: User, storage: Storage) -> None:
 
 def _add_test(actor: User, storage: Storage) -> None:
     event = audit.record(events.STORAGE_TESTED, actor=actor, about=storage)
-    work.add(TEST, f"{TEST}:{event.pk}", {"storage": storage.pk}, about=storage.name)
+    work.add(TEST, f"{TEST}:{event.pk}", {"storage": storage.pk, "object": new_test_object()},
+             about=storage.name)  # fmt: skip
 
 
 def retire_storage(*, actor: User, storage: Storage) -> None:
@@ -79,21 +82,36 @@ def retire_storage(*, actor: User, storage: Storage) -> None:
         audit.record(events.STORAGE_RETIRED, actor=actor, about=storage)
 
 
-def try_storage(storage: Storage) -> str:
-    """On a worker: write, read back and delete a small object; returns the problem, "" for none."""
-    key, data = f"opsconsole-test-{random.token_hex(8)}", random.token_bytes(4096)
-    problem = ""
+def new_test_object() -> str:
+    """The key of an object that no other test uses."""
+    return f"opsconsole-test-{random.token_hex(8)}"
+
+
+def try_storage(storage: Storage, key: str) -> str:
+    """On a worker: write, read back and delete a small object; returns the problem, "" for none.
+
+    The same key again makes up for a try that was cut short and may have left the object.
+    """
+    data = random.token_bytes(4096)
     try:
-        store = copies.store_of(storage)
+        found = _write_and_read(copies.store_of(storage), key, data)
+    except AdapterError as error:
+        return str(error)
+    return "" if found == data else _("what was read back is not what was written")
+
+
+def _write_and_read(store: Store, key: str, data: bytes) -> bytes:
+    """What is read of an object after it was written; it is deleted, read or not."""
+    try:
         with store.writer(key) as file:
             file.write(data)
         found = b"".join(store.read(key))
-        store.delete(key)
-        if found != data:
-            problem = _("what was read back is not what was written")
-    except AdapterError as error:
-        problem = str(error)
-    return problem
+    except AdapterError:
+        with suppress(AdapterError):
+            store.delete(key)
+        raise
+    store.delete(key)
+    return found
 
 
 def record_test(storage: Storage, problem: str) -> None:

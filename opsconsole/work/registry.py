@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from django.utils.functional import Promise
 
-# What is kept with work of the list: whose rows it is about, by their primary keys.
-Arguments = dict[str, int]
+# What is kept with work of the list: keys of the rows and objects that it is about.
+Arguments = dict[str, int | str]
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,30 @@ def test_storage_secret_is_sealed_and_absent_from_the_audit_trail(bucket):
 
 
 def test_storage_test_writes_reads_back_and_deletes(bucket):
-    assert worker.try_storage(bucket.storage) == ""
+    assert worker.try_storage(bucket.storage, "a-test") == ""
     assert [method for method, _key in bucket.requests] == ["PUT", "GET", "POST"]
     assert bucket.objects == {}
+
+
+def test_storage_test_leaves_no_object_that_it_may_not_read(bucket):
+    bucket.script = lambda method, _key: 403 if method == "GET" else None
+    assert "403 Forbidden" in worker.try_storage(bucket.storage, "a-test")
+    assert bucket.objects == {}
+
+
+def test_storage_test_that_was_cut_short_leaves_no_object_when_it_is_done_again(bucket):
+    test = WorkItem.objects.get()
+    bucket.objects[f"console/{test.arguments['object']}"] = b"of a worker that was killed"
+    do_work(test.pk)
+    assert bucket.objects == {}
+
+
+def test_storage_test_asked_for_before_an_upgrade_is_done(bucket):
+    test = WorkItem.objects.get()
+    WorkItem.objects.update(arguments={"storage": bucket.storage.pk})
+    do_work(test.pk)
+    bucket.storage.refresh_from_db()
+    assert (bucket.storage.tested_at is not None, bucket.storage.test_error) == (True, "")
 
 
 def test_storage_test_says_what_the_server_answered(bucket):
