@@ -155,4 +155,4 @@ def test_policy_lets_nobody_promise_less_waiting_than_one_wait_for_a_lock(enviro
         },
     )  # fmt: skip
     assert answer.status_code == 422
-    assert "waits at least as long as it waits for a lock" in answer.content.decode()
+    assert "Must be at least as long as the lock wait above" in answer.content.decode()
