@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from django.test import Client
+from django.urls import reverse
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis
 from psycopg import sql
@@ -310,3 +311,37 @@ def as_role(person):
         return client
 
     return make
+
+
+@pytest.fixture
+def seen(environment):
+    """The environment as a worker has read it."""
+    from tests.worker import observe_target
+
+    observe_target(environment.targets.get())
+    return environment
+
+
+def url(environment, name: str, *more: str) -> str:
+    """The address of a page of the environment."""
+    return reverse(name, args=[environment.application.slug, environment.slug, *more])
+
+
+@pytest.fixture
+def broker(monkeypatch):
+    """What is sent to the broker; `broker.away = True` and it takes nothing."""
+    from celery import current_app
+
+    class Broker:
+        away = False
+        sent: list[tuple[str, int]]
+
+        def send(self, name, args, **_options) -> None:
+            if self.away:
+                raise ConnectionError("nobody listens")
+            self.sent.append((name, args[0]))
+
+    made = Broker()
+    made.sent = []
+    monkeypatch.setattr(current_app, "send_task", made.send)
+    return made

@@ -8,6 +8,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from backups_app import services as backups
 from opsconsole.access.choices import Role
@@ -17,6 +18,8 @@ from opsconsole.environments.events import TARGET_TESTED
 from opsconsole.events.catalogue import CATALOGUE, Audience
 from opsconsole.events.models import AuditEvent
 from opsconsole.events.recording import record
+from opsconsole.health.models import HealthCheck
+from tests.conftest import url
 
 
 def queries(client, address: str) -> list[str]:
@@ -69,3 +72,84 @@ def test_audit_pages_take_as_many_queries_for_many_events_of_any_age_as_for_one(
             environment=environment, run=run,
         )  # fmt: skip
     assert len(queries(client, address)) == len(few)
+
+
+def test_audit_filters_by_who_what_and_environment(as_role, environment, operator):
+    backups.request_backup(actor=operator, environment=environment, idempotency_key="b" * 32)
+    client = as_role("reviewer")
+
+    def found(query: str) -> bool:
+        page = client.get(f"/audit?{query}").content.decode()
+        return "operator requested run" in page.split("</form>")[-1]
+
+    today = timezone.now().date()
+    assert found(f"who=operator&what=run.&environment={environment.pk}&since={today}&until={today}")
+    assert found("event=run.requested")
+    assert found("what=operator+requested")
+    assert not found("event=run.ended")
+    assert not found("what=operator+ended")
+    assert not found("who=nobody")
+    assert not found("until=2020-01-01")
+
+
+def test_audit_csv_starts_no_formula(as_role, environment, operator):
+    backups.request_backup(
+        actor=operator, environment=environment, idempotency_key="b" * 32, reason="=1+1"
+    )
+    text = b"".join(
+        as_role("viewer").get("/audit.csv?what=run.requested").streaming_content
+    ).decode()
+    assert ",'=1+1" in text
+
+
+def test_audit_event_shows_what_changed_and_from_where(as_role, environment):
+    check = HealthCheck.objects.get()
+    edit = reverse("health-check-edit", args=[environment.pk, check.pk])
+    fields = {"name": "amounts", "kind": "sql", "address": "SELECT 1 AS one", "timeout_seconds": 9}
+    assert as_role("admin").post(edit, fields).status_code == 302
+    event = AuditEvent.objects.get(action="health_check.changed")
+
+    assert event.changes() == [
+        ("address", "SELECT count(amount) FROM targets", "SELECT 1 AS one"),
+        ("is_enabled", "True", "False"),
+        ("timeout_seconds", "5", "9"),
+    ]
+    client = as_role("viewer")
+    page = client.get(reverse("audit-event", args=[event.pk])).content.decode()
+    for text in ("SELECT count(amount) FROM targets", "SELECT 1 AS one", "127.0.0.1"):
+        assert text in page
+    assert reverse("audit-event", args=[event.pk]) in client.get("/audit").content.decode()
+    exported = b"".join(client.get("/audit.csv").streaming_content).decode()
+    assert '""address"": ""SELECT 1 AS one""' in exported
+
+
+def test_audit_event_leaves_the_password_of_an_address_out(as_role, environment):
+    check = HealthCheck.objects.get()
+    edit = reverse("health-check-edit", args=[environment.pk, check.pk])
+    address = "https://probe:se:cr@et@localhost/health?deep=1"
+    fields = {"name": "h", "kind": "http", "address": address, "timeout_seconds": 9}
+    client = as_role("admin")
+    assert client.post(edit, fields).status_code == 302
+
+    event = AuditEvent.objects.get(action="health_check.changed")
+
+    assert event.details["after"]["address"] == "https://probe:…@localhost/health?deep=1"
+    check.refresh_from_db()
+    assert check.address == address
+    assert client.post(edit, fields).status_code == 302
+    again = AuditEvent.objects.filter(action="health_check.changed").first()
+    assert again.details["before"]["address"] == "https://probe:…@localhost/health?deep=1"
+
+
+@pytest.mark.django_db
+def test_audit_event_of_another_environment_is_not_shown(make_environment, client, as_role):
+    one, other = make_environment("staging"), make_environment("production", position=2)
+    for environment in (one, other):
+        answer = as_role("admin").post(url(environment, "health-check-now"))
+        assert answer.status_code == 302
+    user = User.objects.create_user("limited")
+    Membership.objects.create(user=user, role=Role.VIEWER, environment=one)
+    client.force_login(user)
+    seen, hidden = (AuditEvent.objects.get(environment=e) for e in (one, other))
+    assert client.get(reverse("audit-event", args=[seen.pk])).status_code == 200
+    assert client.get(reverse("audit-event", args=[hidden.pk])).status_code == 404

@@ -11,6 +11,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from backups_app import services as backups
 from backups_app.archives.encryption import new_identity, public_key
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
 from opsconsole.environments.models import Environment
@@ -18,7 +19,7 @@ from opsconsole.events.models import AuditEvent
 from opsconsole.runs.choices import RunKind
 from opsconsole.runs.models import Run
 from opsconsole.work.models import WorkItem
-from tests.worker import do_work
+from tests.worker import do_work, execute_run
 
 POLICY = {
     "backup_cron": "", "verify_cron": "", "time_zone": "UTC", "verify_level": "3",
@@ -270,3 +271,18 @@ def test_download_streams_the_archive_to_admins_and_is_audited(as_role, make_bac
     assert answer.headers["content-disposition"] == f'attachment; filename="{path.name}"'
     assert AuditEvent.objects.get(action="backup.downloaded").object_id == str(backup.pk)
     path.unlink()
+
+
+@pytest.mark.usefixtures("transactional_db")
+def test_restore_form_keeps_what_was_typed_and_queues_when_right(as_role, environment, operator):
+    run = backups.request_backup(actor=operator, environment=environment, idempotency_key="b" * 32)
+    execute_run(run.pk, "w")
+    address = reverse("backup-restore", args=[Backup.objects.get().pk])
+    client = as_role("operator")
+    form = {"environment": environment.pk, "reason": "try", "typed_name": "wrong", "key": "k" * 32}
+    answer = client.post(address, form)
+    assert answer.status_code == 422
+    assert 'value="try"' in answer.content.decode()
+    assert client.post(address, {}).status_code == 422
+    assert client.post(address, form | {"typed_name": "staging"}).status_code == 302
+    assert client.post(reverse("backup-prove", args=[Backup.objects.get().pk])).status_code == 302

@@ -1,0 +1,47 @@
+"""The pages of people: roles, preferences, signing in and out."""
+
+from __future__ import annotations
+
+from django.urls import reverse
+
+from opsconsole.access.models import Membership, User
+from opsconsole.events.models import AuditEvent
+
+
+def test_people_roles_and_the_last_admin(as_role):
+    client = as_role("admin")
+    weak = {"username": "p", "password1": "123", "password2": "123", "role": "viewer"}
+    assert client.post(reverse("person-add"), weak).status_code == 422
+    strong = weak | {"password1": "correct-horse-9", "password2": "correct-horse-9"}
+    assert client.post(reverse("person-add"), strong).status_code == 302
+    person = User.objects.get(username="p")
+    role = {"user": person.pk, "role": "operator"}
+    assert client.post(reverse("role-add"), role).status_code == 302
+    assert client.post(reverse("role-add"), role).status_code == 422
+    mine = Membership.objects.get(role="admin")
+    remove = reverse("role-revoke", args=[mine.pk])
+    answer = client.post(remove)
+    assert (answer.status_code, "last admin" in answer.content.decode()) == (409, True)
+    other = person.memberships.get(role="operator")
+    assert client.post(reverse("role-revoke", args=[other.pk])).status_code == 302
+    assert client.post(reverse("person-lock-out", args=[person.pk])).status_code == 302
+    person.refresh_from_db()
+    assert person.is_active is False
+    assert client.post(reverse("person-lock-out", args=[mine.user.pk])).status_code == 409
+
+
+def test_preferences_set_theme_and_time_zone(as_role):
+    client = as_role("viewer")
+    assert client.post("/preferences", {"theme": "dark", "time_zone": "Mars"}).status_code == 422
+    assert (
+        client.post("/preferences", {"theme": "dark", "time_zone": "Asia/Tokyo"}).status_code == 302
+    )
+    assert 'data-theme="dark"' in client.get("/").content.decode()
+
+
+def test_sign_in_and_failure_are_audited(client, operator):
+    assert client.post("/sign-in", {"username": "operator", "password": "no"}).status_code == 200
+    assert client.post("/sign-in", {"username": "operator", "password": "pw"}).status_code == 302
+    assert client.post("/sign-out").status_code == 302
+    actions = AuditEvent.objects.order_by("id").values_list("action", flat=True)
+    assert list(actions) == ["person.sign_in_failed", "person.signed_in", "person.signed_out"]

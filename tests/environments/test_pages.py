@@ -1,0 +1,144 @@
+"""The pages that set applications and environments up, and test their connections."""
+
+from __future__ import annotations
+
+from django.test import Client
+from django.urls import reverse
+
+from opsconsole.environments.models import Application, Environment
+from opsconsole.events.models import AuditEvent
+from opsconsole.health.models import HealthCheck
+from opsconsole.runs.choices import RunStatus
+from opsconsole.runs.models import Run
+from opsconsole.work import services as work
+from opsconsole.work.models import WorkItem
+from tests.worker import do_work, observe_target
+
+
+def test_admin_adds_application_environment_and_check(as_role, folder, database):
+    client = as_role("admin")
+    assert (
+        client.post(reverse("application-add"), {"name": "A", "slug": "not ok"}).status_code == 422
+    )
+    assert (
+        client.post(
+            reverse("application-add"), {"name": "A", "slug": "a", "engine": "dbmate"}
+        ).status_code
+        == 302
+    )
+    application = Application.objects.get(slug="a")
+    add = reverse("environment-add", args=[application.pk])
+    fields = {
+        "name": "Dev", "slug": "dev", "position": 1, "migrations_folder": str(folder.path),
+        "auto_rollback": "no_writes", "settle_seconds": 5, "queue": "runs",
+    }  # fmt: skip
+    assert "Say where the database is" in client.post(add, fields).content.decode()
+    wrong = client.post(add, fields | {"address": "http://secret-word@x"})
+    assert (wrong.status_code, "secret-word" in wrong.content.decode()) == (422, False)
+    answer = client.post(add, fields | {"address": database()})
+    assert answer.status_code == 302, answer.content.decode()
+    environment = Environment.objects.get(slug="dev")
+    assert "postgresql" not in environment.targets.get().dsn_encrypted
+    assert client.get(answer.headers["location"]).status_code == 200
+    assert client.post(add, fields | {"address": "env:X"}).status_code == 422
+    check = reverse("health-check-add", args=[environment.pk])
+    bad = {"name": "h", "kind": "http", "address": "file:///etc/passwd", "timeout_seconds": 5}
+    assert client.post(check, bad).status_code == 422
+    for wrong in ("http://[::1", "http://localhost:99999/health"):
+        answer = client.post(check, bad | {"address": wrong})
+        assert (answer.status_code, "is not an address" in answer.content.decode()) == (422, True)
+    good = bad | {"address": "http://localhost:1/health", "is_enabled": "on"}
+    assert client.post(check, good).status_code == 302
+    assert client.post(check, good).status_code == 422
+    assert client.get(reverse("settings")).status_code == 200
+    edit = reverse("environment-edit", args=[application.pk, environment.pk])
+    assert client.post(edit, fields | {"name": "Development"}).status_code == 302
+    changed = AuditEvent.objects.get(action="environment.changed")
+    assert (changed.details["before"]["name"], changed.details["after"]["name"]) == (
+        "Dev", "Development",
+    )  # fmt: skip
+    assert changed.details["address_changed"] is False
+
+
+def test_settings_page_names_the_database_that_was_read(as_role, seen):
+    page = as_role("admin").get(reverse("settings")).content.decode()
+    assert seen.targets.get().database_name in page
+    assert "not read yet" not in page
+
+
+def test_archiving_is_refused_while_a_run_holds_the_target(as_role, environment, operator):
+    client = as_role("admin")
+    run = Run.objects.create(
+        operation="migrate", kind="migrate", changes_target=True,
+        environment=environment, target=environment.targets.get(),
+        requested_by=operator, idempotency_key="x",
+    )  # fmt: skip
+    archive = reverse("environment-archive", args=[environment.pk])
+    assert client.post(archive).status_code == 409
+    application = reverse("application-archive", args=[environment.application.pk])
+    assert client.post(application).status_code == 409
+    Run.objects.filter(pk=run.pk).update(status=RunStatus.FAILED)
+    check = HealthCheck.objects.get()
+    assert client.post(reverse("health-check-delete", args=[check.pk])).status_code == 302
+    assert client.post(archive).status_code == 302
+    assert client.get(environment.get_absolute_url()).status_code == 404
+    assert client.post(application).status_code == 302
+
+
+def test_connection_test_shows_what_the_worker_found(as_role, seen):
+    client = as_role("admin")
+    page = client.get(reverse("connection-test", args=[seen.pk])).content.decode()
+    assert "It works." in page
+    seen.targets.get().states.create(error="connection refused")
+    page = client.get(
+        reverse("connection-test", args=[seen.pk]), headers={"HX-Request": "true"}
+    ).content.decode()
+    assert "connection refused" in page
+
+
+def test_two_environments_on_one_database_are_refused(seen, make_environment):
+    other = make_environment("production", position=2)
+    other.targets.update(dsn_encrypted=seen.targets.get().dsn_encrypted)
+    state = observe_target(other.targets.get())
+    assert "two environments on one database are refused" in state.error
+
+
+def connection_page(client: Client, environment: Environment) -> str:
+    return client.get(reverse("connection-test", args=[environment.pk])).content.decode()
+
+
+def test_connection_test_asked_for_while_the_broker_is_away_waits_and_is_done(
+    transactional_db, as_role, environment, broker
+):
+    client, broker.away = as_role("admin"), True
+    assert "Not tested yet." in connection_page(client, environment)
+    again = reverse("test-connection", args=[environment.pk])
+    assert client.post(again).status_code == 302
+    said = connection_page(client, environment)
+    assert ("Waiting for a worker" in said, "is connecting" in said) == (True, False)
+
+    broker.away = False
+    (item_id,) = work.sweep()
+    assert broker.sent == [("opsconsole.do_work", item_id)]
+    do_work(item_id)
+
+    assert "It works." in connection_page(client, environment)
+    assert environment.targets.get().states.count() == 1
+    assert AuditEvent.objects.filter(action="target.tested").count() == 1
+
+
+def test_saved_environment_and_the_test_of_its_connection_are_one_act(
+    transactional_db, as_role, environment, broker, database
+):
+    client, broker.away = as_role("admin"), True
+    fields = {
+        "name": "Staging", "slug": "staging", "position": 1, "auto_rollback": "no_writes",
+        "migrations_folder": environment.migrations_folder, "settle_seconds": 5, "queue": "runs",
+    }  # fmt: skip
+    edit = reverse("environment-edit", args=[environment.application_id, environment.pk])
+    answer = client.post(edit, fields | {"address": database()}, follow=True)
+    assert "Saved. A worker will test the connection." in answer.content.decode()
+    assert "Waiting for a worker" in answer.content.decode()
+    item = WorkItem.objects.get()
+    do_work(item.pk)
+    assert environment.targets.get().states.count() == 1
