@@ -40,9 +40,11 @@ class SourceConsents(Gate):
     def check(self, now: datetime) -> Verdict:
         if self.consents:
             return Open()
-        return Closed(
-            _(
-                "This holds data of %(source)s. Only an admin of %(source)s may take it out of there."
-            )
-            % {"source": self.source}
-        )
+        return Closed(only_its_admins(self.source))
+
+
+def only_its_admins(source: str) -> str:
+    """Why data of an environment stays where it is."""
+    return _(
+        "This holds data of %(source)s. Only an admin of %(source)s may take it out of there."
+    ) % {"source": source}  # fmt: skip

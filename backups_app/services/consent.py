@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from django.contrib.auth.models import AnonymousUser
-from django.utils.translation import gettext as _
 
+from backups_app.gates import only_its_admins
 from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.stores.places import Place, place_of
 from opsconsole.access.models import User
@@ -22,14 +22,7 @@ def require_take_out(actor: User | None, sources: Iterable[Environment]) -> None
     data."""
     for source in sources:
         if not can(actor or AnonymousUser(), "data.take_out", source):
-            raise Refused(
-                _(
-                    "This holds data of %(source)s. Only an admin of %(source)s may take it out "
-                    "of there."
-                )
-                % {"source": source},
-                kind=Kind.FORBIDDEN,
-            )
+            raise Refused(only_its_admins(str(source)), kind=Kind.FORBIDDEN)
 
 
 def require_restore(actor: User | None, backup: Backup, environment: Environment) -> None:
