@@ -132,14 +132,14 @@ def test_drawing_of_the_architecture_is_as_the_imports_are():
 @pytest.mark.parametrize(
     ("reached", "problem", "floor"),
     [
-        (79.9, "79.9 % of lines and branches are covered, and 80.0 % were before", "80.0"),
-        (80.0, "", "80.0"),
-        (80.1, "", "80.1"),
+        (79, "79 % of lines and branches are covered, and 80 % were before", "80"),
+        (80, "", "80"),
+        (81, "", "81"),
     ],
 )
 def test_floor_of_coverage_only_rises(tmp_path, reached, problem, floor):
     kept = tmp_path / "floor.txt"
-    kept.write_text("80.0\n")
+    kept.write_text("80\n")
     assert (judge(reached, kept), kept.read_text().strip()) == (problem, floor)
 
 
