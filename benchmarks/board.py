@@ -126,7 +126,7 @@ def main(count: int) -> None:
         refresh(environments)
         best = min(best, time.process_time() - began)
     theirs = prisma_seconds(root, environments)
-    print(f"{count} migrations, {len(environments)} environments")
+    print(f"migrations: {count}, environments: {len(environments)}")
     print(f"queries to each target per refresh   {len(sent)}")
     print(f"CPU of one warm refresh of all       {best * 1000:8.0f} ms")
     print(f"CPU of prisma migrate status, x{len(environments)}    {theirs * 1000:8.0f} ms "

@@ -111,7 +111,7 @@ def authorize(user: User, action: str, place: Place) -> None:
 
 
 def _lacks(action: str) -> Refused:
-    needed = ", ".join(sorted(role.label.lower() for role in ACTIONS[action]))
+    needed = _(" or ").join(sorted(role.label.lower() for role in ACTIONS[action]))
     return Refused(
         _("You need the role %(roles)s to do this here.") % {"roles": needed},
         kind=Kind.FORBIDDEN,

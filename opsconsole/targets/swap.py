@@ -88,7 +88,7 @@ class Swap:
             for pid in pids:
                 self._terminate(pid)
             if time.monotonic() > self.deadline:
-                raise TimeoutError(f"{len(pids)} sessions of {self.order.live} do not end")
+                raise TimeoutError(f"sessions of {self.order.live} do not end: {len(pids)} left")
             time.sleep(0.002)
 
     def _sessions(self) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opsconsole.cli import DONE, Call, Verb, takes
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.web.keys import key_from
 from opsconsole.work import services as work
 from opsconsole.work.models import WorkItem
@@ -19,7 +19,10 @@ def list_late(call: Call) -> int:
 def retry(call: Call) -> int:
     item = work.work_of(call.actor(), "console.view").filter(pk=key_from(call.options.item)).first()
     if item is None:
-        raise Refused(f"there is no work {call.options.item}: `ops late` lists what is late")
+        raise Refused(
+            f"there is no work {call.options.item}: `ops late` lists what is late",
+            kind=Kind.NOT_FOUND,
+        )
     work.try_now(actor=call.actor(), item=item)
     row = _row(item)
     call.print(row, [f"a worker will try it as soon as one is free: {row['title']}"])

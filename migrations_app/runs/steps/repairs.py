@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from migrations_app.engines import Engine, MigrationScript, ScriptFailed
 from migrations_app.engines.applying import finish_rest
@@ -100,7 +101,11 @@ class FinishRest(Step[FinishParameters, WithSchema]):
                 raise StepFailed(
                     f"{script.file} line {failure.line}: {why}. Of the rest, landed at lines: {lines}"
                 ) from failure
-        return f"{len(rest)} statements applied, {script.name} marked applied"
+        return ngettext(
+            "%(n)d statement applied, %(name)s marked applied",
+            "%(n)d statements applied, %(name)s marked applied",
+            len(rest),
+        ) % {"n": len(rest), "name": script.name}  # fmt: skip
 
     def _require_unchanged(
         self, context: RunContext[FinishParameters], engine: Engine,
