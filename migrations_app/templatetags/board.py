@@ -22,7 +22,7 @@ def board_cell(cell: Cell) -> SafeString:
     """The state with its icon and word, linked, and when it was applied or how risky it is."""
     shown = _look(cell.state, get_language())
     if not cell.url:
-        return mark_safe(f'<span class="muted">{LOOKS[cell.state][0]}</span>')  # noqa: S308
+        return mark_safe(f'<span class="muted">{escape(LOOKS[cell.state][0])}</span>')  # noqa: S308
     link = f'<a class="cell {LOOKS[cell.state][1]}" href="{escape(cell.url)}">{shown}</a>'
     note = escape(_note(cell))
     return mark_safe(f"{link}<small>{note}</small>" if note else link)  # noqa: S308
