@@ -30,13 +30,21 @@ def split_statements(sql: str) -> tuple[Statement, ...]:
     """
     try:
         nodes = [raw.stmt for raw in pglast.parse_sql(sql)]
-        slices = list(pglast.split(sql, only_slices=True))
+        slices = [_with_its_end(sql, part) for part in pglast.split(sql, only_slices=True)]
     except ParseError:
         nodes = []
         slices = _scan(sql)
     if len(nodes) != len(slices):
         nodes = [None] * len(slices)
     return tuple(_statement(sql, part, node) for part, node in zip(slices, nodes, strict=True))
+
+
+def _with_its_end(sql: str, part: slice) -> slice:
+    """The library strips a statement as Python does, and with it a hard space that ends it."""
+    end = part.stop
+    while end < len(sql) and sql[end].isspace():
+        end += 1
+    return slice(part.start, end)
 
 
 def _scan(sql: str) -> list[slice]:

@@ -204,6 +204,8 @@ def words(sql: str) -> list[str]:
 
 @given(st.lists(PIECES, max_size=14).map(" ".join))
 @example("SELECT 1;\n\xa0\nSELECT 2;")
+@example("SELECT 1 \xa0")
+@example("SELECT 1 \xa0 -- no\n; SELECT 2 \xa0;")
 def test_no_word_of_a_file_is_lost(text):
     found = split_statements(text)
     try:
