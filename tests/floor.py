@@ -14,12 +14,14 @@ import tempfile
 from pathlib import Path
 
 FLOOR = Path(__file__).with_name("floor.txt")
+# Which thread comes first, and what a machine lacks, moves the tenths.
+CHANCE = 0.5
 ARGUMENTS = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def measure(arguments: list[str]) -> int:
-    """Run the tests; the share of lines and branches they reach, in whole per cent: what is left to
-    chance (which thread comes first) moves the tenths.
+    """Run the tests; the share of lines and branches they reach, in whole per cent, less CHANCE and
+    rounded down.
 
     Raises CalledProcessError when a test fails.
     """
@@ -31,7 +33,7 @@ def measure(arguments: list[str]) -> int:
             check=True,
         )  # fmt: skip
         reached = json.loads(report.read_text())["totals"]["percent_covered"]
-    return int(reached)
+    return int(reached - CHANCE)
 
 
 def judge(reached: int, floor: Path = FLOOR) -> str:
