@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models import Backup, BackupCopy, BackupPolicy, ScheduledOccurrence
 from backups_app.models.backup import CopyState
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.runs.choices import RunStatus
 
 # A backup this much smaller or larger than its predecessors' median is worth a look.
@@ -23,30 +23,30 @@ UNHEALTHY = (CopyState.CORRUPT, CopyState.MISSING, CopyState.FAILED, CopyState.U
 
 
 def alarms_of(
-    environments: Collection[Environment], policies: dict[int, BackupPolicy] | None = None
+    targets: Collection[Target], policies: dict[int, BackupPolicy] | None = None
 ) -> dict[int, list[str]]:
-    """`{environment id: sentences}`, with the same number of queries for any number of them.
+    """`{target id: sentences}`, with the same number of queries for any number of them.
 
-    `policies` are those of the environments, where the caller has read them.
+    `policies` are those of their environments, by these, where the caller has read them.
     """
     if policies is None:
-        policies = BackupPolicy.objects.by_environment(environments)
-    ids = [environment.pk for environment in environments]
+        policies = BackupPolicy.objects.by_environment([t.environment for t in targets])
+    ids = [target.pk for target in targets]
     found: dict[int, list[str]] = defaultdict(list)
     backups: dict[int, list[Backup]] = defaultdict(list)
     for backup in (
-        Backup.objects.filter(environment__in=ids, deleted_at=None)
+        Backup.objects.filter(target__in=ids, deleted_at=None)
         .exclude(reason=BackupReason.IMPORTED)
-        .only("environment_id", "taken_at", "size_bytes", "proof", "proof_problem", "expires_at")
+        .only("target_id", "taken_at", "size_bytes", "proof", "proof_problem", "expires_at")
         .order_by("-taken_at")
     ):
-        backups[backup.environment_id].append(backup)
-    for environment_id in ids:
-        own = backups[environment_id]
-        policy = policies.get(environment_id)
-        found[environment_id] += _age_alarms(own, policy) + _size_alarms(own) + _proof_alarms(own)
-    for environment_id, text in _missed(ids) + _bad_copies(ids):
-        found[environment_id].append(text)
+        backups[backup.target_id].append(backup)
+    for target in targets:
+        own = backups[target.pk]
+        policy = policies.get(target.environment_id)
+        found[target.pk] += _age_alarms(own, policy) + _size_alarms(own) + _proof_alarms(own)
+    for target_id, text in _missed(ids) + _bad_copies(ids):
+        found[target_id].append(text)
     return found
 
 
@@ -92,13 +92,13 @@ def _proof_alarms(backups: list[Backup]) -> list[str]:
 def _missed(ids: list[int]) -> list[tuple[int, str]]:
     """The newest occurrence of each schedule, where it made no run or its run did not succeed."""
     newest = (
-        ScheduledOccurrence.objects.filter(environment__in=ids)
+        ScheduledOccurrence.objects.filter(target__in=ids)
         .select_related("run")
-        .order_by("environment_id", "kind", "-due_at")
-        .distinct("environment_id", "kind")
+        .order_by("target_id", "kind", "-due_at")
+        .distinct("target_id", "kind")
     )
     return [
-        (one.environment_id, _sentence(one.kind, one.due_at, one.refusal))
+        (one.target_id, _sentence(one.kind, one.due_at, one.refusal))
         for one in newest
         if one.refusal or (one.run and one.run.status in _ENDED_BADLY)
     ]
@@ -118,14 +118,14 @@ def _sentence(kind: str, due_at: datetime, refusal: str) -> str:
 def _bad_copies(ids: list[int]) -> list[tuple[int, str]]:
     copies = (
         BackupCopy.objects.filter(
-            state__in=UNHEALTHY, backup__environment__in=ids, backup__deleted_at=None
+            state__in=UNHEALTHY, backup__target__in=ids, backup__deleted_at=None
         )
         .select_related("storage", "backup")
         .defer("backup__manifest")[:20]
     )
     return [
         (
-            copy.backup.environment_id,
+            copy.backup.target_id,
             _copy_sentence(copy)
             % {"id": copy.backup_id, "storage": copy.storage, "state": copy.look.label},
         )

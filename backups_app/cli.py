@@ -23,7 +23,7 @@ from backups_app.services import (
 from backups_app.services.policies import request_prune
 from backups_app.services.recovery import recovery_kit
 from opsconsole.cli import DONE, Call, Verb
-from opsconsole.environments.cli import environment_of
+from opsconsole.environments.cli import target_of
 from opsconsole.environments.secrets import allow_opening
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.exceptions import Kind, Refused
@@ -45,7 +45,7 @@ def backup_of(call: Call) -> Backup:
 def back_up(call: Call) -> int:
     run = request_backup(
         actor=call.actor(),
-        environment=environment_of(call),
+        target=target_of(call),
         idempotency_key=uuid.uuid4().hex,
         reason=call.options.reason,
     )
@@ -56,7 +56,7 @@ def restore(call: Call) -> int:
     run = request_restore(
         actor=call.actor(),
         backup=backup_of(call),
-        environment=environment_of(call),
+        target=target_of(call),
         idempotency_key=uuid.uuid4().hex,
         typed_name=call.options.confirm,
         reason=call.options.reason,
@@ -78,7 +78,7 @@ def verify(call: Call) -> int:
 
 def import_archive(call: Call) -> int:
     more = {
-        "actor": call.actor(), "environment": environment_of(call),
+        "actor": call.actor(), "target": target_of(call),
         "idempotency_key": uuid.uuid4().hex, "reason": call.options.reason,
     }  # fmt: skip
     if call.options.storage:
@@ -112,7 +112,7 @@ def undo(call: Call) -> int:
 def prune(call: Call) -> int:
     run = request_prune(
         actor=call.actor(),
-        environment=environment_of(call),
+        target=target_of(call),
         idempotency_key=uuid.uuid4().hex,
     )
     return started(call, run)
@@ -121,7 +121,7 @@ def prune(call: Call) -> int:
 def print_recovery_kit(call: Call) -> int:
     allow_opening()
     kit = recovery_kit(
-        actor=call.actor(), environment=environment_of(call), with_key=call.options.with_key
+        actor=call.actor(), environment=target_of(call).environment, with_key=call.options.with_key
     )
     call.output.write(json.dumps({"kit": kit}) if call.options.json else kit)
     return DONE

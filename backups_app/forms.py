@@ -17,7 +17,7 @@ from backups_app.exceptions import BadKey
 from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.stores.kinds import Credentials, canonical_key
 from backups_app.stores.opening import open_store
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target, TargetQuerySet
 from opsconsole.exceptions import AdapterError
 
 
@@ -25,7 +25,11 @@ class RestoreForm(forms.Form):
     """Where a backup goes, why, and the typed name of what it replaces."""
 
     environment = forms.ModelChoiceField(
-        Environment.objects.none(), label=_("Restore into"), empty_label=None
+        Target.objects.none(),
+        label=_("Restore into"),
+        empty_label=None,
+        # The page names environments.
+        to_field_name="environment",
     )
     new_database = forms.CharField(
         label=_("As a new database"),
@@ -60,18 +64,20 @@ class RestoreForm(forms.Form):
     def __init__(
         self,
         *args: Any,
-        environments: Any,
-        offered: list[Environment],
+        targets: TargetQuerySet,
+        offered: list[Target],
         backup: Backup,
         **kwargs: Any,
     ) -> None:
-        """`environments` may be named; those `offered` will not be refused for a missing right."""
+        """`targets` may be named; those `offered` will not be refused for a missing right."""
         super().__init__(*args, **kwargs)
-        self.fields["environment"].queryset = environments  # type: ignore[attr-defined]
-        self.fields["environment"].choices = [(e.pk, str(e)) for e in offered]  # type: ignore[attr-defined]
+        self.fields["environment"].queryset = targets  # type: ignore[attr-defined]
+        self.fields["environment"].choices = [  # type: ignore[attr-defined]
+            (t.environment_id, str(t.environment)) for t in offered
+        ]
         self.fields["environment"].initial = backup.environment_id
         policy = BackupPolicy.objects.of(backup.environment)
-        crosses = any(environment.pk != backup.environment_id for environment in offered)
+        crosses = any(target.environment_id != backup.environment_id for target in offered)
         if not backup.environment.is_protected or policy.masking_sql.strip() or not crosses:
             del self.fields["consents_unmasked"]
 

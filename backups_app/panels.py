@@ -42,24 +42,24 @@ def register() -> None:
     FINDERS.append(find_backups)
 
 
-def newest_proven(environments: list[Environment]) -> dict[int, Fact]:
+def newest_proven(targets: list[Target]) -> dict[int, Fact]:
     newest = {
-        b.environment_id: b
+        b.target_id: b
         for b in Backup.objects.proven()
-        .filter(environment__in=environments)
+        .filter(target__in=targets)
         .defer("manifest")
-        .order_by("environment_id", "-taken_at")
-        .distinct("environment_id")
+        .order_by("target_id", "-taken_at")
+        .distinct("target_id")
     }
     none = Fact(_("Backup"), _("none proven yet"))
-    alarms = alarms_of(environments)
+    alarms = alarms_of(targets)
     return {
-        e.pk: _alarm(e, alarms[e.pk])
-        if alarms[e.pk]
-        else _fact(newest[e.pk])
-        if e.pk in newest
+        target.pk: _alarm(target.environment, alarms[target.pk])
+        if alarms[target.pk]
+        else _fact(newest[target.pk])
+        if target.pk in newest
         else none
-        for e in environments
+        for target in targets
     }
 
 
@@ -98,7 +98,7 @@ def backups_card(request: ConsoleRequest, target: Target) -> SafeString:
     policies = BackupPolicy.objects.by_environment([environment])
     policy = policies.get(environment.pk) or BackupPolicy.objects.default(environment)
     context = {
-        "alarms": alarms_of([environment], policies)[environment.pk],
+        "alarms": alarms_of([target], policies)[target.pk],
         "policy_words": policy.in_words,
         "environment": environment,
         "backups": Backup.objects.listed().defer("manifest").filter(target=target)[:6],

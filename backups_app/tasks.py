@@ -5,16 +5,16 @@ from celery import shared_task
 from backups_app.models import RestoreCheck
 from backups_app.runs import restore_check
 from backups_app.services import policies, restores
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 
 
 @shared_task(name=restores.CHECK_RESTORE)
 def check_restore(check_id: int) -> None:
     restore_check.check_restore(
-        RestoreCheck.objects.select_related("backup", "environment").get(pk=check_id)
+        RestoreCheck.objects.select_related("backup", "target").get(pk=check_id)
     )
 
 
 @shared_task(name=policies.TEND)
-def tend(environment_id: int) -> None:
-    policies.tend(Environment.objects.select_related("application").get(pk=environment_id))
+def tend(target_id: int) -> None:
+    policies.tend(Target.objects.select_related("environment__application").get(pk=target_id))

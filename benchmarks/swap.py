@@ -86,14 +86,16 @@ def main(megabytes: int) -> None:
 
     environment, actor = bench.make_environment(megabytes), bench.admin()
     run = bench.execute(
-        request_backup(actor=actor, environment=environment, idempotency_key=uuid.uuid4().hex)
+        request_backup(
+            actor=actor, target=environment.targets.get(), idempotency_key=uuid.uuid4().hex
+        )
     )
     backup = Backup.objects.get(run=run)
 
     with clients(environment.dsn) as running:
         run = bench.execute(
             request_restore(
-                actor=actor, backup=backup, environment=environment,
+                actor=actor, backup=backup, target=environment.targets.get(),
                 idempotency_key=uuid.uuid4().hex, typed_name=environment.slug,
             )
         )  # fmt: skip

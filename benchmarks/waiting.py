@@ -123,9 +123,9 @@ def migrate(environment) -> None:
 
     environment = Environment.objects.select_related("application").get(pk=environment.pk)
     observe_target(environment.targets.get())
-    plan, _state = current_plan(environment)
+    plan, _state = current_plan(environment.targets.get())
     run = request_migrate(
-        actor=bench.admin(), environment=environment, plan_hash=plan.hash,
+        actor=bench.admin(), target=environment.targets.get(), plan_hash=plan.hash,
         idempotency_key=uuid.uuid4().hex,
     )  # fmt: skip
     bench.execute(run)

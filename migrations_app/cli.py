@@ -20,14 +20,14 @@ from migrations_app.services.migrations import (
 )
 from opsconsole.access.permissions import authorize
 from opsconsole.cli import DONE, Call, Verb, takes, wait_for
-from opsconsole.environments.cli import environment_of
-from opsconsole.environments.models import Environment
+from opsconsole.environments.cli import target_of
+from opsconsole.environments.models import Target
 from opsconsole.exceptions import Refused
 from opsconsole.runs.cli import started, starts
 
 
 def list_pending(call: Call) -> int:
-    state = _fresh_state(environment_of(call))
+    state = _fresh_state(target_of(call))
     if state.error:
         raise Refused(state.error)
     rows = [m for m in state.data["migrations"] if m["state"] in {"pending", "out_of_order"}]
@@ -37,14 +37,14 @@ def list_pending(call: Call) -> int:
 
 
 def list_drift(call: Call) -> int:
-    environment = environment_of(call)
+    target = target_of(call)
     asked = now()
-    request_check(environment)
+    request_check(target)
     wait_for(
-        lambda: environment.only_target.schema_readings.filter(last_read_at__gt=asked).first(),
+        lambda: target.schema_readings.filter(last_read_at__gt=asked).first(),
         otherwise="the schema was not read: is a run changing it?",
     )
-    drift = drift_of(environment.only_target)
+    drift = drift_of(target)
     changes = drift.changes if drift else []
     rows = [{"sign": c.sign, "name": c.name, "lines": c.lines} for c in changes]
     log = drift.log if drift else []
@@ -58,29 +58,29 @@ def list_drift(call: Call) -> int:
 
 
 def migrate(call: Call) -> int:
-    environment, actor = environment_of(call), call.actor()
-    authorize(actor, "run.start", environment)
-    _fresh_state(environment)
-    plan, _state = current_plan(environment)
+    target, actor = target_of(call), call.actor()
+    authorize(actor, "run.start", target.environment)
+    _fresh_state(target)
+    plan, _state = current_plan(target)
     note = f"confirmed on the command line by {actor}"
     ticked = {key: note for key, _text in CHECKLIST} if call.options.checked else {}
     run = request_migrate(
         actor=actor,
-        environment=environment,
+        target=target,
         plan_hash=plan.hash,
         idempotency_key=uuid.uuid4().hex,
         reason=call.options.reason,
         typed_name=call.options.confirm,
-        checklist=complete_checklist(environment, plan.names, ticked),
+        checklist=complete_checklist(target, plan.names, ticked),
     )
     return started(call, run)
 
 
 def resolve(call: Call) -> int:
-    environment = environment_of(call)
+    target = target_of(call)
     run = request_resolution(
         actor=call.actor(),
-        environment=environment,
+        target=target,
         name=call.options.migration,
         mark=call.options.mark,
         reason=call.options.reason,
@@ -89,13 +89,13 @@ def resolve(call: Call) -> int:
     return started(call, run)
 
 
-def _fresh_state(environment: Environment) -> Any:
+def _fresh_state(target: Target) -> Any:
     """Ask a worker to read the target, and wait for what it saw."""
     asked = now()
-    request_observation(environment)
+    request_observation(target)
 
     def seen() -> Any:
-        state = environment.only_target.latest_state
+        state = target.latest_state
         return state if state and state.observed_at > asked else None
 
     return wait_for(seen)

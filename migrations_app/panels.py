@@ -21,8 +21,8 @@ from opsconsole.access.models import User
 from opsconsole.access.permissions import can
 from opsconsole.access.places import CONSOLE
 from opsconsole.environments import engines
-from opsconsole.environments.models import Application, Environment, Target
-from opsconsole.environments.visibility import applications_for, visible_environments
+from opsconsole.environments.models import Application, Target
+from opsconsole.environments.visibility import applications_for, visible_targets
 from opsconsole.overview.panels import (
     APPLICATION_PANELS,
     ENVIRONMENT_ACTIONS,
@@ -66,7 +66,7 @@ def migrations_card(request: ConsoleRequest, target: Target) -> SafeString:
         "environment": environment,
         "state": state,
         "pending": [m for m in rows if m["state"] in PENDING_STATES],
-        "diagnoses": doctor.diagnose(environment, state),
+        "diagnoses": doctor.diagnose(target, state),
         "holder": doctor.lock_holder(state),
         "tool": ENGINES[environment.application.engine].tool,
         "applied": [m for m in reversed(rows) if m["state"] == "applied"],
@@ -92,27 +92,27 @@ def drift_card(request: ConsoleRequest, target: Target) -> SafeString:
     return render_to_string("migrations_app/_drift.html", context, request)
 
 
-def drift_facts(environments: list[Environment]) -> dict[int, Fact]:
+def drift_facts(targets: list[Target]) -> dict[int, Fact]:
     """Only where there is drift: its absence is no news."""
-    found = drifts_of(environment.only_target for environment in environments)
+    found = drifts_of(targets)
     return {
-        e.pk: Fact(
+        target.pk: Fact(
             _("Schema"),
             ngettext("%(n)d object drifted", "%(n)d objects drifted", count) % {"n": count},
-            f"{e.get_absolute_url()}#drift",
+            f"{target.environment.get_absolute_url()}#drift",
             "warn",
         )
-        for e in environments
-        if e.only_target.pk in found and (count := len(found[e.only_target.pk].changes))
+        for target in targets
+        if target.pk in found and (count := len(found[target.pk].changes))
     }
 
 
 def board_card(
-    request: ConsoleRequest, application: Application, environments: list[Environment]
+    request: ConsoleRequest, application: Application, targets: list[Target]
 ) -> SafeString:
     text, chosen = request.GET.get("q", ""), request.GET.get("state", "")
     context = {
-        "board": read_board(environments, state=chosen, text=text),
+        "board": read_board(targets, state=chosen, text=text),
         "text": text,
         "chosen": chosen,
     }
@@ -139,7 +139,7 @@ def _diagnoses(run: Run) -> list[doctor.Diagnosis]:
     failed = run.result.get("failed_script")
     if not failed or not run.state.is_terminal:
         return []
-    found = doctor.diagnose(run.environment, run.target.latest_state)
+    found = doctor.diagnose(run.target, run.target.latest_state)
     return [d for d in found if d.name == failed["name"] and d.state == "failed"]
 
 
@@ -152,12 +152,17 @@ def migrations_settings(request: ConsoleRequest) -> SafeString:
 
 
 def find_migrations(user: User, text: str) -> list[Found]:
-    environments = visible_environments(user)
-    names = read_names(environments)
+    targets = visible_targets(user)
+    names = read_names(targets)
     found = [
-        Found(_("Migration"), f"{name}, {environment}", url_of(environment, name), "file-code")
-        for environment in environments
-        for name in names.get(environment.only_target.pk, [])
+        Found(
+            _("Migration"),
+            f"{name}, {target.environment}",
+            url_of(target.environment, name),
+            "file-code",
+        )
+        for target in targets
+        for name in names.get(target.pk, [])
         if text.lower() in name.lower()
     ]
     return found[:30]

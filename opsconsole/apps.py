@@ -24,4 +24,4 @@ class OpsConsoleConfig(AppConfig):
 
         HOLDERS.append(holder_of)
         RUN_DOCUMENTS.append(health_of_run)
-        PERIODIC.append(Periodic(SAMPLE_HEALTH, "HEALTH_SAMPLE_SECONDS"))
+        PERIODIC.append(Periodic(SAMPLE_HEALTH, "HEALTH_SAMPLE_SECONDS", of_environments=True))

@@ -275,10 +275,13 @@ def migrate(transactional_db, environment, operator) -> Callable:
         fresh = Environment.objects.select_related("application").get(pk=environment.pk)
         state = observe_target(fresh.targets.get())
         assert state.error == ""
-        plan, _ = current_plan(fresh)
+        plan, _ = current_plan(fresh.targets.get())
         asked.setdefault("actor", operator)
         made = request_migrate(
-            environment=fresh, plan_hash=plan.hash, idempotency_key=uuid.uuid4().hex, **asked
+            target=fresh.targets.get(),
+            plan_hash=plan.hash,
+            idempotency_key=uuid.uuid4().hex,
+            **asked,
         )
         between()
         execute_run(made.pk, "test-worker")

@@ -204,7 +204,7 @@ class RestoreCheck(models.Model):
     """
 
     backup = models.ForeignKey(Backup, on_delete=models.CASCADE, related_name="checks")
-    environment = models.ForeignKey(Environment, on_delete=models.CASCADE, related_name="+")
+    target = models.ForeignKey(Target, on_delete=models.CASCADE, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
     is_done = models.BooleanField(default=False)
     data = models.JSONField(default=dict)
@@ -214,7 +214,7 @@ class RestoreCheck(models.Model):
         ordering = ["-id"]
 
     def __str__(self) -> str:
-        return f"check of {self.backup} into {self.environment}"
+        return f"check of {self.backup} into {self.target.environment}"
 
     @property
     def is_blocked(self) -> bool:

@@ -15,7 +15,7 @@ from backups_app import schedules
 from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models.storage import Storage
 from backups_app.retention import Rules
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Environment, Target
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrPromise as StrPromise
@@ -183,9 +183,7 @@ class BackupPolicy(models.Model):
 class ScheduledOccurrence(models.Model):
     """That a schedule came due, once; `run` is what was queued, or `refusal` why none was."""
 
-    environment = models.ForeignKey(
-        Environment, on_delete=models.PROTECT, related_name="occurrences"
-    )
+    target = models.ForeignKey(Target, on_delete=models.PROTECT, related_name="occurrences")
     kind = models.CharField(max_length=16)
     due_at = models.DateTimeField()
     run = models.OneToOneField(
@@ -196,10 +194,8 @@ class ScheduledOccurrence(models.Model):
     class Meta:
         ordering = ["-due_at"]
         constraints = [
-            models.UniqueConstraint(
-                fields=["environment", "kind", "due_at"], name="occurrence_once"
-            )
+            models.UniqueConstraint(fields=["target", "kind", "due_at"], name="occurrence_once")
         ]
 
     def __str__(self) -> str:
-        return f"{self.kind} of {self.environment} at {self.due_at}"
+        return f"{self.kind} of {self.target.environment} at {self.due_at}"

@@ -34,7 +34,7 @@ from backups_app.runs.results import (
 from backups_app.runs.taking import BACKUP
 from backups_app.services.policies import TEND
 from backups_app.services.restores import restore_gates
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.environments.secrets import resolve_dsn, resolve_scratch_dsn
 from opsconsole.exceptions import AdapterError
 from opsconsole.health.step import HealthStep
@@ -97,7 +97,7 @@ class _Exchanging(_WithScratch[P, Exchanged]):
     action = "restore.start"
     changes_target = True
 
-    def on_failure(self, environment: Environment, parameters: P) -> str:
+    def on_failure(self, target: Target, parameters: P) -> str:
         return _(
             "If a step before the swap fails, the live database stays as it is. If health fails "
             "after the swap, nothing is swapped back by itself: Undo brings the replaced database "
@@ -134,7 +134,7 @@ class TakeBackup(_Proving[BackupParameters]):
     kind = RunKind.BACKUP
 
     def steps(
-        self, environment: Environment, parameters: BackupParameters
+        self, target: Target, parameters: BackupParameters
     ) -> Sequence[Step[BackupParameters, WithBackup]]:
         return [
             steps.BackupPreflight(),
@@ -152,7 +152,7 @@ class Prove(_Proving[ProveParameters]):
     kind = RunKind.VERIFY
 
     def steps(
-        self, environment: Environment, parameters: ProveParameters
+        self, target: Target, parameters: ProveParameters
     ) -> Sequence[Step[ProveParameters, WithBackup]]:
         return [steps.BackupPreflight(), steps.ProveAgain()]
 
@@ -169,7 +169,7 @@ class Import(_WithScratch[ImportParameters, WithBackup]):
         return _("Import a backup of %(where)s") % {"where": where}
 
     def steps(
-        self, environment: Environment, parameters: ImportParameters
+        self, target: Target, parameters: ImportParameters
     ) -> Sequence[Step[ImportParameters, WithBackup]]:
         return [
             steps.ImportPreflight(),
@@ -208,10 +208,10 @@ class Restore(_Exchanging[RestoreParameters, RestoreResult]):
         }
 
     def gates(self, asked: Asked[RestoreParameters]) -> list[Gate]:
-        return restore_gates(asked.parameters.backup, asked.environment, asked.requester)
+        return restore_gates(asked.parameters.backup, asked.target.environment, asked.requester)
 
     def steps(
-        self, environment: Environment, parameters: RestoreParameters
+        self, target: Target, parameters: RestoreParameters
     ) -> Sequence[Step[RestoreParameters, RestoreResult]]:
         first: list[Step[RestoreParameters, RestoreResult]] = []
         if parameters.backs_up_first:
@@ -242,10 +242,10 @@ class RestoreAs(_WithScratch[RestoreAsParameters, RestoreAsResult]):
         }
 
     def gates(self, asked: Asked[RestoreAsParameters]) -> list[Gate]:
-        return restore_gates(asked.parameters.backup, asked.environment, asked.requester)
+        return restore_gates(asked.parameters.backup, asked.target.environment, asked.requester)
 
     def steps(
-        self, environment: Environment, parameters: RestoreAsParameters
+        self, target: Target, parameters: RestoreAsParameters
     ) -> Sequence[Step[RestoreAsParameters, RestoreAsResult]]:
         return [steps.RestorePreflight(exchanges=False), steps.BuildNewDatabase()]
 
@@ -281,7 +281,7 @@ class Undo(_Exchanging[UndoParameters, WithReplaced]):
         return _("Undo the restore of %(where)s") % {"where": where}
 
     def steps(
-        self, environment: Environment, parameters: UndoParameters
+        self, target: Target, parameters: UndoParameters
     ) -> Sequence[Step[UndoParameters, WithReplaced]]:
         return [steps.UndoPreflight(), steps.SwapBack(), HealthStep("after")]
 
@@ -295,7 +295,7 @@ class Prune(Operation[PruneParameters, PruneResult]):
     action = "backup.prune"
 
     def steps(
-        self, environment: Environment, parameters: PruneParameters
+        self, target: Target, parameters: PruneParameters
     ) -> Sequence[Step[PruneParameters, PruneResult]]:
         return [pruning.MarkExpired(), pruning.DeleteExpired()]
 

@@ -16,7 +16,7 @@ from backups_app.models.backup import CopyState
 from backups_app.parameters import PruneParameters
 from backups_app.runs.results import PruneResult
 from backups_app.services.policies import decide_for
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runs.documents import Parameters
@@ -29,8 +29,8 @@ class MarkExpired(Step):
 
     name = "mark"
 
-    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
-        days = BackupPolicy.objects.of(environment).grace_days
+    def promise(self, target: Target, parameters: Parameters) -> Promise:
+        days = BackupPolicy.objects.of(target.environment).grace_days
         return Promise(
             _("Mark"),
             ngettext(
@@ -45,8 +45,8 @@ class MarkExpired(Step):
         policy = BackupPolicy.objects.of(context.environment)
         due_at = timezone.now() + timedelta(days=policy.grace_days)
         marked = 0
-        rows = Backup.objects.filter(environment=context.environment, deleted_at=None)
-        for decision in decide_for(context.environment, policy):
+        rows = Backup.objects.filter(target=context.target, deleted_at=None)
+        for decision in decide_for(context.target, policy):
             if decision.keeps:
                 if (
                     rows.filter(pk=decision.id)
@@ -69,11 +69,11 @@ class DeleteExpired(Step[PruneParameters, PruneResult]):
 
     name = "delete"
 
-    def promise(self, environment: Environment, parameters: PruneParameters) -> Promise:
+    def promise(self, target: Target, parameters: PruneParameters) -> Promise:
         return Promise(_("Delete"), _("deletes every copy of what was marked long enough ago"))
 
     def run(self, context: RunContext[PruneParameters, PruneResult]) -> str:
-        goes = {d.id for d in decide_for(context.environment) if not d.keeps}
+        goes = {d.id for d in decide_for(context.target) if not d.keeps}
         due = Backup.objects.filter(pk__in=goes, deleted_at=None, expires_at__lte=timezone.now())
         deleted, problems = 0, []
         for backup in due.order_by("taken_at"):
@@ -109,7 +109,7 @@ def delete_backup(context: RunContext, backup: Backup) -> bool:
 
 def forget_deletions(run: Run) -> None:
     """After a lost worker: of copies that were being deleted nobody knows whether they are there."""
-    BackupCopy.objects.filter(backup__environment=run.environment, state=CopyState.DELETING).update(
+    BackupCopy.objects.filter(backup__target=run.target_id, state=CopyState.DELETING).update(
         state=CopyState.UNREACHABLE, problem="the worker was lost while it was deleted"
     )
 

@@ -28,7 +28,7 @@ class Finding:
 
 def check_restore(check: RestoreCheck) -> None:
     """On a worker: look at the target and keep what was found, or why it could not be looked at."""
-    target = check.environment.only_target
+    target = check.target
     try:
         dsn = resolve_dsn(target)
         with server.connect(

@@ -22,7 +22,7 @@ from backups_app.runs import building, importing, proving, restore_check, swappi
 from backups_app.runs.results import RestoreAsResult, WithBackup, WithReplaced
 from backups_app.runs.taking import BACKUP
 from backups_app.services import consent
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.exceptions import StepFailed
 from opsconsole.runs.documents import Parameters
 from opsconsole.runs.step import Note, Promise, RunContext, Step
@@ -37,7 +37,7 @@ UNDOES = Note[ReplacedDatabase]("replaced database to bring back")
 class BackupPreflight(Step):
     name = "preflight"
 
-    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+    def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(
             _("Preflight"), _("checks the server's version, the client tools and the free space")
         )
@@ -61,8 +61,8 @@ class TakeBackup(Step[Parameters, WithBackup]):
     def __init__(self, reason: BackupReason) -> None:
         self.reason = reason
 
-    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
-        return Promise(_("Backup"), _dumped(environment))
+    def promise(self, target: Target, parameters: Parameters) -> Promise:
+        return Promise(_("Backup"), _dumped(target))
 
     def run(self, context: RunContext[Parameters, WithBackup]) -> str:
         backup = taking.take_backup(context, self.reason)
@@ -72,8 +72,8 @@ class TakeBackup(Step[Parameters, WithBackup]):
 class ProveBackup(Step):
     name = "prove"
 
-    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
-        return Promise(_("Prove"), _proven(environment))
+    def promise(self, target: Target, parameters: Parameters) -> Promise:
+        return Promise(_("Prove"), _proven(target))
 
     def run(self, context: RunContext) -> str:
         backup = context.get(BACKUP)
@@ -86,7 +86,7 @@ class ImportPreflight(Step):
 
     name = "preflight"
 
-    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+    def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(
             _("Preflight"), _("checks that a scratch database can be made to restore it into")
         )
@@ -101,8 +101,8 @@ class ImportPreflight(Step):
 class ImportArchive(Step[ImportParameters, WithBackup]):
     name = "import"
 
-    def promise(self, environment: Environment, parameters: ImportParameters) -> Promise:
-        storage = BackupPolicy.objects.of(environment).storage
+    def promise(self, target: Target, parameters: ImportParameters) -> Promise:
+        storage = BackupPolicy.objects.of(target.environment).storage
         return Promise(
             _("Import"),
             _(
@@ -122,7 +122,7 @@ class ReleaseFromQuarantine(Step):
 
     name = "prove"
 
-    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+    def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(
             _("Prove"),
             _(
@@ -130,7 +130,7 @@ class ReleaseFromQuarantine(Step):
                 "until that has worked it is in quarantine. Everything in it then belongs to the "
                 "environment's role"
             )
-            % {"where": _where_scratch(environment)},
+            % {"where": _where_scratch(target)},
         )
 
     def run(self, context: RunContext) -> str:
@@ -144,8 +144,8 @@ class CopyBackup(Step):
 
     name = "copy"
 
-    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
-        policy = BackupPolicy.objects.of(environment)
+    def promise(self, target: Target, parameters: Parameters) -> Promise:
+        policy = BackupPolicy.objects.of(target.environment)
         names = [str(each) for each in policy.copies.all()] if policy.pk else []
         if not names:
             return Promise(_("Copy"), _("the policy asks for no other copy"))
@@ -170,8 +170,8 @@ class TakeProvenBackup(Step[Parameters, WithBackup]):
     def __init__(self, reason: BackupReason) -> None:
         self.reason = reason
 
-    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
-        return Promise(_("Backup"), f"{_dumped(environment)}; {_proven(environment)}")
+    def promise(self, target: Target, parameters: Parameters) -> Promise:
+        return Promise(_("Backup"), f"{_dumped(target)}; {_proven(target)}")
 
     def run(self, context: RunContext[Parameters, WithBackup]) -> str:
         backup = taking.take_backup(context, self.reason)
@@ -184,12 +184,12 @@ class TakeProvenBackup(Step[Parameters, WithBackup]):
 class ProveAgain(Step[ProveParameters, WithBackup]):
     name = "prove"
 
-    def promise(self, environment: Environment, parameters: ProveParameters) -> Promise:
+    def promise(self, target: Target, parameters: ProveParameters) -> Promise:
         how = {
             ProofLevel.CHECKSUM: _("compares the checksum of every copy"),
             ProofLevel.DECODED: _("has pg_restore read the whole archive"),
             ProofLevel.RESTORED: _("restores it into a scratch database and counts its rows"),
-            ProofLevel.CONTENT: _proven(environment),
+            ProofLevel.CONTENT: _proven(target),
         }
         return Promise(_("Prove"), how.get(parameters.level, ""))
 
@@ -212,7 +212,7 @@ class RestorePreflight(Step[OfBackup]):
     def __init__(self, *, exchanges: bool) -> None:
         self.exchanges = exchanges
 
-    def promise(self, environment: Environment, parameters: OfBackup) -> Promise:
+    def promise(self, target: Target, parameters: OfBackup) -> Promise:
         if self.exchanges:
             how = _("checks versions, rights, extensions, roles, and what blocks an exchange")
         else:
@@ -244,7 +244,7 @@ class BuildReplacement(Step[OfBackup]):
 
     name = "restore"
 
-    def promise(self, environment: Environment, parameters: OfBackup) -> Promise:
+    def promise(self, target: Target, parameters: OfBackup) -> Promise:
         return Promise(
             _("Restore"),
             _(
@@ -265,7 +265,7 @@ class BuildNewDatabase(Step[RestoreAsParameters, RestoreAsResult]):
 
     name = "restore"
 
-    def promise(self, environment: Environment, parameters: RestoreAsParameters) -> Promise:
+    def promise(self, target: Target, parameters: RestoreAsParameters) -> Promise:
         return Promise(
             _("Restore"),
             _(
@@ -299,7 +299,7 @@ class BuildNewDatabase(Step[RestoreAsParameters, RestoreAsResult]):
 class UndoPreflight(Step[UndoParameters]):
     name = "preflight"
 
-    def promise(self, environment: Environment, parameters: UndoParameters) -> Promise:
+    def promise(self, target: Target, parameters: UndoParameters) -> Promise:
         return Promise(
             _("Preflight"),
             _("checks that the replaced database is still there, and no other took its place"),
@@ -326,7 +326,7 @@ class SwapBack(Step[UndoParameters, WithReplaced]):
 
     name = "swap"
 
-    def promise(self, environment: Environment, parameters: UndoParameters) -> Promise:
+    def promise(self, target: Target, parameters: UndoParameters) -> Promise:
         replaced = ReplacedDatabase.objects.filter(pk=parameters.replaced).first()
         return Promise(
             _("Swap"),
@@ -350,7 +350,7 @@ class SwapBack(Step[UndoParameters, WithReplaced]):
 class SwapIn(Step[OfBackup, WithReplaced]):
     name = "swap"
 
-    def promise(self, environment: Environment, parameters: OfBackup) -> Promise:
+    def promise(self, target: Target, parameters: OfBackup) -> Promise:
         backup = Backup.objects.defer("manifest").filter(pk=parameters.backup).first()
         return Promise(
             _("Swap"),
@@ -372,22 +372,22 @@ class SwapIn(Step[OfBackup, WithReplaced]):
 # -- what people are told before
 
 
-def _dumped(environment: Environment) -> str:
-    state = environment.only_target.latest_state
+def _dumped(target: Target) -> str:
+    state = target.latest_state
     size = state.data.get("server", {}).get("size_bytes") if state else None
     if size is None:
         return _("dumps the database in one snapshot")
     return _("dumps the %(size)s database in one snapshot") % {"size": megabytes(size)}
 
 
-def _proven(environment: Environment) -> str:
+def _proven(target: Target) -> str:
     return _(
         "restores the backup into a scratch database %(where)s and compares every row and sequence"
-    ) % {"where": _where_scratch(environment)}
+    ) % {"where": _where_scratch(target)}
 
 
-def _where_scratch(environment: Environment) -> str:
-    if environment.only_target.scratch_dsn_encrypted:
+def _where_scratch(target: Target) -> str:
+    if target.scratch_dsn_encrypted:
         return _("on the scratch server")
     return _("beside the live one")
 

@@ -18,7 +18,7 @@ from backups_app.parameters import BackupParameters, ProveParameters
 from backups_app.stores.local import LocalStore
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
@@ -28,7 +28,7 @@ from opsconsole.runs.models import Run
 def request_backup(
     *,
     actor: User | None,
-    environment: Environment,
+    target: Target,
     idempotency_key: str,
     reason: str = "",
     why: BackupReason = BackupReason.MANUAL,
@@ -36,7 +36,7 @@ def request_backup(
     """Queue a backup that is taken, proven and copied. Raises Refused."""
     return runs.request_run(
         actor=actor,
-        environment=environment,
+        target=target,
         reason=reason,
         idempotency_key=idempotency_key,
         parameters=BackupParameters(reason=why),
@@ -55,7 +55,7 @@ def request_verify(
         raise Refused(_("This backup is deleted."))
     return runs.request_run(
         actor=actor,
-        environment=backup.environment,
+        target=backup.target,
         idempotency_key=idempotency_key,
         parameters=ProveParameters(backup=backup.pk, level=level),
     )

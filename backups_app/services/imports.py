@@ -19,7 +19,7 @@ from backups_app.stores.local import LocalStore
 from backups_app.stores.places import place_of
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.exceptions import AdapterError, Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.models import Run
@@ -30,7 +30,7 @@ INCOMING = "incoming"
 def import_upload(
     *,
     actor: User,
-    environment: Environment,
+    target: Target,
     name: str,
     chunks: Iterable[bytes],
     idempotency_key: str,
@@ -41,13 +41,13 @@ def import_upload(
     The run deletes the upload, however it ends. Raises Refused (invalid) for what is plainly no
     archive, (no room) when it does not fit; nothing is kept then.
     """
-    authorize(actor, "backup.import", environment)
+    authorize(actor, "backup.import", target.environment)
     store = LocalStore(settings.BACKUPS_FOLDER)
     key = f"{INCOMING}/{uuid.uuid4().hex}-{_file_name(name)}"
     run = None
     try:
         _keep(store, key, chunks)
-        run = _request(actor, environment, idempotency_key, reason, {
+        run = _request(actor, target, idempotency_key, reason, {
             "storage": Storage.objects.builtin().pk, "key": key, "name": name, "is_upload": True,
         })  # fmt: skip
     finally:
@@ -60,7 +60,7 @@ def import_upload(
 def import_from_storage(
     *,
     actor: User,
-    environment: Environment,
+    target: Target,
     storage: Storage,
     key: str,
     idempotency_key: str,
@@ -72,9 +72,9 @@ def import_from_storage(
     (forbidden) for an archive of another environment whose data the actor may not take out, and
     (conflict) for an upload and for an archive that the console lists: that one is restored.
     """
-    authorize(actor, "backup.import", environment)
+    authorize(actor, "backup.import", target.environment)
     try:
-        require_archive(actor, environment, storage, canonical_key(key))
+        require_archive(actor, target.environment, storage, canonical_key(key))
         uploads = place_of(Storage.objects.builtin().address, INCOMING)
         is_upload = place_of(storage.address, key).lies_in(uploads)
     except AdapterError as error:
@@ -83,17 +83,15 @@ def import_from_storage(
         raise Refused(_("This was uploaded for an import of its own."), field="path")
     if listed := Backup.objects.filter(key=key).first():
         raise Refused(_("This is %(backup)s: restore it instead.") % {"backup": listed})
-    return _request(
-        actor, environment, idempotency_key, reason, {"storage": storage.pk, "key": key}
-    )
+    return _request(actor, target, idempotency_key, reason, {"storage": storage.pk, "key": key})
 
 
 def _request(
-    actor: User, environment: Environment, idempotency_key: str, reason: str, parameters: dict
+    actor: User, target: Target, idempotency_key: str, reason: str, parameters: dict
 ) -> Run:
     return runs.request_run(
         actor=actor,
-        environment=environment,
+        target=target,
         reason=reason,
         idempotency_key=idempotency_key,
         parameters=ImportParameters(**parameters),

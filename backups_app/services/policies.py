@@ -21,7 +21,7 @@ from backups_app.retention import Decision, Fact, decide, simulate
 from backups_app.services.backups import request_backup, request_verify
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.events import recording as audit
 from opsconsole.events.catalogue import Changed
 from opsconsole.exceptions import Kind, Refused
@@ -64,15 +64,15 @@ def save_policy(
 # -- retention
 
 
-def facts_of(environment: Environment) -> list[Fact]:
+def facts_of(target: Target) -> list[Fact]:
     """What retention needs to know of every backup that is not deleted."""
     busy = set(
         Run.objects.filter(
-            environment__application=environment.application_id, status__in=RunStatus.holding()
+            environment__application=target.environment.application_id, status__in=RunStatus.holding()
         ).values_list("parameters__backup", flat=True)
     ) | set(
         Run.objects.filter(
-            environment=environment, status__in=RunStatus.holding()
+            target=target, status__in=RunStatus.holding()
         ).values_list("result__backup", flat=True)
     )  # fmt: skip
     return [
@@ -86,16 +86,16 @@ def facts_of(environment: Environment) -> list[Fact]:
             is_held=backup.is_held,
             is_busy=backup.pk in busy or backup.run.status in RunStatus.active(),
         )
-        for backup in Backup.objects.filter(environment=environment, deleted_at=None)
+        for backup in Backup.objects.filter(target=target, deleted_at=None)
         .select_related("run")
         .defer("manifest")
     ]
 
 
-def decide_for(environment: Environment, policy: BackupPolicy | None = None) -> list[Decision]:
-    """What the policy (by default the saved one) says of each backup of the environment."""
-    policy = policy or BackupPolicy.objects.of(environment)
-    return decide(facts_of(environment), policy.rules)
+def decide_for(target: Target, policy: BackupPolicy | None = None) -> list[Decision]:
+    """What the policy (by default the saved one) says of each backup of the target."""
+    policy = policy or BackupPolicy.objects.of(target.environment)
+    return decide(facts_of(target), policy.rules)
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ class Preview:
     most_bytes: int
 
 
-def preview_policy(policy: BackupPolicy) -> Preview:
-    """Read only: nothing is marked, whatever it says."""
-    facts = facts_of(policy.environment)
+def preview_policy(policy: BackupPolicy, target: Target) -> Preview:
+    """Read only: nothing is marked, whatever it says of the target's backups."""
+    facts = facts_of(target)
     decisions = decide(facts, policy.rules)
     why = {d.id: d.why for d in decisions if not d.keeps}
     backups = Backup.objects.filter(pk__in=why).defer("manifest").order_by("taken_at")
@@ -130,23 +130,23 @@ def preview_policy(policy: BackupPolicy) -> Preview:
     )
 
 
-def request_prune(*, actor: User | None, environment: Environment, idempotency_key: str) -> Run:
+def request_prune(*, actor: User | None, target: Target, idempotency_key: str) -> Run:
     """Queue a run that marks and deletes what the policy does not keep."""
     if actor is not None:
-        authorize(actor, "backup.prune", environment)
+        authorize(actor, "backup.prune", target.environment)
     return runs.request_run(
         actor=actor,
-        environment=environment,
+        target=target,
         idempotency_key=idempotency_key,
         parameters=PruneParameters(),
     )
 
 
-def prune_is_due(environment: Environment) -> bool:
+def prune_is_due(target: Target) -> bool:
     """Whether a prune run would change anything now."""
     now = timezone.now()
-    goes = {d.id for d in decide_for(environment) if not d.keeps}
-    rows = Backup.objects.filter(environment=environment, deleted_at=None)
+    goes = {d.id for d in decide_for(target) if not d.keeps}
+    rows = Backup.objects.filter(target=target, deleted_at=None)
     return any(
         (pk in goes and (expires_at is None or expires_at <= now))
         or (pk not in goes and expires_at is not None)
@@ -157,14 +157,14 @@ def prune_is_due(environment: Environment) -> bool:
 # -- schedules
 
 
-def keep_schedules(environment: Environment, now: datetime | None = None) -> list[Run]:
+def keep_schedules(target: Target, now: datetime | None = None) -> list[Run]:
     """Queue what came due since it was last looked at; each moment makes at most one run.
 
     What came due while the console was away is made up for once, within a day. Safe to call
     from several processes at the same time.
     """
     now = now or timezone.now()
-    policy = BackupPolicy.objects.filter(environment=environment).first()
+    policy = BackupPolicy.objects.filter(environment=target.environment).first()
     if policy is None:
         return []
     queued = []
@@ -174,14 +174,14 @@ def keep_schedules(environment: Environment, now: datetime | None = None) -> lis
         due_at = schedules.last_due(expression, policy.time_zone, now)
         if due_at < policy.changed_at or now - due_at > LATE:
             continue
-        run = _run_occurrence(environment, policy, kind, due_at)
+        run = _run_occurrence(target, policy, kind, due_at)
         if run:
             queued.append(run)
     return queued
 
 
 def _run_occurrence(
-    environment: Environment, policy: BackupPolicy, kind: str, due_at: datetime
+    target: Target, policy: BackupPolicy, kind: str, due_at: datetime
 ) -> Run | None:
     """Queue the run of one moment, in the transaction that says the moment was seen to.
 
@@ -190,12 +190,12 @@ def _run_occurrence(
     """
     with transaction.atomic():
         occurrence, is_new = ScheduledOccurrence.objects.get_or_create(
-            environment=environment, kind=kind, due_at=due_at
+            target=target, kind=kind, due_at=due_at
         )
         if not is_new:
             return None
         try:
-            occurrence.run = _request(environment, policy, kind)
+            occurrence.run = _request(target, policy, kind)
         except Refused as refusal:
             if refusal.kind is Kind.UNAVAILABLE:
                 raise
@@ -204,24 +204,24 @@ def _run_occurrence(
         return occurrence.run
 
 
-def _request(environment: Environment, policy: BackupPolicy, kind: str) -> Run:
+def _request(target: Target, policy: BackupPolicy, kind: str) -> Run:
     key = uuid.uuid4().hex
     if kind == "backup":
         return request_backup(
-            actor=None, environment=environment, idempotency_key=key, why=BackupReason.SCHEDULED
+            actor=None, target=target, idempotency_key=key, why=BackupReason.SCHEDULED
         )
     return request_verify(
         actor=None,
-        backup=choose_to_prove(environment),
+        backup=choose_to_prove(target),
         idempotency_key=key,
         level=ProofLevel(policy.verify_level),
     )
 
 
-def choose_to_prove(environment: Environment) -> Backup:
+def choose_to_prove(target: Target) -> Backup:
     """The newest backup every other time, else a random older one. Raises Refused without any."""
     ids = list(
-        Backup.objects.filter(environment=environment, deleted_at=None, expires_at=None)
+        Backup.objects.filter(target=target, deleted_at=None, expires_at=None)
         .order_by("-taken_at")
         .values_list("pk", flat=True)
     )
@@ -229,18 +229,18 @@ def choose_to_prove(environment: Environment) -> Backup:
         raise Refused(_("There is no backup to prove."))
     older = ids[1:] or ids
     chosen = random.choice([ids[0], random.choice(older)])  # noqa: S311
-    return Backup.objects.select_related("environment__application").get(pk=chosen)
+    return Backup.objects.select_related("target__environment__application").get(pk=chosen)
 
 
-def tend(environment: Environment) -> None:
+def tend(target: Target) -> None:
     """What the scheduler asks for every so often: schedules, and pruning when it is due."""
-    keep_schedules(environment)
+    keep_schedules(target)
     last = (
-        Run.objects.filter(environment=environment, kind=RunKind.PRUNE)
+        Run.objects.filter(target=target, kind=RunKind.PRUNE)
         .order_by("-id")
         .values_list("created_at", flat=True)
         .first()
     )
     pause = timedelta(seconds=settings.PRUNE_SECONDS)
-    if (last is None or timezone.now() - last > pause) and prune_is_due(environment):
-        request_prune(actor=None, environment=environment, idempotency_key=uuid.uuid4().hex)
+    if (last is None or timezone.now() - last > pause) and prune_is_due(target):
+        request_prune(actor=None, target=target, idempotency_key=uuid.uuid4().hex)

@@ -16,7 +16,7 @@ from backups_app.parameters import RestoreAsParameters, RestoreParameters, UndoP
 from backups_app.services import consent
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Environment, Target
 from opsconsole.environments.services import require_typed_name
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import Kind, Refused
@@ -39,7 +39,7 @@ def request_restore(
     *,
     actor: User,
     backup: Backup,
-    environment: Environment,
+    target: Target,
     idempotency_key: str,
     typed_name: str = "",
     reason: str = "",
@@ -58,19 +58,19 @@ def request_restore(
     out of its own; where that is protected, (forbidden) also without an admin of the other one,
     and (invalid) without the consent.
     """
-    authorize(actor, "restore.start", environment)
-    if backup.environment.application_id != environment.application_id:
+    authorize(actor, "restore.start", target.environment)
+    if backup.environment.application_id != target.environment.application_id:
         raise Refused(_("This backup belongs to another application."))
-    consent.require_restore(actor, backup, environment)
-    if backup.environment_id != environment.pk and backup.environment.is_protected:
-        _require_masking_or_consent(actor, backup, environment, consents_unmasked)
+    consent.require_restore(actor, backup, target.environment)
+    if backup.environment_id != target.environment.pk and backup.environment.is_protected:
+        _require_masking_or_consent(actor, backup, target.environment, consents_unmasked)
     if new_database:
         _require_database_name(new_database)
-    elif environment.is_protected or way_back_of is None:
-        require_typed_name(environment, typed_name)
+    elif target.environment.is_protected or way_back_of is None:
+        require_typed_name(target.environment, typed_name)
     return runs.request_run(
         actor=actor,
-        environment=environment,
+        target=target,
         reason=reason,
         idempotency_key=idempotency_key,
         parameters=RestoreAsParameters(backup=backup.pk, database=new_database)
@@ -81,18 +81,18 @@ def request_restore(
 
 
 def _require_masking_or_consent(
-    actor: User, backup: Backup, environment: Environment, consents: bool
+    actor: User, backup: Backup, where: Environment, consents: bool
 ) -> None:
     if consent.masks(backup.environment):
         return
-    authorize(actor, "restore.cross", environment)
+    authorize(actor, "restore.cross", where)
     if not consents:
         raise Refused(
             _(
                 "%(source)s is protected and its policy has no masking script: an admin has to "
                 "consent that its data goes to %(where)s as it is."
             )
-            % {"source": backup.environment, "where": environment},
+            % {"source": backup.environment, "where": where},
             kind=Kind.INVALID,
         )
 
@@ -115,12 +115,13 @@ def restore_gates(pk: int, environment: Environment, requester: User | None) -> 
 
 
 def destinations(
-    *, actor: User, backup: Backup, among: Iterable[Environment]
-) -> tuple[list[Environment], str]:
+    *, actor: User, backup: Backup, among: Iterable[Target]
+) -> tuple[list[Target], str]:
     """Where the actor may restore a backup to, and why not everywhere, or ""."""
     offered, why = [], ""
     crosses_unmasked = backup.environment.is_protected and not consent.masks(backup.environment)
-    for environment in among:
+    for target in among:
+        environment = target.environment
         try:
             authorize(actor, "restore.start", environment)
             if crosses_unmasked and environment.pk != backup.environment_id:
@@ -132,7 +133,7 @@ def destinations(
         except Refused as refusal:
             why = str(refusal)
         else:
-            offered.append(environment)
+            offered.append(target)
     return offered, why
 
 
@@ -145,15 +146,17 @@ def _require_database_name(name: str) -> None:
         )
 
 
-def request_check(*, actor: User, backup: Backup, environment: Environment) -> RestoreCheck:
+def request_check(*, actor: User, backup: Backup, target: Target) -> RestoreCheck:
     """Have a worker look at what a restore would meet.
 
     Raises Refused (unavailable) without a broker.
     """
-    authorize(actor, "restore.start", environment)
+    authorize(actor, "restore.start", target.environment)
     with transaction.atomic():
-        check = RestoreCheck.objects.create(backup=backup, environment=environment)
-        audit.record(events.RESTORE_CHECKED, actor=actor, environment=environment, about=backup)
+        check = RestoreCheck.objects.create(backup=backup, target=target)
+        audit.record(
+            events.RESTORE_CHECKED, actor=actor, environment=target.environment, about=backup
+        )
     if not send_short(CHECK_RESTORE, check.pk):
         raise Refused(
             _("No worker can be asked now: the broker does not answer."), kind=Kind.UNAVAILABLE
@@ -174,7 +177,8 @@ def request_undo(
     Both stay; what was written since the restore is in the one put aside. Raises Refused (invalid)
     without the typed name and (conflict) when the replaced database is no longer there.
     """
-    environment = replaced.target.environment
+    target = replaced.target
+    environment = target.environment
     authorize(actor, "restore.start", environment)
     with transaction.atomic():
         replaced = _lock(replaced)
@@ -185,7 +189,7 @@ def request_undo(
         require_typed_name(environment, typed_name)
         return runs.request_run(
             actor=actor,
-            environment=environment,
+            target=target,
             reason=reason,
             idempotency_key=idempotency_key,
             parameters=UndoParameters(replaced=replaced.pk),
@@ -210,7 +214,7 @@ def choose_way_back(*, actor: User, run: Run, reason: str, idempotency_key: str,
     return request_restore(
         actor=actor,
         backup=Backup.objects.get(pk=way["backup"]),
-        environment=run.environment,
+        target=run.target,
         idempotency_key=idempotency_key,
         typed_name=typed_name,
         reason=reason,

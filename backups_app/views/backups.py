@@ -12,7 +12,7 @@ from backups_app.forms import HoldForm
 from backups_app.models import Backup, ReplacedDatabase
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import authorize, require
-from opsconsole.environments.lookup import environment_or_404
+from opsconsole.environments.lookup import target_or_404
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.web.keys import key_from
@@ -42,7 +42,9 @@ def backup_list(request: ConsoleRequest) -> HttpResponse:
 def backup_or_404(request: ConsoleRequest, pk: int, action: str) -> Backup:
     """A backup, deleted or not: 404 if not the user's to see, Refused (forbidden) to act on."""
     found = get_object_or_404(
-        Backup.objects.select_related("environment__application", "run", "held_by"),
+        Backup.objects.select_related(
+            "environment__application", "target__environment__application", "run", "held_by"
+        ),
         pk=pk,
         environment__in=visible_environments(request.user),
     )
@@ -70,7 +72,7 @@ def backup_page(request: ConsoleRequest, pk: int) -> HttpResponse:
 def back_up(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     run = services.request_backup(
         actor=request.user,
-        environment=environment_or_404(request, application, environment, "run.start"),
+        target=target_or_404(request, application, environment, "run.start"),
         idempotency_key=posted_key(request),
         reason=request.POST.get("reason", "")[:500],
     )

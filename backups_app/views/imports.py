@@ -10,7 +10,7 @@ from backups_app.forms import ImportForm
 from backups_app.parameters import ImportParameters
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
-from opsconsole.environments.lookup import environment_or_404
+from opsconsole.environments.lookup import target_or_404
 from opsconsole.exceptions import Refused
 from opsconsole.runs.registry import outlook
 from opsconsole.web.errors import status_of
@@ -19,13 +19,13 @@ from opsconsole.web.pages import new_key, posted_key
 
 @require("backup.import")
 def import_backup(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
-    where = environment_or_404(request, application, environment, "backup.import")
+    where = target_or_404(request, application, environment, "backup.import")
     form = ImportForm(request.POST or None, request.FILES or None)
     status = 422 if form.is_bound else 200
     if request.method == "POST" and form.is_valid():
         given, uploaded = form.cleaned_data, form.cleaned_data["file"]
         more = {
-            "actor": request.user, "environment": where, "idempotency_key": posted_key(request),
+            "actor": request.user, "target": where, "idempotency_key": posted_key(request),
             "reason": given["reason"],
         }  # fmt: skip
         try:
@@ -41,7 +41,7 @@ def import_backup(request: ConsoleRequest, application: str, environment: str) -
         else:
             return redirect(run)
     context = {
-        "environment": where,
+        "environment": where.environment,
         "form": form,
         "outlook": outlook(ImportParameters(storage=0, key=""), where),
         "key": new_key(),

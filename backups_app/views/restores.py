@@ -15,8 +15,8 @@ from backups_app.parameters import RestoreParameters, UndoParameters
 from backups_app.views.backups import backup_or_404
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import authorize, require
-from opsconsole.environments.lookup import environment_by_key_or_404
-from opsconsole.environments.visibility import environments_for, visible_environments
+from opsconsole.environments.lookup import target_by_key_or_404
+from opsconsole.environments.visibility import targets_for, visible_environments
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs.lookup import run_or_404
 from opsconsole.runs.registry import outlook
@@ -36,19 +36,17 @@ def _field_of(form: RestoreForm) -> str:
 def restore(request: ConsoleRequest, pk: int) -> HttpResponse:
     """The restore page: where to, what would stay behind, and the typed name."""
     backup = backup_or_404(request, pk, "console.view")
-    environments = environments_for(request.user, "restore.start").filter(
-        application=backup.environment.application
+    targets = targets_for(request.user, "restore.start").filter(
+        environment__application=backup.environment.application
     )
-    if not environments.exists():
+    if not targets.exists():
         authorize(request.user, "restore.start", backup.environment)
     offered, why_not_all = services.destinations(
         actor=request.user,
         backup=backup,
-        among=environments,
+        among=targets,
     )
-    form = RestoreForm(
-        request.POST or None, environments=environments, offered=offered, backup=backup
-    )
+    form = RestoreForm(request.POST or None, targets=targets, offered=offered, backup=backup)
     status = 200
     if request.method == "POST":
         if form.is_valid():
@@ -56,7 +54,7 @@ def restore(request: ConsoleRequest, pk: int) -> HttpResponse:
                 run = services.request_restore(
                     actor=request.user,
                     backup=backup,
-                    environment=form.cleaned_data["environment"],
+                    target=form.cleaned_data["environment"],
                     idempotency_key=posted_key(request),
                     typed_name=form.cleaned_data["typed_name"],
                     reason=form.cleaned_data["reason"],
@@ -74,7 +72,7 @@ def restore(request: ConsoleRequest, pk: int) -> HttpResponse:
     context = {
         "backup": backup,
         "form": form,
-        "outlook": outlook(RestoreParameters(backup=backup.pk), backup.environment),
+        "outlook": outlook(RestoreParameters(backup=backup.pk), backup.target),
         "key": request.POST.get("key") or new_key(),
         "offered": offered,
         "why_not_all": why_not_all,
@@ -87,13 +85,13 @@ def restore(request: ConsoleRequest, pk: int) -> HttpResponse:
 def check(request: ConsoleRequest, pk: int) -> HttpResponse:
     """Ask a worker what a restore into the chosen environment would meet."""
     backup = backup_or_404(request, pk, "console.view")
-    environment = environment_by_key_or_404(
+    target = target_by_key_or_404(
         request, key_from(request.POST.get("environment", "")), "restore.start"
     )
     made = services.request_check(
         actor=request.user,
         backup=backup,
-        environment=environment,
+        target=target,
     )
     return render(request, "backups_app/_restore_check.html", {"check": made})
 
@@ -105,7 +103,7 @@ def check_result(request: ConsoleRequest, pk: int, check_id: int) -> HttpRespons
         RestoreCheck,
         pk=check_id,
         backup=backup_or_404(request, pk, "console.view"),
-        environment__in=environments_for(request.user, "restore.start"),
+        target__in=targets_for(request.user, "restore.start"),
     )
     return render(request, "backups_app/_restore_check.html", {"check": found})
 
@@ -159,7 +157,7 @@ def undo(request: ConsoleRequest, pk: int) -> HttpResponse:
         "replaced": replaced,
         "environment": replaced.target.environment,
         "form": form,
-        "outlook": outlook(UndoParameters(replaced=replaced.pk), replaced.target.environment),
+        "outlook": outlook(UndoParameters(replaced=replaced.pk), replaced.target),
         "key": request.POST.get("key") or new_key(),
     }
     return render(request, "backups_app/replaced_undo.html", context, status=status)

@@ -13,7 +13,7 @@ from backups_app.models import BackupPolicy, Storage
 from backups_app.services import policies, storages
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require, require_on_console
-from opsconsole.environments.lookup import environment_or_404
+from opsconsole.environments.lookup import target_or_404
 from opsconsole.events.recording import fields_of
 from opsconsole.web.pages import new_key, posted_key
 
@@ -21,7 +21,8 @@ from opsconsole.web.pages import new_key, posted_key
 @require("settings.edit")
 def edit_policy(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     """The policy; what a changed one would delete is shown before it is saved."""
-    where = environment_or_404(request, application, environment, "settings.edit")
+    target = target_or_404(request, application, environment, "settings.edit")
+    where = target.environment
     policy = BackupPolicy.objects.of(where)
     before = policies.policy_values(policy)
     form, preview, status = PolicyForm(request.POST or None, instance=policy), None, 200
@@ -35,7 +36,7 @@ def edit_policy(request: ConsoleRequest, application: str, environment: str) -> 
             )
             messages.success(request, _("The policy is saved."))
             return redirect(where)
-        preview = policies.preview_policy(form.instance)
+        preview = policies.preview_policy(form.instance, target)
     elif request.method == "POST":
         status = 422
     context = {"form": form, "environment": where, "preview": preview,
@@ -48,7 +49,7 @@ def edit_policy(request: ConsoleRequest, application: str, environment: str) -> 
 def prune(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     run = policies.request_prune(
         actor=request.user,
-        environment=environment_or_404(request, application, environment, "backup.prune"),
+        target=target_or_404(request, application, environment, "backup.prune"),
         idempotency_key=posted_key(request),
     )
     return redirect(run)

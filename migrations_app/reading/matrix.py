@@ -12,7 +12,7 @@ from django.db.models import F, Func, JSONField, QuerySet
 from django.utils.translation import gettext_lazy as _
 
 from migrations_app.engines import ENGINES
-from opsconsole.environments.models import Environment, TargetState
+from opsconsole.environments.models import Environment, Target, TargetState
 from opsconsole.runs.models import Run
 
 # When a migration was applied (ISO 8601), and how many seconds it took, by its name.
@@ -59,10 +59,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One environment with its newest state, and what the tool's own status says of it."""
+    """One target with its newest state, and what the tool's own status says of it."""
 
-    environment: Environment
+    target: Target
     state: TargetState | None
+
+    @property
+    def environment(self) -> Environment:
+        return self.target.environment
 
     @property
     def verdict(self) -> dict[str, Any]:
@@ -84,15 +88,15 @@ class Board:
     counts: list[tuple[str, str, int]]
 
 
-def read_board(environments: list[Environment], *, state: str = "", text: str = "") -> Board:
-    """The board of an application's environments, in promotion order. One query, and one more
+def read_board(targets: list[Target], *, state: str = "", text: str = "") -> Board:
+    """The board of an application's targets, in promotion order. One query, and one more
     where the tool's history keeps no times: the console's runs do.
 
-    `state` keeps the rows with that state in any environment, `text` those whose name holds it.
+    `state` keeps the rows with that state in any target, `text` those whose name holds it.
     """
-    columns = _columns(environments)
+    columns = _columns(targets)
     times = _times_of_runs(columns)
-    cells = [_cells(column, times.get(column.environment.pk, {})) for column in columns]
+    cells = [_cells(column, times.get(column.target.pk, {})) for column in columns]
     names = sorted({name for column in cells for name in column}, reverse=True)
     rows = [
         Row(
@@ -118,41 +122,41 @@ def url_of(environment: Environment, name: str) -> str:
     return f"{environment.get_absolute_url()}/migrations/{quote(name, safe='')}"
 
 
-def read_names(environments: Iterable[Environment]) -> dict[int, list[str]]:
-    """The names of all migrations that each environment was seen with, by its target. One query,
+def read_names(targets: Iterable[Target]) -> dict[int, list[str]]:
+    """The names of all migrations that each target was seen with, by its id. One query,
     which leaves the rest of the states where it is."""
     names = Func(
         F("data"), template="jsonb_path_query_array(%(expressions)s, '$.migrations[*].name')",
         output_field=JSONField(),
     )  # fmt: skip
-    return dict(_newest_states(environments).values_list("target", names))
+    return dict(_newest_states(targets).values_list("target", names))
 
 
-def _newest_states(environments: Iterable[Environment]) -> QuerySet[TargetState]:
+def _newest_states(targets: Iterable[Target]) -> QuerySet[TargetState]:
     return (
-        TargetState.objects.filter(target__environment__in=environments)
+        TargetState.objects.filter(target__in=targets)
         .order_by("target_id", "-observed_at")
         .distinct("target_id")
     )
 
 
-def _columns(environments: list[Environment]) -> list[Column]:
-    states = {found.target_id: found for found in _newest_states(environments)}
-    return [Column(each, states.get(each.only_target.pk)) for each in environments]
+def _columns(targets: list[Target]) -> list[Column]:
+    states = {found.target_id: found for found in _newest_states(targets)}
+    return [Column(target, states.get(target.pk)) for target in targets]
 
 
 def _times_of_runs(columns: list[Column]) -> dict[int, Times]:
-    """When runs applied what, by environment; only for tools that keep no times themselves."""
+    """When runs applied what, by target; only for tools that keep no times themselves."""
     silent = [
-        column.environment.pk
+        column.target.pk
         for column in columns
         if not ENGINES[column.environment.application.engine].records_starts
     ]
     if not silent:
         return {}
     found: dict[int, Times] = {pk: {} for pk in silent}
-    runs = Run.objects.filter(environment__in=silent, result__has_key="timings").order_by("pk")
-    for pk, timings in runs.values_list("environment_id", "result__timings"):
+    runs = Run.objects.filter(target__in=silent, result__has_key="timings").order_by("pk")
+    for pk, timings in runs.values_list("target_id", "result__timings"):
         found[pk].update(timings)
     return found
 

@@ -28,14 +28,13 @@ from migrations_app.reading.observation import observe, observe_target
 from migrations_app.runs import steps
 from migrations_app.runs.results import FailedScript, FinishResult, Landed, MigrateResult
 from migrations_app.services.drift import CHECK_DRIFT
-from migrations_app.services.migrations import confirmation_gates, plan_gates
-from migrations_app.services.repositories import OBSERVE_ENVIRONMENT
+from migrations_app.services.migrations import OBSERVE, confirmation_gates, plan_gates
 from migrations_app.sources.folders import engine_for
 from opsconsole.environments.choices import AutoRollback
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Environment, Target
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import NeedsAttention
-from opsconsole.health.services import check_environment
+from opsconsole.health.services import check_target
 from opsconsole.health.step import HealthStep, failing
 from opsconsole.runs import registry
 from opsconsole.runs.choices import RunKind, RunStatus, StepStatus
@@ -61,7 +60,7 @@ def register_all() -> None:
     register(AdoptDrift())
     registry.STATE_READERS.append(lambda run: observe_target(run.target))
     registry.STATE_READERS.append(settle_after_run)
-    registry.PERIODIC.append(Periodic(OBSERVE_ENVIRONMENT, "OBSERVE_SECONDS"))
+    registry.PERIODIC.append(Periodic(OBSERVE, "OBSERVE_SECONDS"))
     registry.PERIODIC.append(Periodic(CHECK_DRIFT, "DRIFT_SECONDS"))
 
 
@@ -74,10 +73,10 @@ class Migrate(Operation[MigrateParameters, MigrateResult]):
     action = "run.start"
     changes_target = True
 
-    def steps(self, environment: Environment, parameters: MigrateParameters) -> MigrateSteps:
+    def steps(self, target: Target, parameters: MigrateParameters) -> MigrateSteps:
         return [
             steps.Preflight(),
-            *backup_first(environment),
+            *backup_first(target.environment),
             steps.Snapshot(),
             steps.Migrate(),
             steps.Verify(),
@@ -86,19 +85,19 @@ class Migrate(Operation[MigrateParameters, MigrateResult]):
 
     def gates(self, asked: Asked[MigrateParameters]) -> list[Gate]:
         return [
-            *plan_gates(asked.environment),
-            *confirmation_gates(asked.environment, asked.plan, asked.parameters.checklist),
+            *plan_gates(asked.target),
+            *confirmation_gates(asked.target, asked.plan, asked.parameters.checklist),
         ]
 
-    def promises(self, environment: Environment, parameters: MigrateParameters) -> list[Promise]:
-        preflight, *rest = super().promises(environment, parameters)
-        if environment.takes_backup:
+    def promises(self, target: Target, parameters: MigrateParameters) -> list[Promise]:
+        preflight, *rest = super().promises(target, parameters)
+        if target.environment.takes_backup:
             return [preflight, *rest]
         why = _("the policy skips it: you will not be able to roll back by restoring")
         return [preflight, Promise(_("No backup"), why), *rest]
 
-    def on_failure(self, environment: Environment, parameters: MigrateParameters) -> str:
-        if not environment.takes_backup:
+    def on_failure(self, target: Target, parameters: MigrateParameters) -> str:
+        if not target.environment.takes_backup:
             return _("If a later check fails, a person decides: there is no backup to restore.")
         return {
             AutoRollback.NO_WRITES: _(
@@ -112,7 +111,7 @@ class Migrate(Operation[MigrateParameters, MigrateResult]):
             AutoRollback.NEVER: _(
                 "If a later check fails, a person decides whether the backup is restored."
             ),
-        }[AutoRollback(environment.auto_rollback)]
+        }[AutoRollback(target.environment.auto_rollback)]
 
     def way_back(self, context: Migrating) -> MigrateSteps:
         return way_back(context)
@@ -154,7 +153,7 @@ class Resolve(Operation[ResolveParameters]):
         return text % {"name": parameters.migration, "where": where}
 
     def steps(
-        self, environment: Environment, parameters: ResolveParameters
+        self, target: Target, parameters: ResolveParameters
     ) -> Sequence[Step[ResolveParameters]]:
         return [steps.ResolveHistory()]
 
@@ -181,9 +180,9 @@ class Finish(Operation[FinishParameters, FinishResult]):
         }
 
     def steps(
-        self, environment: Environment, parameters: FinishParameters
+        self, target: Target, parameters: FinishParameters
     ) -> Sequence[Step[FinishParameters, FinishResult]]:
-        return [*backup_first(environment), steps.FinishRest(), HealthStep("after")]
+        return [*backup_first(target.environment), steps.FinishRest(), HealthStep("after")]
 
     def describe(self, context: RunContext[FinishParameters, FinishResult]) -> str:
         name = context.parameters.migration
@@ -211,7 +210,7 @@ class EndSession(Operation[EndSessionParameters]):
         return _("End session %(pid)d in %(where)s") % {"pid": parameters.pid, "where": where}
 
     def steps(
-        self, environment: Environment, parameters: EndSessionParameters
+        self, target: Target, parameters: EndSessionParameters
     ) -> Sequence[Step[EndSessionParameters]]:
         return [steps.EndSession()]
 
@@ -239,7 +238,7 @@ class AdoptDrift(Operation[AdoptDriftParameters]):
         }
 
     def steps(
-        self, environment: Environment, parameters: AdoptDriftParameters
+        self, target: Target, parameters: AdoptDriftParameters
     ) -> Sequence[Step[AdoptDriftParameters]]:
         return [steps.AdoptDrift()]
 
@@ -451,7 +450,7 @@ def _resolve_between(
             RunStatus.FAILED,
             f"The worker was lost between two migrations. {lost.result.applied_before}",
         )
-    problem = failing(check_environment(run.environment, run=run, phase="after"))
+    problem = failing(check_target(run.target, run=run, phase="after"))
     if not problem:
         return Resolution(
             RunStatus.SUCCEEDED,

@@ -18,8 +18,7 @@ def register() -> None:
 
 def test_connection(arguments: Arguments) -> Callable[[], object]:
     """Reading the target is the test; what is read, or why it cannot be, is kept by that itself."""
-    environment_id = int(arguments["environment"])
     observe_target(
-        Target.objects.select_related("environment__application").get(environment=environment_id)
+        Target.objects.select_related("environment__application").get(pk=arguments["target"])
     )
     return lambda: None

@@ -17,7 +17,7 @@ from migrations_app.models import ScriptText
 from migrations_app.parameters import EndSessionParameters, FinishParameters, ResolveParameters
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.environments.models import Environment, TargetState
+from opsconsole.environments.models import Target, TargetState
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.models import Run
@@ -79,11 +79,11 @@ class LockHolder:
         return datetime.fromisoformat(self.since) if self.since else None
 
 
-def diagnose(environment: Environment, state: TargetState | None) -> list[Diagnosis]:
+def diagnose(target: Target, state: TargetState | None) -> list[Diagnosis]:
     """What is wrong with each unhealthy migration of the state, in order."""
     if state is None or state.error:
         return []
-    tool = ENGINES[environment.application.engine].tool
+    tool = ENGINES[target.environment.application.engine].tool
     readers = {
         "failed": _failed,
         "running": _running,
@@ -91,7 +91,7 @@ def diagnose(environment: Environment, state: TargetState | None) -> list[Diagno
         "missing_locally": _missing,
     }
     return [
-        readers[m["state"]](environment, m, tool)
+        readers[m["state"]](target, m, tool)
         for m in state.data.get("migrations", [])
         if m["state"] in TROUBLED
     ]
@@ -110,8 +110,8 @@ def lock_holder(state: TargetState | None) -> LockHolder | None:
     return LockHolder(**found)
 
 
-def _failed(environment: Environment, migration: dict[str, Any], tool: str) -> Diagnosis:
-    run = _run_that_failed(environment, migration["name"])
+def _failed(target: Target, migration: dict[str, Any], tool: str) -> Diagnosis:
+    run = _run_that_failed(target, migration["name"])
     traces = migration.get("traces", [])
     landed, source = migration.get("landed"), _("follows from the other statements")
     if landed is None and migration["is_atomic"]:
@@ -197,13 +197,13 @@ def _ways_out(landed: int | None, count: int, tool: str) -> list[Way]:
     return ways
 
 
-def _running(_environment: Environment, migration: dict[str, Any], tool: str) -> Diagnosis:
+def _running(_target: Target, migration: dict[str, Any], tool: str) -> Diagnosis:
     text = _("Its row in %(tool)s's history is open, and %(tool)s's lock is held: it is being "
              "applied now.") % {"tool": tool}  # fmt: skip
     return Diagnosis(migration["name"], "running", [text])
 
 
-def _edited(_environment: Environment, migration: dict[str, Any], _tool: str) -> Diagnosis:
+def _edited(_target: Target, migration: dict[str, Any], _tool: str) -> Diagnosis:
     texts = ScriptText.objects.in_bulk(
         [migration["checksum"], migration.get("applied_checksum", "")]
     )
@@ -220,7 +220,7 @@ def _edited(_environment: Environment, migration: dict[str, Any], _tool: str) ->
     return Diagnosis(migration["name"], "edited", what, diff=list(diff), has_text=True)
 
 
-def _missing(_environment: Environment, migration: dict[str, Any], _tool: str) -> Diagnosis:
+def _missing(_target: Target, migration: dict[str, Any], _tool: str) -> Diagnosis:
     known = ScriptText.objects.filter(pk=migration.get("applied_checksum", "")).exists()
     what = [_("It was applied here, and its file is missing: this checkout is not the one that "
               "was deployed.")]  # fmt: skip
@@ -229,18 +229,16 @@ def _missing(_environment: Environment, migration: dict[str, Any], _tool: str) -
     return Diagnosis(migration["name"], "missing_locally", what, has_text=known)
 
 
-def _run_that_failed(environment: Environment, name: str) -> Run | None:
+def _run_that_failed(target: Target, name: str) -> Run | None:
     return (
-        Run.objects.filter(
-            environment=environment, operation="migrate", result__failed_script__name=name
-        )
+        Run.objects.filter(target=target, operation="migrate", result__failed_script__name=name)
         .order_by("-pk")
         .first()
     )
 
 
 def request_resolution(
-    *, actor: User, environment: Environment, name: str, mark: str, reason: str,
+    *, actor: User, target: Target, name: str, mark: str, reason: str,
     idempotency_key: str,
 ) -> Run:  # fmt: skip
     """Queue a run that takes one way out of a failed migration.
@@ -249,7 +247,7 @@ def request_resolution(
     not landed, as the newest state shows it. Raises Refused (invalid) without a reason, (conflict)
     when the state offers nothing to finish.
     """
-    authorize(actor, "migration.resolve", environment)
+    authorize(actor, "migration.resolve", target.environment)
     if mark not in MARKS:
         raise Refused(
             _("Choose to mark it rolled back or applied, or to finish it."), kind=Kind.INVALID
@@ -258,18 +256,18 @@ def request_resolution(
         raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
     return runs.request_run(
         actor=actor,
-        environment=environment,
+        target=target,
         reason=reason,
         idempotency_key=idempotency_key,
-        parameters=_what_to_finish(environment, name)
+        parameters=_what_to_finish(target, name)
         if mark == "finish"
         else ResolveParameters.model_validate({"migration": name, "mark": mark}),
     )
 
 
-def _what_to_finish(environment: Environment, name: str) -> FinishParameters:
+def _what_to_finish(target: Target, name: str) -> FinishParameters:
     found = next(
-        (d for d in diagnose(environment, environment.only_target.latest_state) if d.name == name),
+        (d for d in diagnose(target, target.latest_state) if d.name == name),
         None,
     )
     if found is None or "finish" not in {way.mark for way in found.ways}:
@@ -278,21 +276,21 @@ def _what_to_finish(environment: Environment, name: str) -> FinishParameters:
 
 
 def request_end_session(
-    *, actor: User, environment: Environment, pid: int, reason: str, idempotency_key: str
+    *, actor: User, target: Target, pid: int, reason: str, idempotency_key: str
 ) -> Run:
     """Queue a run that ends the session which holds the tool's lock, as it was shown.
 
     Raises Refused (invalid) without a reason, (conflict) when that session no longer holds it.
     """
-    authorize(actor, "migration.resolve", environment)
+    authorize(actor, "migration.resolve", target.environment)
     if not reason.strip():
         raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
-    holder = lock_holder(environment.only_target.latest_state)
+    holder = lock_holder(target.latest_state)
     if holder is None or holder.pid != pid:
         raise Refused(_("That session no longer holds the lock. Open the page again."))
     return runs.request_run(
         actor=actor,
-        environment=environment,
+        target=target,
         reason=reason,
         idempotency_key=idempotency_key,
         parameters=EndSessionParameters(pid=holder.pid, user=holder.user, since=holder.since),

@@ -17,7 +17,7 @@ from migrations_app.reading.drift import Drift, drift_of, expect
 from migrations_app.reading.observation import store_scripts
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
@@ -28,9 +28,9 @@ CHECK_DRIFT = task_key("migrations_app.check_drift")
 TITLE = re.compile(r"[a-z0-9][a-z0-9_]{0,60}")
 
 
-def request_check(environment: Environment) -> None:
+def request_check(target: Target) -> None:
     """Ask a worker to read the schema now. Raises Refused when the broker cannot be reached."""
-    if not send_short(CHECK_DRIFT, environment.pk):
+    if not send_short(CHECK_DRIFT, target.pk):
         raise Refused(
             _("The schema cannot be read now: the broker does not answer."), kind=Kind.UNAVAILABLE
         )
@@ -41,26 +41,26 @@ def sql_of(drift: Drift) -> Written:
     return write_sql(drift.expected.schema.definitions, drift.reading.schema.definitions)
 
 
-def acknowledge(*, actor: User, environment: Environment, schema: str, reason: str) -> None:
+def acknowledge(*, actor: User, target: Target, schema: str, reason: str) -> None:
     """Expect the schema as it is. `schema` is the hash of the one that was shown.
 
     Raises Refused (invalid) without a reason, (conflict) when it is no longer the one shown.
     """
-    authorize(actor, "drift.acknowledge", environment)
-    drift = _shown_drift(environment, schema, reason)
+    authorize(actor, "drift.acknowledge", target.environment)
+    drift = _shown_drift(target, schema, reason)
     with transaction.atomic():
         expect(
-            environment.only_target, drift.reading.schema, ExpectedSchema.Because.ACKNOWLEDGED,
+            target, drift.reading.schema, ExpectedSchema.Because.ACKNOWLEDGED,
             accepted_by=actor, reason=reason.strip(),
         )  # fmt: skip
         audit.record(
-            events.DRIFT_ACKNOWLEDGED, actor=actor, environment=environment, about=environment,
+            events.DRIFT_ACKNOWLEDGED, actor=actor, environment=target.environment, about=target.environment,
             reason=reason.strip(), data=_data(drift),
         )  # fmt: skip
 
 
 def request_adoption(
-    *, actor: User, environment: Environment, schema: str, title: str, reason: str,
+    *, actor: User, target: Target, schema: str, title: str, reason: str,
     idempotency_key: str,
 ) -> Run:  # fmt: skip
     """Queue a run that records the drift as an applied migration, whose text is written here.
@@ -69,13 +69,13 @@ def request_adoption(
     (conflict) when the drift is no longer the one shown or cannot be written as SQL without
     guessing.
     """
-    authorize(actor, "migration.resolve", environment)
+    authorize(actor, "migration.resolve", target.environment)
     if not TITLE.fullmatch(title):
         raise Refused(
             _("Name it with small letters, digits and underscores, such as add_phone."),
             kind=Kind.INVALID,
         )
-    drift = _shown_drift(environment, schema, reason)
+    drift = _shown_drift(target, schema, reason)
     written = sql_of(drift)
     if written.left_out:
         raise Refused(
@@ -84,7 +84,7 @@ def request_adoption(
             % {"what": "; ".join(written.left_out)}
         )  # fmt: skip
     name = f"{timezone.now():%Y%m%d%H%M%S}_{title}"
-    engine = ENGINES[environment.application.engine]
+    engine = ENGINES[target.environment.application.engine]
     script = engine.script_of(name, engine.draft_text(written.sql))
     if script.refusal:
         raise Refused(
@@ -94,7 +94,7 @@ def request_adoption(
     store_scripts([script])
     return runs.request_run(
         actor=actor,
-        environment=environment,
+        target=target,
         reason=reason,
         idempotency_key=idempotency_key,
         parameters=AdoptDriftParameters(
@@ -103,10 +103,10 @@ def request_adoption(
     )
 
 
-def _shown_drift(environment: Environment, schema: str, reason: str) -> Drift:
+def _shown_drift(target: Target, schema: str, reason: str) -> Drift:
     if not reason.strip():
         raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
-    drift = drift_of(environment.only_target)
+    drift = drift_of(target)
     if drift is None or drift.reading.schema_id != schema:
         raise Refused(_("The schema is no longer the one that was shown. Look at it again."))
     return drift

@@ -14,7 +14,7 @@ from migrations_app.assess.lint import RULES, Level
 from migrations_app.models import LintLevel, ScriptText, Waiver
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.environments.models import Application, Environment
+from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.events import recording as audit
 from opsconsole.events.catalogue import Changed
 from opsconsole.exceptions import Kind, Refused
@@ -84,22 +84,20 @@ def stopping(application: Application, migrations: Iterable[dict[str, Any]]) -> 
     ]
 
 
-def waive_finding(
-    *, actor: User, environment: Environment, migration: str, rule: str, reason: str
-) -> Waiver:
+def waive_finding(*, actor: User, target: Target, migration: str, rule: str, reason: str) -> Waiver:
     """Answer for a rule's findings in the migration's present text, in every environment: it takes the
     right on the application.
 
     Raises Refused (not found) for a finding that is not there, (invalid) without a reason.
     """
-    authorize(actor, "finding.waive", environment.application)
+    authorize(actor, "finding.waive", target.environment.application)
     if not reason.strip():
         raise Refused(
             _("Enter a reason why it may be done anyway."),
             kind=Kind.INVALID,
             field="reason",
         )
-    state = environment.only_target.latest_state
+    state = target.latest_state
     found = next(
         (
             m
@@ -114,14 +112,14 @@ def waive_finding(
         )
     with transaction.atomic():
         waiver, _created = Waiver.objects.update_or_create(
-            application=environment.application,
+            application=target.environment.application,
             migration=migration,
             checksum=found["checksum"],
             rule=rule,
             defaults={"reason": reason.strip(), "waived_by": actor},
         )
         audit.record(
-            events.FINDING_WAIVED, actor=actor, environment=environment, about=waiver,
+            events.FINDING_WAIVED, actor=actor, environment=target.environment, about=waiver,
             reason=reason.strip(), data=events.FindingWaived(migration=migration, rule=rule),
         )  # fmt: skip
     return waiver

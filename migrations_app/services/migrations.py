@@ -21,7 +21,7 @@ from migrations_app.reading.observation import plan_changes, plan_for
 from migrations_app.services.findings import stopping
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.environments.models import Environment, TargetState
+from opsconsole.environments.models import Target, TargetState
 from opsconsole.environments.services import require_typed_name
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.health.choices import Health
@@ -44,19 +44,19 @@ CHECKLIST = (
 )
 
 
-def request_observation(environment: Environment) -> None:
+def request_observation(target: Target) -> None:
     """Ask a worker to read the target now. Raises Refused when the broker cannot be reached."""
-    if not send_short(OBSERVE, environment.only_target.pk):
+    if not send_short(OBSERVE, target.pk):
         raise Refused(
             _("The database cannot be read now: the broker does not answer."), kind=Kind.UNAVAILABLE
         )
 
 
-def plan_gates(environment: Environment) -> list[Gate]:
+def plan_gates(target: Target) -> list[Gate]:
     """What has to hold before any plan is applied there, by the newest state that was read."""
-    state = environment.only_target.latest_state
+    state = target.latest_state
     data = state.data if state else {}
-    page = environment.get_absolute_url()
+    page = target.environment.get_absolute_url()
     return [
         FreshReading(
             state.observed_at if state else None,
@@ -65,35 +65,40 @@ def plan_gates(environment: Environment) -> list[Gate]:
         ),
         HistoryHealthy(tuple(data.get("refusals", [])), page),
         FindingsAnswered(
-            tuple(stopping(environment.application, data.get("migrations", []))), f"{page}#pending"
+            tuple(stopping(target.environment.application, data.get("migrations", []))),
+            f"{page}#pending",
         ),
-        *([SomethingPending(str(environment), len(state.pending))] if data and state else []),
+        *(
+            [SomethingPending(str(target.environment), len(state.pending))]
+            if data and state
+            else []
+        ),
     ]
 
 
 def confirmation_gates(
-    environment: Environment, plan: Plan | None, checklist: dict[str, Answer]
+    target: Target, plan: Plan | None, checklist: dict[str, Answer]
 ) -> list[Gate]:
     """What has to hold of what was confirmed: the plan as it was shown, and the checklist."""
-    state = environment.only_target.latest_state
+    state = target.latest_state
     found = state.data.get("plan") if state else None
     changes = plan_changes(plan.content, found) if plan and found else []
     missing = [
         str(text)
         for key, text in CHECKLIST
-        if environment.is_protected and not (key in checklist and checklist[key].ok)
+        if target.environment.is_protected and not (key in checklist and checklist[key].ok)
     ]
     return [PlanCurrent(tuple(changes)), ChecklistAnswered(tuple(missing))]
 
 
-def current_plan(environment: Environment) -> tuple[Plan, TargetState]:
+def current_plan(target: Target) -> tuple[Plan, TargetState]:
     """The plan of the newest state. Raises Refused when there is nothing to run, with why."""
-    stop = in_the_way(judge(plan_gates(environment), timezone.now()))
+    stop = in_the_way(judge(plan_gates(target), timezone.now()))
     if stop:
         raise Refused(stop.why)
-    state = environment.only_target.latest_state
+    state = target.latest_state
     assert state is not None
-    return plan_for(environment.only_target, state), state
+    return plan_for(target, state), state
 
 
 @dataclass(frozen=True)
@@ -107,13 +112,16 @@ class ChecklistItem:
     url: str = ""
 
 
-def checklist_for(environment: Environment, pending: list[str]) -> list[ChecklistItem]:
+def checklist_for(target: Target, pending: list[str]) -> list[ChecklistItem]:
     """The checklist, with what the console can answer filled in and linked."""
-    earlier = (
-        Environment.objects.shown()
-        .filter(application=environment.application, position__lt=environment.position)
-        .last()
+    environment = target.environment
+    before = list(
+        Target.objects.shown().filter(
+            environment__application=environment.application,
+            environment__position__lt=environment.position,
+        )
     )
+    earlier = [each for each in before if each.environment == before[-1].environment]
     known = {
         "backup": (environment.takes_backup, _("part of this run"), ""),
         "rollback_plan": (
@@ -131,33 +139,39 @@ def checklist_for(environment: Environment, pending: list[str]) -> list[Checklis
     ]
 
 
-def _known_of_earlier(earlier: Environment, pending: list[str]) -> dict[str, tuple]:
-    state = earlier.only_target.latest_state
-    applied = set(state.names("applied")) if state and not state.error else set()
+def _known_of_earlier(targets: list[Target], pending: list[str]) -> dict[str, tuple]:
+    """What the targets of the environment before show."""
+    earlier = targets[0].environment
+    are_applied = all(_applied_in(target).issuperset(pending) for target in targets)
     health = health_days([earlier])[earlier.pk]
     url = earlier.get_absolute_url()
     return {
         "tested_earlier": (
-            applied.issuperset(pending),
+            are_applied,
             _("all applied in %(where)s") % {"where": earlier.name.lower()}, url,
         ),
         "staging_validated": (
-            health.now is Health.HEALTHY and applied.issuperset(pending),
+            health.now is Health.HEALTHY and are_applied,
             _("%(where)s is healthy with them") % {"where": earlier.name.lower()},
             url + "#health",
         ),
     }  # fmt: skip
 
 
+def _applied_in(target: Target) -> set[str]:
+    state = target.latest_state
+    return set(state.names("applied")) if state and not state.error else set()
+
+
 def complete_checklist(
-    environment: Environment, pending: list[str], ticked: dict[str, str]
+    target: Target, pending: list[str], ticked: dict[str, str]
 ) -> dict[str, Answer]:
     """What is kept with the run: known items with their evidence, the rest as ticked with a note.
 
     `ticked` maps the key of each ticked item to its note; an empty note does not count.
     """
     kept = {}
-    for item in checklist_for(environment, pending):
+    for item in checklist_for(target, pending):
         note = ticked.get(item.key, "").strip()
         kept[item.key] = Answer(
             text=item.text,
@@ -171,7 +185,7 @@ def complete_checklist(
 def request_migrate(
     *,
     actor: User,
-    environment: Environment,
+    target: Target,
     plan_hash: str,
     idempotency_key: str,
     reason: str = "",
@@ -183,19 +197,19 @@ def request_migrate(
     Raises Refused (conflict) when the plan is no longer that one, and (invalid) when a protected
     environment's name or checklist is missing.
     """
-    authorize(actor, "run.start", environment)
+    authorize(actor, "run.start", target.environment)
     before = Run.objects.filter(idempotency_key=idempotency_key, requested_by=actor).first()
     if before:
         return before
     # A confirmation by hand, of this request alone: it is not stored, and no gate.
-    if environment.is_protected:
-        require_typed_name(environment, typed_name)
-    plan = Plan.objects.filter(target=environment.only_target, hash=plan_hash).first()
+    if target.environment.is_protected:
+        require_typed_name(target.environment, typed_name)
+    plan = Plan.objects.filter(target=target, hash=plan_hash).first()
     if plan is None:
         raise Refused(_("This plan was never shown. Open the confirm page again."))
     return runs.request_run(
         actor=actor,
-        environment=environment,
+        target=target,
         plan=plan,
         reason=reason,
         idempotency_key=idempotency_key,

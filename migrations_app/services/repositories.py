@@ -8,15 +8,15 @@ from django.db import transaction
 
 from migrations_app import events
 from migrations_app.models import Repository
+from migrations_app.services.migrations import OBSERVE
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.environments.models import Application
+from opsconsole.environments.models import Application, Target
 from opsconsole.environments.secrets import seal
 from opsconsole.events import recording as audit
 from opsconsole.events.recording import fields_of
-from opsconsole.work.sending import send_short, task_key
+from opsconsole.work.sending import send_short
 
-OBSERVE_ENVIRONMENT = task_key("migrations_app.observe_environment")
 FIELDS = ["url", "ref", "folder", "refs"]
 
 
@@ -58,5 +58,5 @@ def remove_repository(*, actor: User, repository: Repository) -> None:
 
 
 def _read_anew(application: Application) -> None:
-    for environment in application.environments.filter(archived_at=None):
-        send_short(OBSERVE_ENVIRONMENT, environment.pk)
+    for target in Target.objects.shown().filter(environment__application=application):
+        send_short(OBSERVE, target.pk)

@@ -12,7 +12,7 @@ from migrations_app.reading.drift import drift_of
 from migrations_app.services import drift as services
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
-from opsconsole.environments.lookup import environment_or_404
+from opsconsole.environments.lookup import target_or_404
 from opsconsole.exceptions import Refused
 from opsconsole.targets import ddl_log
 from opsconsole.web.pages import posted_key
@@ -21,24 +21,24 @@ from opsconsole.web.pages import posted_key
 @require_POST
 @require("console.view")
 def check(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
-    found = environment_or_404(request, application, environment, "console.view")
+    found = target_or_404(request, application, environment, "console.view")
     services.request_check(found)
     messages.success(request, _("A worker is reading the schema now."))
-    return redirect(f"{found.get_absolute_url()}#drift")
+    return redirect(f"{found.environment.get_absolute_url()}#drift")
 
 
 @require_POST
 @require("drift.acknowledge")
 def acknowledge(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
-    found = environment_or_404(request, application, environment, "drift.acknowledge")
+    found = target_or_404(request, application, environment, "drift.acknowledge")
     services.acknowledge(
         actor=request.user,
-        environment=found,
+        target=found,
         schema=request.POST.get("schema", ""),
         reason=request.POST.get("reason", "")[:500],
     )
     messages.success(request, _("The schema is expected as it is now."))
-    return redirect(f"{found.get_absolute_url()}#drift")
+    return redirect(f"{found.environment.get_absolute_url()}#drift")
 
 
 @require_POST
@@ -46,7 +46,7 @@ def acknowledge(request: ConsoleRequest, application: str, environment: str) -> 
 def adopt(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     run = services.request_adoption(
         actor=request.user,
-        environment=environment_or_404(request, application, environment, "migration.resolve"),
+        target=target_or_404(request, application, environment, "migration.resolve"),
         schema=request.POST.get("schema", ""),
         title=request.POST.get("title", ""),
         reason=request.POST.get("reason", "")[:500],
@@ -59,25 +59,27 @@ def adopt(request: ConsoleRequest, application: str, environment: str) -> HttpRe
 @require("console.view")
 def sql(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     """The drift as SQL, to complete by hand or to look at."""
-    found = environment_or_404(request, application, environment, "console.view")
-    drift = drift_of(found.only_target)
+    found = target_or_404(request, application, environment, "console.view")
+    drift = drift_of(found)
     if drift is None:
         raise Http404
-    return _file(services.sql_of(drift).sql, f"{found.slug}-drift.sql")
+    return _file(services.sql_of(drift).sql, f"{found.environment.slug}-drift.sql")
 
 
 @require_GET
 @require("console.view")
 def log_script(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     """What a superuser runs to have the database keep a log of its schema changes."""
-    found = environment_or_404(request, application, environment, "console.view")
-    state = found.only_target.latest_state
+    found = target_or_404(request, application, environment, "console.view")
+    state = found.latest_state
     server = state.data.get("server") if state else None
     if not server:
         raise Refused(
             _("The role of this environment is not known yet: its database was not read.")
         )
-    return _file(ddl_log.install_sql(server["user"]), f"{found.slug}-log-of-schema-changes.sql")
+    return _file(
+        ddl_log.install_sql(server["user"]), f"{found.environment.slug}-log-of-schema-changes.sql"
+    )
 
 
 def _file(text: str, name: str) -> HttpResponse:

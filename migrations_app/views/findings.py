@@ -12,7 +12,7 @@ from migrations_app.models import LintLevel, Waiver
 from migrations_app.services import findings
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
-from opsconsole.environments.lookup import application_or_404, environment_or_404
+from opsconsole.environments.lookup import application_or_404, environment_or_404, target_or_404
 
 
 @require_POST
@@ -20,7 +20,7 @@ from opsconsole.environments.lookup import application_or_404, environment_or_40
 def waive(request: ConsoleRequest, application: str, environment: str, name: str) -> HttpResponse:
     findings.waive_finding(
         actor=request.user,
-        environment=environment_or_404(request, application, environment, "console.view"),
+        target=target_or_404(request, application, environment, "console.view"),
         migration=name,
         rule=request.POST.get("rule", ""),
         reason=request.POST.get("reason", "")[:500],

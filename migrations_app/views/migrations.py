@@ -21,9 +21,9 @@ from migrations_app.services import migrations as services
 from migrations_app.services.findings import as_shown
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
-from opsconsole.environments.lookup import environment_or_404
-from opsconsole.environments.models import Environment, TargetState
-from opsconsole.environments.visibility import visible_environments
+from opsconsole.environments.lookup import target_or_404
+from opsconsole.environments.models import Target, TargetState
+from opsconsole.environments.visibility import visible_targets
 from opsconsole.exceptions import Refused
 from opsconsole.runs.gates import judge
 from opsconsole.runs.models import Run
@@ -46,31 +46,33 @@ def _with_waivers(migration: dict[str, Any]) -> dict[str, Any]:
 @require("run.start")
 def confirm(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     """What will happen, step by step. Reads the database anew first; posts the plan's hash."""
-    found = environment_or_404(request, application, environment, "run.start")
+    found = target_or_404(request, application, environment, "run.start")
     if request.method == "POST":
         return _start(request, found)
-    state = found.only_target.latest_state
+    state = found.latest_state
     if state is None or not state.is_fresh(settings.STATE_FRESH_SECONDS):
         # Asked once by the page, then every second by its fragment until the answer is there.
         if not request.htmx:
             services.request_observation(found)
         template = "_migrate_reading" if request.htmx else "migrate_confirm"
-        return render(request, f"migrations_app/{template}.html", {"environment": found})
+        return render(
+            request, f"migrations_app/{template}.html", {"environment": found.environment}
+        )
     return _confirm_page(request, found, state)
 
 
 def _confirm_page(
-    request: ConsoleRequest, environment: Environment, state: TargetState, refusal: str = "",
+    request: ConsoleRequest, target: Target, state: TargetState, refusal: str = "",
     status: int = 200,
 ) -> HttpResponse:  # fmt: skip
     context: dict[str, Any] = {
-        "environment": environment,
+        "environment": target.environment,
         "state": state,
         "refusal": refusal,
-        "gates": judge(services.plan_gates(environment), timezone.now()),
+        "gates": judge(services.plan_gates(target), timezone.now()),
     }
     try:
-        plan, _state = services.current_plan(environment)
+        plan, _state = services.current_plan(target)
     except Refused:
         # Why is among the gates.
         context["blocked"] = True
@@ -78,11 +80,11 @@ def _confirm_page(
         pending = [m for m in state.data["migrations"] if m["name"] in plan.names]
         context |= {
             "plan": plan,
-            "migrations": as_shown(environment, pending),
-            "checklist": _ticked(request, services.checklist_for(environment, plan.names)),
+            "migrations": as_shown(target.environment, pending),
+            "checklist": _ticked(request, services.checklist_for(target, plan.names)),
             "reason": request.POST.get("reason", ""),
             "typed_name": request.POST.get("typed_name", ""),
-            "outlook": outlook(MigrateParameters(), environment),
+            "outlook": outlook(MigrateParameters(), target),
             "key": request.POST.get("key") or new_key(),
         }
     is_fragment = request.method == "GET" and request.htmx
@@ -102,8 +104,8 @@ def _ticked(request: ConsoleRequest, items: list[services.ChecklistItem]) -> lis
     ]
 
 
-def _start(request: ConsoleRequest, environment: Environment) -> HttpResponse:
-    state = environment.only_target.latest_state
+def _start(request: ConsoleRequest, target: Target) -> HttpResponse:
+    state = target.latest_state
     plan_names = state.pending if state and not state.error else []
     ticked = {
         name.removeprefix("check-"): request.POST.get(f"note-{name.removeprefix('check-')}", "")
@@ -113,27 +115,27 @@ def _start(request: ConsoleRequest, environment: Environment) -> HttpResponse:
     try:
         run = services.request_migrate(
             actor=request.user,
-            environment=environment,
+            target=target,
             plan_hash=request.POST.get("plan", ""),
             idempotency_key=posted_key(request),
             reason=request.POST.get("reason", "")[:500],
             typed_name=request.POST.get("typed_name", ""),
-            checklist=services.complete_checklist(environment, plan_names, ticked),
+            checklist=services.complete_checklist(target, plan_names, ticked),
         )
     except Refused as refusal:
         if state is None or state.error:
             raise
-        return _confirm_page(request, environment, state, str(refusal), status_of(refusal))
+        return _confirm_page(request, target, state, str(refusal), status_of(refusal))
     return redirect(run)
 
 
 @require_POST
 @require("console.view")
 def read_now(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
-    found = environment_or_404(request, application, environment, "console.view")
+    found = target_or_404(request, application, environment, "console.view")
     services.request_observation(found)
     messages.success(request, _("A worker is reading the database now."))
-    return redirect(found)
+    return redirect(found.environment)
 
 
 @require_GET
@@ -141,22 +143,22 @@ def read_now(request: ConsoleRequest, application: str, environment: str) -> Htt
 def migration_page(
     request: ConsoleRequest, application: str, environment: str, name: str
 ) -> HttpResponse:
-    found = environment_or_404(request, application, environment, "console.view")
-    state = found.only_target.latest_state
+    found = target_or_404(request, application, environment, "console.view")
+    state = found.latest_state
     rows = state.data.get("migrations", []) if state else []
     migration = next((m for m in rows if m["name"] == name), None)
     if migration is None:
         raise Http404
-    environments = list(visible_environments(request.user).filter(application=found.application))
-    board = read_board(environments, text=name)
+    shared = found.environment.application
+    targets = list(visible_targets(request.user).filter(environment__application=shared))
+    board = read_board(targets, text=name)
     context = {
-        "environment": found,
+        "environment": found.environment,
         "state": state,
-        "migration": _with_waivers(as_shown(found, [migration])[0]),
+        "migration": _with_waivers(as_shown(found.environment, [migration])[0]),
         "diagnoses": [d for d in doctor.diagnose(found, state) if d.name == name],
         "runs": Run.objects.for_list().filter(
-            environment__application=found.application,
-            environment__in=environments,
+            target__in=targets,
             result__applied__contains=[name],
         ),
         "standing": next(
@@ -178,8 +180,8 @@ def applied_text(
     request: ConsoleRequest, application: str, environment: str, name: str
 ) -> HttpResponse:
     """The text of an applied migration, as this console saw it, to put back into the folder."""
-    found = environment_or_404(request, application, environment, "console.view")
-    state = found.only_target.latest_state
+    found = target_or_404(request, application, environment, "console.view")
+    state = found.latest_state
     rows = state.data.get("migrations", []) if state else []
     checksum = next((m.get("applied_checksum", "") for m in rows if m["name"] == name), "")
     text = get_object_or_404(ScriptText, pk=checksum)
@@ -195,7 +197,7 @@ def applied_text(
 def end_session(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     run = doctor.request_end_session(
         actor=request.user,
-        environment=environment_or_404(request, application, environment, "migration.resolve"),
+        target=target_or_404(request, application, environment, "migration.resolve"),
         pid=key_from(request.POST.get("pid", "")),
         reason=request.POST.get("reason", "")[:500],
         idempotency_key=posted_key(request),
@@ -208,7 +210,7 @@ def end_session(request: ConsoleRequest, application: str, environment: str) -> 
 def resolve(request: ConsoleRequest, application: str, environment: str, name: str) -> HttpResponse:
     run = doctor.request_resolution(
         actor=request.user,
-        environment=environment_or_404(request, application, environment, "migration.resolve"),
+        target=target_or_404(request, application, environment, "migration.resolve"),
         name=name,
         mark=request.POST.get("mark", ""),
         reason=request.POST.get("reason", "")[:500],

@@ -5,21 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from opsconsole.cli import DONE, Call, Verb
-from opsconsole.environments.models import Environment
-from opsconsole.environments.visibility import visible_environments
+from opsconsole.environments.models import Target
+from opsconsole.environments.visibility import visible_targets
 from opsconsole.exceptions import Kind, Refused
 
 
-def environment_of(call: Call) -> Environment:
-    """The environment `application/environment` of the call. Raises Refused with those there are."""
+def target_of(call: Call) -> Target:
+    """The target of `application/environment` of the call. Raises Refused with those there are."""
     path = call.options.environment
+    application, _slash, environment = path.partition("/")
+    targets = visible_targets(call.actor())
     try:
-        found: Environment = visible_environments(call.actor()).get(
-            application__slug=path.partition("/")[0], slug=path.partition("/")[2]
-        )
-        return found
-    except Environment.DoesNotExist:
-        known = ", ".join(e.path for e in visible_environments(call.actor()))
+        return targets.of(application__slug=application, slug=environment)
+    except Target.DoesNotExist:
+        known = ", ".join(target.environment.path for target in targets)
         raise Refused(
             f"there is no environment {path}; there are: {known or 'none'}", kind=Kind.NOT_FOUND
         ) from None
@@ -27,8 +26,8 @@ def environment_of(call: Call) -> Environment:
 
 def list_environments(call: Call) -> int:
     rows = []
-    for environment in visible_environments(call.actor()):
-        state = environment.only_target.latest_state
+    for target in visible_targets(call.actor()):
+        environment, state = target.environment, target.latest_state
         known = state is not None and not state.error
         rows.append(
             {

@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.environments.choices import AutoRollback
 from opsconsole.environments.engines import ENGINES
-from opsconsole.environments.models import Application, Environment
+from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.environments.secrets import is_reference
 from opsconsole.exceptions import AdapterError
 from opsconsole.targets.dsn import Dsn
@@ -67,13 +67,13 @@ class EnvironmentForm(forms.ModelForm):
             "statement_timeout_seconds",
         ]  # fmt: skip
 
-    def __init__(self, *args: Any, application: Application, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, data: Any, *, target: Target, application: Application) -> None:
+        super().__init__(data, instance=target.environment)
         self.application = application
         self.instance.application = application
         for name in WAITS:
             self.fields[name].required = False
-        if self.instance.pk is None or not self.instance.only_target.scratch_dsn_encrypted:
+        if not target.scratch_dsn_encrypted:
             del self.fields["drops_scratch_address"]
         if self.instance.pk is None:
             self.initial["backup_before_migrate"] = settings.MIGRATION_BACKUP_ENABLED

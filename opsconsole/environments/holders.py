@@ -6,18 +6,18 @@ from collections.abc import Callable
 
 from django.utils.translation import gettext as _
 
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.exceptions import Refused
 
 # Each answers with the name of what holds the environment now, "" for nothing.
-HOLDERS: list[Callable[[Environment], str]] = []
+HOLDERS: list[Callable[[Target], str]] = []
 
 
-def require_idle(environment: Environment) -> None:
+def require_idle(target: Target) -> None:
     """Raise Refused while something holds the environment's database."""
     for holder_of in HOLDERS:
-        if holder := holder_of(environment):
+        if holder := holder_of(target):
             raise Refused(
                 _("%(run)s holds %(where)s: wait for its end.")
-                % {"run": holder, "where": environment}
+                % {"run": holder, "where": target.environment}
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from functools import cached_property
 
 from django.core.validators import MinValueValidator
 from django.db import models
@@ -44,7 +43,6 @@ class EnvironmentQuerySet(models.QuerySet["Environment"]):
         return (
             self.filter(archived_at=None, application__archived_at=None)
             .select_related("application")
-            .prefetch_related("targets")
             .order_by("application__name", "position")
         )
 
@@ -136,12 +134,6 @@ class Environment(models.Model):
     def takes_backup(self) -> bool:
         """A protected environment cannot skip the backup, whatever the field says."""
         return self.is_protected or self.backup_before_migrate
-
-    @cached_property
-    def only_target(self) -> Target:
-        """The one that it has today. Raises ValueError where there is none, or several."""
-        [target] = self.targets.all()
-        return target
 
     def get_absolute_url(self) -> str:
         return reverse("environment", args=[self.application.slug, self.slug])

@@ -44,8 +44,8 @@ def save_application(
 def archive_application(*, actor: User, application: Application) -> None:
     """Hide an application; its runs and its audit trail stay. Refused while a run holds it."""
     authorize(actor, "settings.edit", application)
-    for environment in application.environments.prefetch_related("targets"):
-        require_idle(environment)
+    for target in Target.objects.filter(environment__application=application):
+        require_idle(target)
     with transaction.atomic():
         Application.objects.filter(pk=application.pk).update(archived_at=Now())
         audit.record(events.APPLICATION_ARCHIVED, actor=actor, about=application)
@@ -54,33 +54,25 @@ def archive_application(*, actor: User, application: Application) -> None:
 def save_environment(
     *,
     actor: User,
-    environment: Environment,
+    target: Target,
     before: dict[str, Any],
     address: str = "",
     scratch_address: str | None = None,
 ) -> Environment:
-    """Save a new or changed environment, and have a worker test its connection.
+    """Save the new or changed environment of a target, and have a worker test its connection.
 
-    A non-empty `address` replaces its target's.
+    A non-empty `address` replaces the target's; a new one needs it.
 
     `scratch_address` replaces that of its scratch server; "" builds beside the database again,
     None keeps it. The addresses never reach the audit trail, only that they changed.
     """
+    environment = target.environment
     authorize(actor, "settings.edit", environment if environment.pk else environment.application)
     names = list(before) or ["name", "slug", "position", "migrations_folder"]
     with transaction.atomic():
         is_new = environment.pk is None
         environment.save()
-        if address:
-            if not is_new:
-                require_idle(environment)
-            _set_address(environment, address)
-        if scratch_address is not None:
-            if not is_new:
-                require_idle(environment)
-            Target.objects.filter(environment=environment).update(
-                scratch_dsn_encrypted=seal(scratch_address) if scratch_address else ""
-            )
+        _save_target(target, address, scratch_address)
         event = audit.record(
             events.ENVIRONMENT_ADDED if is_new else events.ENVIRONMENT_CHANGED,
             actor=actor,
@@ -93,44 +85,56 @@ def save_environment(
                 scratch_address_changed=scratch_address is not None,
             ),
         )
-        _add_connection_test(environment, event)
+        _add_connection_test(target, event)
     return environment
 
 
-def request_connection_test(*, actor: User, environment: Environment) -> None:
+def request_connection_test(*, actor: User, target: Target) -> None:
     """Have a worker connect to the environment's database, and keep what it finds."""
-    authorize(actor, "settings.edit", environment)
+    authorize(actor, "settings.edit", target.environment)
     with transaction.atomic():
-        event = audit.record(events.TARGET_TESTED, actor=actor, environment=environment)
-        _add_connection_test(environment, event)
+        event = audit.record(events.TARGET_TESTED, actor=actor, environment=target.environment)
+        _add_connection_test(target, event)
 
 
-def _add_connection_test(environment: Environment, event: AuditEvent) -> None:
+def _add_connection_test(target: Target, event: AuditEvent) -> None:
     """Once for the act that the event records."""
     work.add(
         TEST_CONNECTION,
         f"{TEST_CONNECTION}:{event.pk}",
-        {"environment": environment.pk},
-        environment=environment,
+        {"target": target.pk},
+        environment=target.environment,
     )
 
 
-def pending_connection_test(environment: Environment) -> WorkItem | None:
+def pending_connection_test(target: Target) -> WorkItem | None:
     """The newest test of its connection that is still to be done."""
-    return environment.work.pending().filter(work=TEST_CONNECTION).last()
+    return (
+        target.environment.work.pending()
+        .filter(work=TEST_CONNECTION, arguments__target=target.pk)
+        .last()
+    )
 
 
-def _set_address(environment: Environment, address: str) -> None:
-    is_followed = is_reference(address)
-    Target.objects.update_or_create(
-        environment=environment,
-        defaults={
+def _save_target(target: Target, address: str, scratch_address: str | None) -> None:
+    changed: dict[str, str] = {}
+    if address:
+        is_followed = is_reference(address)
+        changed = {
             "dsn_encrypted": "" if is_followed else seal(address),
             "dsn_reference": address if is_followed else "",
             "system_identifier": "",
             "database_name": "",
-        },
-    )
+        }
+    if scratch_address is not None:
+        changed["scratch_dsn_encrypted"] = seal(scratch_address) if scratch_address else ""
+    for name, value in changed.items():
+        setattr(target, name, value)
+    if target.pk is None:
+        target.save()
+    elif changed:
+        require_idle(target)
+        target.save(update_fields=changed)
 
 
 def require_typed_name(environment: Environment, typed_name: str) -> None:
@@ -144,7 +148,8 @@ def require_typed_name(environment: Environment, typed_name: str) -> None:
 
 def archive_environment(*, actor: User, environment: Environment) -> None:
     authorize(actor, "settings.edit", environment)
-    require_idle(environment)
+    for target in environment.targets.all():
+        require_idle(target)
     with transaction.atomic():
         Environment.objects.filter(pk=environment.pk).update(archived_at=Now())
         # Frees the database for another environment.

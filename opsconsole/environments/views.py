@@ -16,8 +16,12 @@ from opsconsole.access.permissions import (
 from opsconsole.access.places import CONSOLE
 from opsconsole.environments import services as environments
 from opsconsole.environments.forms import ApplicationForm, EnvironmentForm
-from opsconsole.environments.lookup import application_or_404, environment_by_key_or_404
-from opsconsole.environments.models import Application, Environment
+from opsconsole.environments.lookup import (
+    application_or_404,
+    environment_by_key_or_404,
+    target_by_key_or_404,
+)
+from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.web.forms import form_page, values_before
 
 
@@ -44,16 +48,17 @@ def edit_environment(
     if pk is None:
         application = application_or_404(request, application_id, "settings.edit")
         environment = Environment(position=application.environments.count() + 1)
+        target = Target(environment=environment)
     else:
-        environment = environment_by_key_or_404(request, pk, "settings.edit")
-        application = environment.application
+        target = target_by_key_or_404(request, pk, "settings.edit")
+        application = target.environment.application
         if application.pk != application_id:
             raise Http404
-    form = EnvironmentForm(request.POST or None, instance=environment, application=application)
+    form = EnvironmentForm(request.POST or None, target=target, application=application)
     if request.method == "POST" and form.is_valid():
         saved = environments.save_environment(
             actor=request.user,
-            environment=form.instance,
+            target=target,
             before=values_before(form),
             address=form.cleaned_data["address"],
             scratch_address=form.new_scratch_address,
@@ -68,12 +73,12 @@ def edit_environment(
 @require("settings.edit")
 def connection_test(request: ConsoleRequest, pk: int) -> HttpResponse:
     """What a worker found when it last connected; asks again every second while one is to."""
-    environment = environment_by_key_or_404(request, pk, "settings.edit")
+    target = target_by_key_or_404(request, pk, "settings.edit")
     template = "_connection_test" if request.htmx else "connection_test"
     context = {
-        "environment": environment,
-        "state": environment.only_target.latest_state,
-        "waiting": environments.pending_connection_test(environment),
+        "environment": target.environment,
+        "state": target.latest_state,
+        "waiting": environments.pending_connection_test(target),
     }
     return render(request, f"opsconsole/{template}.html", context)
 
@@ -81,8 +86,8 @@ def connection_test(request: ConsoleRequest, pk: int) -> HttpResponse:
 @require_POST
 @require("settings.edit")
 def test_connection(request: ConsoleRequest, pk: int) -> HttpResponse:
-    environment = environment_by_key_or_404(request, pk, "settings.edit")
-    environments.request_connection_test(actor=request.user, environment=environment)
+    target = target_by_key_or_404(request, pk, "settings.edit")
+    environments.request_connection_test(actor=request.user, target=target)
     return redirect("connection-test", pk)
 
 

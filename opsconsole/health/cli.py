@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.utils.timezone import now
 
 from opsconsole.cli import DONE, FAILED, Call, Verb, takes, wait_for
-from opsconsole.environments.cli import environment_of
+from opsconsole.environments.cli import target_of
 from opsconsole.exceptions import Refused
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
@@ -14,7 +14,7 @@ from opsconsole.runs.models import Run
 
 
 def check_health(call: Call) -> int:
-    environment = environment_of(call)
+    environment = target_of(call).environment
     if not environment.health_checks.filter(is_enabled=True).exists():
         raise Refused(f"{environment.path} has no health check; an admin adds one in Settings")
     asked = now()

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Environment, Target
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import AdapterError, Kind, Refused
@@ -38,16 +38,15 @@ KEEP_DAYS = 30
 KEEP_ROLLUP_DAYS = 366
 
 
-def check_environment(
-    environment: Environment, *, run: Run | None = None, phase: str = ""
-) -> list[HealthResult]:
-    """Ask every enabled check once and store the answers. Call it on a worker."""
-    return keep_results(
-        [
-            _result(environment, check, run, phase)
-            for check in environment.health_checks.filter(is_enabled=True)
-        ]
-    )
+def check_environment(environment: Environment) -> list[HealthResult]:
+    """Ask every enabled check once, one in SQL of each target, and store the answers. Call it on
+    a worker."""
+    return keep_results(_answers(environment, environment.targets.all()))
+
+
+def check_target(target: Target, *, run: Run, phase: str) -> list[HealthResult]:
+    """The same for a run: those in SQL of its target alone."""
+    return keep_results(_answers(target.environment, [target], run, phase))
 
 
 def keep_results(results: list[HealthResult]) -> list[HealthResult]:
@@ -58,14 +57,22 @@ def keep_results(results: list[HealthResult]) -> list[HealthResult]:
     return kept
 
 
-def _result(
-    environment: Environment, check: HealthCheck, run: Run | None, phase: str
-) -> HealthResult:
-    answer = _ask(environment, check)
+def _answers(
+    environment: Environment, targets: Iterable[Target], run: Run | None = None, phase: str = ""
+) -> list[HealthResult]:
+    return [
+        _result(check, target, run, phase)
+        for check in environment.health_checks.filter(is_enabled=True)
+        for target in (targets if check.kind == HealthCheck.Kind.SQL else [None])
+    ]
+
+
+def _result(check: HealthCheck, target: Target | None, run: Run | None, phase: str) -> HealthResult:
+    answer = _ask(check, target)
     return HealthResult(
         check_name=check.name,
-        environment=environment,
-        target=environment.only_target if check.kind == HealthCheck.Kind.SQL else None,
+        environment=check.environment,
+        target=target,
         run=run,
         phase=phase,
         is_healthy=answer.is_healthy,
@@ -75,11 +82,11 @@ def _result(
     )
 
 
-def _ask(environment: Environment, check: HealthCheck) -> ProbeAnswer:
+def _ask(check: HealthCheck, target: Target | None) -> ProbeAnswer:
     conninfo = ""
-    if check.kind == HealthCheck.Kind.SQL:
+    if target:
         try:
-            dsn = resolve_dsn(environment.only_target)
+            dsn = resolve_dsn(target)
         except AdapterError as error:
             return ProbeAnswer(False, 0, str(error))
         conninfo = dsn.conninfo(application_name="opsconsole:health")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from django.conf import settings
 from django.utils.translation import gettext as _
 
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.exceptions import NeedsAttention, StepFailed
 from opsconsole.health.models import HealthResult
-from opsconsole.health.services import check_environment
+from opsconsole.health.services import check_target
 from opsconsole.runs.documents import Parameters
 from opsconsole.runs.step import Note, Promise, RunContext, Step
 
@@ -20,7 +20,7 @@ TRIES = 3
 
 def check_once(context: RunContext, phase: str) -> list[HealthResult]:
     """Ask every check once and log each answer."""
-    results = check_environment(context.environment, run=context.run, phase=phase)
+    results = check_target(context.target, run=context.run, phase=phase)
     for result in results:
         context.log(
             f"health {phase}: {result.check_name}: {result.summary} in {result.latency_ms:,.0f} ms",
@@ -42,13 +42,13 @@ class HealthStep(Step):
     def __init__(self, phase: str) -> None:
         self.phase = phase
 
-    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
-        if not environment.health_checks.filter(is_enabled=True).exists():
+    def promise(self, target: Target, parameters: Parameters) -> Promise:
+        if not target.environment.health_checks.filter(is_enabled=True).exists():
             return Promise(_("Health"), _("no health check is configured: nothing is checked"))
         return Promise(
             _("Health"),
             _("runs every health check several times over %(seconds)s s")
-            % {"seconds": environment.settle_seconds},
+            % {"seconds": target.environment.settle_seconds},
         )
 
     def run(self, context: RunContext) -> str:

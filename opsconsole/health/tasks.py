@@ -10,4 +10,4 @@ from opsconsole.health.services import SAMPLE_HEALTH, check_environment
 
 @shared_task(name=SAMPLE_HEALTH)
 def sample_health(environment_id: int) -> None:
-    check_environment(Environment.objects.select_related("application").get(pk=environment_id))
+    check_environment(Environment.objects.prefetch_related("targets").get(pk=environment_id))

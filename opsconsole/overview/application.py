@@ -8,20 +8,20 @@ from django.views.decorators.http import require_GET
 
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
-from opsconsole.environments.visibility import visible_environments
+from opsconsole.environments.visibility import visible_targets
 from opsconsole.overview.panels import APPLICATION_PANELS
 
 
 @require_GET
 @require("console.view")
 def application_page(request: ConsoleRequest, application: str) -> HttpResponse:
-    environments = list(visible_environments(request.user).filter(application__slug=application))
-    if not environments:
+    targets = list(visible_targets(request.user).filter(environment__application__slug=application))
+    if not targets:
         raise Http404
-    found = environments[0].application
+    found = targets[0].environment.application
     context = {
         "application": found,
-        "environments": environments,
-        "panels": [panel(request, found, environments) for panel in APPLICATION_PANELS],
+        "environments": [target.environment for target in targets],
+        "panels": [panel(request, found, targets) for panel in APPLICATION_PANELS],
     }
     return render(request, "opsconsole/application_page.html", context)

@@ -15,8 +15,8 @@ from django.views.decorators.http import require_GET
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import User
 from opsconsole.access.permissions import require
-from opsconsole.environments.models import Environment, TargetState
-from opsconsole.environments.visibility import visible_environments
+from opsconsole.environments.models import Environment, Target, TargetState
+from opsconsole.environments.visibility import visible_environments, visible_targets
 from opsconsole.health.services import HealthDay, health_days
 from opsconsole.overview.panels import ENVIRONMENT_FACTS, FINDERS, Fact, Found
 from opsconsole.runs.choices import RunStatus
@@ -32,7 +32,7 @@ MOST_LATE = 20
 
 @dataclass
 class Stage:
-    """One environment on the dashboard."""
+    """One target on the dashboard, as its environment."""
 
     environment: Environment
     state: TargetState | None
@@ -56,8 +56,7 @@ class Late:
 @require_GET
 @require("console.view")
 def home(request: ConsoleRequest) -> HttpResponse:
-    environments = list(visible_environments(request.user))
-    stages = stages_of(environments)
+    stages = stages_of(list(visible_targets(request.user)))
     applications = [
         (application, list(group))
         for application, group in groupby(stages, key=lambda s: s.environment.application)
@@ -72,33 +71,34 @@ def home(request: ConsoleRequest) -> HttpResponse:
     return render(request, template, context)
 
 
-def stages_of(environments: list[Environment]) -> list[Stage]:
+def stages_of(targets: list[Target]) -> list[Stage]:
     """Everything the dashboard shows, with a number of queries that does not grow."""
+    environments = [target.environment for target in targets]
     days = health_days(environments)
     states = {
         s.target_id: s
-        for s in TargetState.objects.filter(target__environment__in=environments)
+        for s in TargetState.objects.filter(target__in=targets)
         .order_by("target_id", "-observed_at")
         .distinct("target_id")
     }
-    last = {r.environment_id: r for r in Run.objects.newest_of(environments)}
+    last = {r.target_id: r for r in Run.objects.newest_of(targets)}
     holders = {
-        r.environment_id: r
+        r.target_id: r
         for r in Run.objects.filter(
-            environment__in=environments, status=RunStatus.NEEDS_ATTENTION
+            target__in=targets, status=RunStatus.NEEDS_ATTENTION
         ).select_related("environment")
     }
-    facts = [source(environments) for source in ENVIRONMENT_FACTS]
+    facts = [source(targets) for source in ENVIRONMENT_FACTS]
     return [
         Stage(
-            environment=e,
-            state=states.get(e.only_target.pk),
-            day=days[e.pk],
-            last_run=last.get(e.pk),
-            holder=holders.get(e.pk),
-            facts=[found[e.pk] for found in facts if e.pk in found],
+            environment=target.environment,
+            state=states.get(target.pk),
+            day=days[target.environment_id],
+            last_run=last.get(target.pk),
+            holder=holders.get(target.pk),
+            facts=[found[target.pk] for found in facts if target.pk in found],
         )
-        for e in environments
+        for target in targets
     ]
 
 

@@ -9,7 +9,7 @@ from django.utils.safestring import SafeString
 
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import User
-from opsconsole.environments.models import Application, Environment, Target
+from opsconsole.environments.models import Application, Target
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,12 @@ class Found:
 
 # A rendered card on the environment page, empty for none; shown in order of registration.
 ENVIRONMENT_PANELS: list[Callable[[ConsoleRequest, Target], SafeString]] = []
-# A rendered card on the application page, made from the environments that the user may see.
-APPLICATION_PANELS: list[
-    Callable[[ConsoleRequest, Application, list[Environment]], SafeString]
-] = []
+# A rendered card on the application page, made from the targets that the user may see.
+APPLICATION_PANELS: list[Callable[[ConsoleRequest, Application, list[Target]], SafeString]] = []
 # HTML of buttons in the head of the environment page.
 ENVIRONMENT_ACTIONS: list[Callable[[ConsoleRequest, Target], SafeString]] = []
-# One fact per environment, for all of them at once: `{environment id: Fact}`.
-ENVIRONMENT_FACTS: list[Callable[[list[Environment]], dict[int, Fact]]] = []
+# One fact per target, for all of them at once: `{target id: Fact}`.
+ENVIRONMENT_FACTS: list[Callable[[list[Target]], dict[int, Fact]]] = []
 # A rendered card on the settings page.
 SETTINGS_PANELS: list[Callable[[ConsoleRequest], SafeString]] = []
 # Answers to a search text, for a user.

@@ -14,7 +14,7 @@ from migrations_app.services.migrations import request_observation
 from opsconsole.cli import DONE, Call, Verb
 from opsconsole.demo.address import APPLICATION, dsn_of, find
 from opsconsole.demo.traffic import Traffic
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.project import demo
 
@@ -61,9 +61,9 @@ def _broke(call: Call, name: str) -> int:
 
 def _read_demo_again() -> None:
     """Pages show the change at once; without a worker they show it once there is one."""
-    for environment in Environment.objects.filter(application__slug=APPLICATION):
+    for target in Target.objects.filter(environment__application__slug=APPLICATION):
         with suppress(Refused):
-            request_observation(environment)
+            request_observation(target)
 
 
 def make_traffic(call: Call) -> int:

@@ -72,7 +72,7 @@ def _execute(run: Run) -> None:
 def tell_state_changed(run: Run) -> None:
     """Have the pages' picture of the environment read anew, now rather than in a minute."""
     for periodic in PERIODIC:
-        send_short(periodic.task, run.environment_id)
+        send_short(periodic.task, periodic.about(run.target))
 
 
 def _with_lock(context: RunContext, operation: Operation) -> tuple[RunStatus, str]:
@@ -127,7 +127,7 @@ def _finish(context: RunContext, operation: Operation, sampler: AvailabilitySamp
 
 def _run_steps(context: RunContext, operation: Operation) -> tuple[RunStatus, str]:
     try:
-        _run_in_order(context, operation.steps(context.environment, context.parameters))
+        _run_in_order(context, operation.steps(context.target, context.parameters))
     except Cancelled as error:
         state = str(error) or operation.describe(context)
         context.log(f"cancelled: {state}", "hm")

@@ -12,7 +12,9 @@ from opsconsole.runs.models import Run
 
 def run_or_404(request: ConsoleRequest, run_id: int, action: str) -> Run:
     run = get_object_or_404(
-        Run.objects.for_list().select_related("target", "way_back", "way_back_of"),
+        Run.objects.for_list().select_related(
+            "target__environment__application", "way_back", "way_back_of"
+        ),
         pk=run_id,
         environment__in=visible_environments(request.user),
     )

@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _g
 
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.runs.choices import RunKind, RunStatus, StepStatus
 from opsconsole.runs.documents import Stored
 
@@ -62,10 +62,10 @@ class RunQuerySet(models.QuerySet["Run"]):
     def for_list(self) -> RunQuerySet:
         return self.select_related("environment__application", "requested_by", "plan")
 
-    def newest_of(self, environments: Sequence[Environment]) -> RunQuerySet:
-        """The newest run of each environment: one look into an index for each."""
-        own = self.filter(environment=models.OuterRef("pk")).order_by("-id").values("pk")[:1]
-        found = Environment.objects.filter(pk__in=[environment.pk for environment in environments])
+    def newest_of(self, targets: Sequence[Target]) -> RunQuerySet:
+        """The newest run of each target: one look into an index for each."""
+        own = self.filter(target=models.OuterRef("pk")).order_by("-id").values("pk")[:1]
+        found = Target.objects.filter(pk__in=[target.pk for target in targets])
         newest = found.order_by().values(newest=models.Subquery(own))
         return self.filter(pk__in=newest).select_related("environment")
 
@@ -121,7 +121,10 @@ class Run(models.Model):
 
     class Meta:
         ordering = ["-id"]
-        indexes = [models.Index(fields=["environment", "-id"])]
+        indexes = [
+            models.Index(fields=["environment", "-id"]),
+            models.Index(fields=["target", "-id"], name="run_newest_of_target"),
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["target"],
@@ -252,7 +255,7 @@ class LogChunk(models.Model):
         return f"lines {self.first_seq} to {self.last_seq} of run {self.run_id}"
 
 
-def holder_of(environment: Environment) -> str:
+def holder_of(target: Target) -> str:
     """The run that keeps others from changing the environment's database, "" for none."""
-    holder = Run.objects.holding(environment.only_target.pk).first()
+    holder = Run.objects.holding(target.pk).first()
     return str(holder) if holder else ""

@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from typing_extensions import TypeVar
 
 from opsconsole.access.models import User
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.documents import Parameters, Result, Unreadable
 from opsconsole.runs.gates import Gate
@@ -34,7 +34,7 @@ class Resolution:
 class Asked(Generic[P]):
     """A run as it is requested or claimed. A requester of None is the console's own schedule."""
 
-    environment: Environment
+    target: Target
     requester: User | None
     parameters: P
     plan: Plan | None = None
@@ -89,7 +89,7 @@ class Operation(ABC, Generic[P, R]):
             return f"{self.kind.label} {where}"
 
     @abstractmethod
-    def steps(self, environment: Environment, parameters: P) -> Sequence[Step[P, R]]:
+    def steps(self, target: Target, parameters: P) -> Sequence[Step[P, R]]:
         """The steps of a run, in order. Asks nothing outside the console's own database."""
 
     def gates(self, asked: Asked[P]) -> list[Gate]:
@@ -99,13 +99,11 @@ class Operation(ABC, Generic[P, R]):
         """
         return []
 
-    def promises(self, environment: Environment, parameters: P) -> list[Promise]:
+    def promises(self, target: Target, parameters: P) -> list[Promise]:
         """What will happen, step by step, as a person confirms it."""
-        return [
-            step.promise(environment, parameters) for step in self.steps(environment, parameters)
-        ]
+        return [step.promise(target, parameters) for step in self.steps(target, parameters)]
 
-    def on_failure(self, environment: Environment, parameters: P) -> str:
+    def on_failure(self, target: Target, parameters: P) -> str:
         """What happens when a step fails, as a person confirms it."""
         return _("If a step fails, the ones after it do not run.")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.runs.documents import Parameters, Unreadable
 from opsconsole.runs.models import TITLES, Run
 from opsconsole.runs.operation import Operation, P, R
@@ -16,10 +16,16 @@ from opsconsole.work.sending import TaskKey
 
 @dataclass(frozen=True)
 class Periodic:
-    """A task sent to the short queue for every environment, every `setting` seconds."""
+    """A task sent to the short queue every `setting` seconds, with the id of every target; one
+    `of_environments`, with that of every environment."""
 
     task: TaskKey
     setting: str
+    of_environments: bool = False
+
+    def about(self, target: Target) -> int:
+        """The id that it is sent with for this target."""
+        return target.environment_id if self.of_environments else target.pk
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,10 @@ def register(operation: Operation[P, R]) -> None:
     TITLES[operation.key] = operation.title_of
 
 
-def outlook(parameters: Parameters, environment: Environment) -> Outlook:
+def outlook(parameters: Parameters, target: Target) -> Outlook:
     """What a run with these parameters will do there. Asks nothing outside the console."""
     operation = OPERATIONS[parameters.operation]
-    return Outlook(
-        operation.promises(environment, parameters), operation.on_failure(environment, parameters)
-    )
+    return Outlook(operation.promises(target, parameters), operation.on_failure(target, parameters))
 
 
 def parameters_of(run: Run) -> Parameters | None:

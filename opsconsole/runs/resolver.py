@@ -23,7 +23,7 @@ LOCK_SPACE = 0x0B5
 def resolve_lost_run(run_id: int) -> None:
     """Resolve one lost run. While the target cannot be asked it stays lost, and locked."""
     run = Run.objects.select_related(
-        "environment__application", "target", "plan", "requested_by"
+        "environment__application", "target__environment__application", "plan", "requested_by"
     ).get(pk=run_id)  # fmt: skip
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK_SPACE, run_id % 2**31])
@@ -48,7 +48,7 @@ def _resolve(run: Run) -> None:
             read_state(run)
     runs.finish_run(run, resolution.status, resolution.summary)
     for periodic in PERIODIC:
-        send_short(periodic.task, run.environment_id)
+        send_short(periodic.task, periodic.about(run.target))
 
 
 def _resolution_of(run: Run) -> Resolution:

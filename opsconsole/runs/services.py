@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize, can
 from opsconsole.clock import in_seconds
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.events import recording as audit
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import FencedOut, Kind, Refused
@@ -39,7 +39,7 @@ RESOLVE_LOST_RUN = task_key("opsconsole.resolve_lost_run")
 def request_run(
     *,
     actor: User | None,
-    environment: Environment,
+    target: Target,
     parameters: Parameters,
     idempotency_key: str,
     plan: Plan | None = None,
@@ -55,11 +55,11 @@ def request_run(
     """
     operation = OPERATIONS[parameters.operation]
     if actor is not None:
-        authorize(actor, operation.action, environment)
+        authorize(actor, operation.action, target.environment)
     before = Run.objects.filter(idempotency_key=idempotency_key, requested_by=actor).first()
     if before:
         return before
-    stop = in_the_way(_judged(operation, Asked(environment, actor, parameters, plan)))
+    stop = in_the_way(_judged(operation, Asked(target, actor, parameters, plan)))
     if stop:
         raise Refused(
             stop.why, kind=Kind.INVALID if stop.field else Kind.CONFLICT, field=stop.field
@@ -71,8 +71,8 @@ def request_run(
                 kind=operation.kind,
                 changes_target=operation.changes_target,
                 excludes=operation.excludes,
-                environment=environment,
-                target=environment.only_target,
+                environment=target.environment,
+                target=target,
                 plan=plan,
                 requested_by=actor,
                 reason=reason,
@@ -104,7 +104,7 @@ def request_run(
         before = Run.objects.filter(idempotency_key=idempotency_key).first()
         if before and before.requested_by == actor:
             return before
-        raise Refused(_who_holds(environment, operation)) from None
+        raise Refused(_who_holds(target, operation)) from None
     return run
 
 
@@ -112,7 +112,7 @@ def _judged(operation: Operation, asked: Asked) -> list[Judged]:
     """The gates that every operation has, and its own."""
     gates: list[Gate] = []
     if asked.requester:
-        may = can(asked.requester, operation.action, asked.environment)
+        may = can(asked.requester, operation.action, asked.target.environment)
         gates.append(RequesterMay(str(asked.requester), may))
     if asked.plan:
         gates.append(PlanIntact(asked.plan.hash, Plan.hash_of(asked.plan.content)))
@@ -142,21 +142,21 @@ def _next_id() -> int:
         return int(cursor.fetchone()[0])
 
 
-def _who_holds(environment: Environment, operation: Operation) -> str:
-    holder = Run.objects.holding(environment.only_target.pk).first()
+def _who_holds(target: Target, operation: Operation) -> str:
+    holder = Run.objects.holding(target.pk).first()
     if holder is None or not operation.changes_target:
         holder = Run.objects.filter(
-            target=environment.only_target,
+            target=target,
             excludes=operation.excludes,
             status__in=RunStatus.active(),
         ).first()
     if holder is None:
-        return _("Another run of %(where)s just ended. Try again.") % {"where": environment}
+        return _("Another run of %(where)s just ended. Try again.") % {"where": target.environment}
     return _("%(run)s (%(title)s) is %(status)s: one run at a time changes %(where)s.") % {
         "run": holder,
         "title": holder.title,
         "status": holder.state.label.lower(),
-        "where": environment,
+        "where": target.environment,
     }
 
 
@@ -181,7 +181,7 @@ def claim_run(run_id: int, worker_name: str) -> Run | None:
     """
     with transaction.atomic():
         run = Run.objects.select_for_update(of=("self",)).select_related(
-            "environment__application", "target", "plan", "requested_by"
+            "environment__application", "target__environment__application", "plan", "requested_by"
         ).get(pk=run_id)  # fmt: skip
         if run.status != RunStatus.QUEUED:
             audit.record(
@@ -228,7 +228,7 @@ def _claim_refusal(run: Run) -> str:
             "title": run.title
         }
     try:
-        asked = Asked(run.environment, run.requested_by, operation.read(run), run.plan)
+        asked = Asked(run.target, run.requested_by, operation.read(run), run.plan)
     except Unreadable as error:
         return _("Refused: what was asked cannot be read: %(why)s.") % {"why": error}
     stop = in_the_way(_judged(operation, asked), at_claim=True)

@@ -20,7 +20,7 @@ from typing import ClassVar, Generic, cast
 import psycopg
 from typing_extensions import TypeVar
 
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Environment, Target
 from opsconsole.exceptions import Cancelled, FencedOut
 from opsconsole.runs.documents import Parameters, Result
 from opsconsole.runs.models import Run
@@ -58,7 +58,7 @@ class Step(ABC, Generic[P_contra, R_contra]):
     name: ClassVar[str]
 
     @abstractmethod
-    def promise(self, environment: Environment, parameters: P_contra) -> Promise:
+    def promise(self, target: Target, parameters: P_contra) -> Promise:
         """What it will do there, in the reader's language, from what is stored."""
 
     @abstractmethod
@@ -85,6 +85,10 @@ class RunContext(Generic[P_co, R_co]):
         self._why_fenced = "this worker no longer holds the run"
         self._connections: list[psycopg.Connection] = []
         self._guard = threading.Lock()
+
+    @property
+    def target(self) -> Target:
+        return self.run.target
 
     @property
     def environment(self) -> Environment:

@@ -76,7 +76,7 @@ def objects_of(environment: Environment, admin: User) -> dict[str, int]:
         "health": HealthCheck.objects.get(environment=environment).pk, "run": run.pk,
         "backup": backup.pk, "restore": backup.pk, "replaced": replaced.pk, "waiver": waiver.pk,
         "storage": storage.pk, "role": role.pk, "person": admin.pk, "audit": event.pk,
-        "check": RestoreCheck.objects.create(backup=backup, environment=environment).pk,
+        "check": RestoreCheck.objects.create(backup=backup, target=environment.targets.get()).pk,
         "work": WorkItem.objects.create(work="x", key="x", environment=environment).pk,
     }  # fmt: skip
 

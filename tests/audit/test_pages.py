@@ -46,7 +46,9 @@ def test_audit_event_for_the_whole_console_is_hidden_from_members_of_its_environ
 
 
 def test_audit_pages_tell_an_act_by_its_sentence(as_role, environment, operator):
-    run = backups.request_backup(actor=operator, environment=environment, idempotency_key="b" * 32)
+    run = backups.request_backup(
+        actor=operator, target=environment.targets.get(), idempotency_key="b" * 32
+    )
     told = f"operator requested run {run.pk} (back up)."
     event = AuditEvent.objects.get(action="run.requested")
     client = as_role("viewer")
@@ -62,7 +64,9 @@ def test_audit_pages_tell_an_act_by_its_sentence(as_role, environment, operator)
 def test_audit_pages_take_as_many_queries_for_many_events_of_any_age_as_for_one(
     as_role, environment, operator, address
 ):
-    run = backups.request_backup(actor=operator, environment=environment, idempotency_key="b" * 32)
+    run = backups.request_backup(
+        actor=operator, target=environment.targets.get(), idempotency_key="b" * 32
+    )
     client, address = as_role("viewer"), address.format(run=run.pk)
     few = queries(client, address)
     for _number in range(5):

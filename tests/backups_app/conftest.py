@@ -44,7 +44,7 @@ def lose(run: Run) -> Run:
 @pytest.fixture
 def run_backup(environment, operator):
     def run(**more) -> Run:
-        more = {"actor": operator, "environment": environment} | more
+        more = {"actor": operator, "target": environment.targets.get()} | more
         return execute(services.request_backup(idempotency_key=uuid.uuid4().hex, **more))
 
     return run
@@ -86,7 +86,7 @@ def restore(actor, backup: Backup, environment: Environment, **more) -> Run:
     more.setdefault("typed_name", environment.slug)
     return execute(
         services.request_restore(
-            actor=actor, backup=backup, environment=environment,
+            actor=actor, backup=backup, target=environment.targets.get(),
             idempotency_key=uuid.uuid4().hex, **more,
         )
     )  # fmt: skip

@@ -342,7 +342,7 @@ def test_lost_backup_before_its_proof_is_failed_and_listed_as_checksum_only(run_
 
 def test_lost_backup_leaves_no_file_and_no_scratch_database(environment, operator, target):
     run = services.request_backup(
-        actor=operator, environment=environment, idempotency_key=uuid.uuid4().hex
+        actor=operator, target=environment.targets.get(), idempotency_key=uuid.uuid4().hex
     )
     partial = folder().path(f"{environment.path}/20260101T000000Z-run{run.pk}.dump.zst.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -364,7 +364,7 @@ def test_lost_restore_is_what_the_catalogue_says(backup, environment, operator):
 
 def test_lost_restore_before_the_swap_is_failed(backup, environment, operator):
     made = services.request_restore(
-        actor=operator, backup=backup, environment=environment, typed_name="staging",
+        actor=operator, backup=backup, target=environment.targets.get(), typed_name="staging",
         idempotency_key="x" * 32,
     )  # fmt: skip
     assert "was not replaced" in lose(made).summary
@@ -375,7 +375,7 @@ def test_run_stays_lost_while_the_target_does_not_answer(environment, operator, 
         raise AdapterError("the server does not answer")
 
     run = services.request_backup(
-        actor=operator, environment=environment, idempotency_key=uuid.uuid4().hex
+        actor=operator, target=environment.targets.get(), idempotency_key=uuid.uuid4().hex
     )
     monkeypatch.setattr(operations, "resolve_dsn", unreachable)
     assert lose(run).status == RunStatus.LOST

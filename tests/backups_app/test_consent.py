@@ -63,7 +63,7 @@ def test_masking_script_is_the_consent(backup, other, its_admin, set_policy):
 
 def requested(actor, backup: Backup, environment) -> Run:
     return services.request_restore(
-        actor=actor, backup=backup, environment=environment, idempotency_key="k" * 32,
+        actor=actor, backup=backup, target=environment.targets.get(), idempotency_key="k" * 32,
         typed_name=environment.slug,
     )  # fmt: skip
 
@@ -119,7 +119,7 @@ def test_kit_with_the_keys_takes_an_admin_of_everything(
     set_policy(recipients=recipients)
     run_backup()
     set_policy(where=other, recipients=recipients)
-    run_backup(actor=admin, environment=other)
+    run_backup(actor=admin, target=other.targets.get())
     assert recovery_kit(actor=its_admin, environment=other, with_key=False)
     assert recovery_kit(actor=admin, environment=other, with_key=True)
     with pytest.raises(Refused) as refusal:

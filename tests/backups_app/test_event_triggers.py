@@ -129,7 +129,7 @@ def test_imported_archive_with_event_triggers_is_restored_without_them(guarded, 
     archive = dumped(guarded.dsn, "--format=custom")
     run = execute(
         services.import_upload(
-            actor=admin, environment=guarded, name="shop.dump", chunks=[archive],
+            actor=admin, target=guarded.targets.get(), name="shop.dump", chunks=[archive],
             idempotency_key=uuid.uuid4().hex,
         )
     )  # fmt: skip

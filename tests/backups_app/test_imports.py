@@ -76,7 +76,7 @@ PACKINGS: dict[str, Callable[[str, Path], bytes]] = {
 def upload(environment, admin):
     def run(data: bytes, name: str = "shop.dump", key: str = "") -> Run:
         return services.import_upload(
-            actor=admin, environment=environment, name=name, chunks=[data],
+            actor=admin, target=environment.targets.get(), name=name, chunks=[data],
             idempotency_key=key or uuid.uuid4().hex,
         )  # fmt: skip
 
@@ -209,8 +209,13 @@ def test_imported_backup_does_not_count_as_one_of_the_environment(
     execute(upload(custom))
     assert Backup.objects.get().proof == ProofLevel.RESTORED
     assert not Backup.objects.proven().exists()
-    assert "No backup is proven" in alarms_of([environment])[environment.pk][0]
-    assert [(d.keeps, d.why) for d in decide_for(environment)] == [(True, "no backup is proven")]
+    assert (
+        "No backup is proven"
+        in alarms_of([environment.targets.get()])[environment.targets.get().pk][0]
+    )
+    assert [(d.keeps, d.why) for d in decide_for(environment.targets.get())] == [
+        (True, "no backup is proven")
+    ]
 
 
 def test_lost_import_leaves_no_upload(upload, custom):
@@ -230,7 +235,7 @@ def test_archive_in_a_storage_is_imported_and_stays_there(environment, admin, cu
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "shop.dump").write_bytes(custom)
     storage = Storage.objects.create(name="Elsewhere", url=f"file://{tmp_path}/elsewhere")
-    more = {"actor": admin, "environment": environment, "storage": storage}
+    more = {"actor": admin, "target": environment.targets.get(), "storage": storage}
     run = execute(
         services.import_from_storage(key="shop.dump", idempotency_key=uuid.uuid4().hex, **more)
     )
@@ -258,7 +263,7 @@ def test_other_spelling_of_a_key_is_refused_in_the_form(
     assert re.search("A path has no|Write the folders", answer.text)
     with pytest.raises(Refused) as refusal:
         services.import_from_storage(
-            actor=admin, environment=environment, storage=Storage.objects.builtin(), key=path,
+            actor=admin, target=environment.targets.get(), storage=Storage.objects.builtin(), key=path,
             idempotency_key="k" * 32,
         )  # fmt: skip
     assert (refusal.value.kind, refusal.value.field) == (Kind.INVALID, "path")
@@ -299,7 +304,7 @@ def elsewhere(make_environment):
 
 def import_into(environment, actor, storage: Storage, key: str) -> Run:
     return services.import_from_storage(
-        actor=actor, environment=environment, storage=storage, key=key,
+        actor=actor, target=environment.targets.get(), storage=storage, key=key,
         idempotency_key=uuid.uuid4().hex,
     )  # fmt: skip
 
@@ -356,7 +361,7 @@ def test_bytes_of_another_environment_s_backup_are_not_imported(
     storage = Storage.objects.create(name="Drop", url=f"file://{tmp_path}/drop")
     uploaded = execute(
         services.import_upload(
-            actor=elsewhere.its_admin, environment=elsewhere, name="a.dump", chunks=[data],
+            actor=elsewhere.its_admin, target=elsewhere.targets.get(), name="a.dump", chunks=[data],
             idempotency_key=uuid.uuid4().hex,
         )
     )  # fmt: skip

@@ -178,7 +178,7 @@ def test_killed_server_during_a_restore_leaves_one_of_two_whole_databases(
     with psycopg.connect(on_own_server.dsn, autocommit=True) as connection:
         connection.execute("DELETE FROM big WHERE n > 100")
     made = services.request_restore(
-        actor=operator, backup=backup, environment=on_own_server, typed_name="staging",
+        actor=operator, backup=backup, target=on_own_server.targets.get(), typed_name="staging",
         idempotency_key=uuid.uuid4().hex,
     )  # fmt: skip
 

@@ -188,7 +188,7 @@ def test_archive_of_a_newer_server_is_refused_by_an_older_one(
     other.targets.update(dsn_encrypted=seal(dsn))
     run = execute(
         services.request_restore(
-            actor=admin, backup=backup, environment=other, typed_name="old",
+            actor=admin, backup=backup, target=other.targets.get(), typed_name="old",
             idempotency_key=uuid.uuid4().hex,
         )
     )  # fmt: skip

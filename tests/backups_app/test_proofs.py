@@ -57,7 +57,10 @@ def test_each_proof_level_finds_a_flipped_bit(backup, operator, settings, level,
     assert (backup.proof, backup.copies.get().state) == (ProofLevel.NONE, "corrupt")
     with pytest.raises(Refused, match="never proven"):
         restore(operator, backup, environment)
-    assert "did not hold when it was proven" in alarms.alarms_of([environment])[environment.pk][0]
+    assert (
+        "did not hold when it was proven"
+        in alarms.alarms_of([environment.targets.get()])[environment.targets.get().pk][0]
+    )
 
 
 def test_assertion_that_is_not_true_is_named(run_backup, set_policy):
@@ -117,10 +120,10 @@ def test_outage_of_the_storage_leaves_the_proof_and_says_so(
     assert (backup.proof, backup.proven_at, backup.proof_problem) == before
     assert backup.copies.get().state == CopyState.UNREACHABLE
     assert "could not be checked" in as_role("viewer").get(backup.get_absolute_url()).text
-    assert alarms.alarms_of([environment])[environment.pk] == [
+    assert alarms.alarms_of([environment.targets.get()])[environment.targets.get().pk] == [
         f"The copy of backup {backup.pk} in Bucket could not be checked."
     ]
-    assert [fact.is_proven for fact in facts_of(environment)] == [True]
+    assert [fact.is_proven for fact in facts_of(environment.targets.get())] == [True]
 
     Storage.objects.filter(pk=bucket.storage.pk).update(url=url)
     assert restore(operator, backup, environment).status == RunStatus.SUCCEEDED

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("transactional_db")
 def prune(environment, actor=None) -> Run:
     return execute(
         policies.request_prune(
-            actor=actor, environment=environment, idempotency_key=uuid.uuid4().hex
+            actor=actor, target=environment.targets.get(), idempotency_key=uuid.uuid4().hex
         )
     )
 
@@ -53,7 +53,7 @@ def test_pruning_marks_with_a_reason_and_deletes_only_after_the_grace(
     gone = Backup.objects.exclude(deleted_at=None)
     assert {b.pk for b in gone} == {old_backups[2].pk, old_backups[3].pk}
     assert AuditEvent.objects.filter(action="backup.deleted").count() == 2
-    assert not policies.prune_is_due(environment)
+    assert not policies.prune_is_due(environment.targets.get())
 
 
 def test_hold_takes_a_marked_backup_back(old_backups, set_policy, environment, operator):
@@ -80,9 +80,9 @@ def test_hold_that_ends_lets_the_policy_decide_again(
         actor=operator, backup=old_backups[3], reason="audit",
         until=timezone.now() + timedelta(days=1),
     )  # fmt: skip
-    assert policies.decide_for(environment)[-1].why == "on hold"
+    assert policies.decide_for(environment.targets.get())[-1].why == "on hold"
     Backup.objects.update(held_until=timezone.now())
-    assert not policies.decide_for(environment)[-1].keeps
+    assert not policies.decide_for(environment.targets.get())[-1].keeps
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_changed_policy_takes_marks_back(old_backups, set_policy, environment):
     set_policy(keep_days=25)
     prune(environment)
     set_policy(keep_days=50)
-    assert policies.prune_is_due(environment)
+    assert policies.prune_is_due(environment.targets.get())
     prune(environment)
     assert not Backup.objects.exclude(expires_at=None).exists()
 
@@ -192,7 +192,7 @@ def test_hold_while_the_last_copy_is_deleted_is_refused(due, bucket, environment
 
 def test_copy_whose_deletion_was_cut_off_is_tried_again(due, environment):
     run = policies.request_prune(
-        actor=None, environment=environment, idempotency_key=uuid.uuid4().hex
+        actor=None, target=environment.targets.get(), idempotency_key=uuid.uuid4().hex
     )
     due.copies.update(state=CopyState.DELETING)
     lose(run)
@@ -204,15 +204,15 @@ def test_copy_whose_deletion_was_cut_off_is_tried_again(due, environment):
 
 
 def test_environment_without_a_policy_deletes_nothing(old_backups, environment, settings):
-    assert not policies.prune_is_due(environment)
+    assert not policies.prune_is_due(environment.targets.get())
     settings.DATABASE_BACKUP_RETENTION_DAYS = 25
-    assert policies.prune_is_due(environment)
+    assert policies.prune_is_due(environment.targets.get())
 
 
 def test_preview_changes_nothing_and_names_what_would_go(old_backups, environment):
     policy = BackupPolicy.objects.of(environment)
     policy.keep_days = 25
-    preview = policies.preview_policy(policy)
+    preview = policies.preview_policy(policy, policy.environment.targets.get())
     assert [b.pk for b, _why in preview.going] == [old_backups[3].pk, old_backups[2].pk]
     assert (preview.kept, len(preview.months)) == (3, 12)
     assert not Backup.objects.exclude(expires_at=None).exists()

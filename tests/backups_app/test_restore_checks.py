@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("transactional_db")
 
 
 def checked(backup: Backup, environment) -> RestoreCheck:
-    check = RestoreCheck.objects.create(backup=backup, environment=environment)
+    check = RestoreCheck.objects.create(backup=backup, target=environment.targets.get())
     check_restore(RestoreCheck.objects.get(pk=check.pk))
     check.refresh_from_db()
     assert check.is_done
@@ -134,7 +134,7 @@ def test_without_a_masking_script_an_admin_has_to_consent(protected, operator, a
         True,
     )
     made = services.request_restore(
-        actor=admin, backup=backup, environment=other, typed_name="development",
+        actor=admin, backup=backup, target=other.targets.get(), typed_name="development",
         consents_unmasked=True, idempotency_key=uuid.uuid4().hex,
     )  # fmt: skip
     assert made.status == RunStatus.QUEUED

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("transactional_db")
 
 
 def due(environment, now: datetime) -> list[str]:
-    return [run.kind for run in policies.keep_schedules(environment, now)]
+    return [run.kind for run in policies.keep_schedules(environment.targets.get(), now)]
 
 
 def test_schedule_makes_one_run_per_moment(environment, set_policy, backup):
@@ -56,7 +56,7 @@ def test_refused_schedule_is_kept_as_missed_and_alarms(environment, set_policy):
     set_policy(verify_cron="* * * * *", alarm_hours=None)
     assert due(environment, timezone.now() + timedelta(minutes=2)) == []
     assert ScheduledOccurrence.objects.get().refusal == "There is no backup to prove."
-    (alarm,) = alarms.alarms_of([environment])[environment.pk]
+    (alarm,) = alarms.alarms_of([environment.targets.get()])[environment.targets.get().pk]
     assert "was missed: There is no backup to prove." in alarm
 
 
@@ -115,7 +115,7 @@ def test_two_schedulers_at_once_make_one_run_of_a_moment(environment, set_policy
 
 
 def test_schedule_that_meets_a_running_backup_is_kept_as_missed(environment, set_policy, operator):
-    request_backup(actor=operator, environment=environment, idempotency_key="a" * 32)
+    request_backup(actor=operator, target=environment.targets.get(), idempotency_key="a" * 32)
     set_policy(backup_cron="0 * * * *")
     now = timezone.now().replace(minute=30) + timedelta(days=3)
     assert due(environment, now) == []
@@ -129,19 +129,25 @@ def test_schedule_that_meets_a_running_backup_is_kept_as_missed(environment, set
 
 def test_alarm_when_the_newest_proven_backup_is_too_old(backup, environment, set_policy):
     set_policy(alarm_hours=24)
-    assert alarms.alarms_of([environment])[environment.pk] == []
+    assert alarms.alarms_of([environment.targets.get()])[environment.targets.get().pk] == []
     Backup.objects.update(taken_at=timezone.now() - timedelta(hours=30))
-    assert alarms.alarms_of([environment])[environment.pk] == [
+    assert alarms.alarms_of([environment.targets.get()])[environment.targets.get().pk] == [
         "The newest proven backup is 30 h old; the policy allows 24 h."
     ]
     Backup.objects.update(proof=ProofLevel.CHECKSUM)
-    assert "No backup is proven" in alarms.alarms_of([environment])[environment.pk][0]
+    assert (
+        "No backup is proven"
+        in alarms.alarms_of([environment.targets.get()])[environment.targets.get().pk][0]
+    )
 
 
 def test_alarm_when_a_size_departs_from_the_recent_median(old_backups, backup, environment):
-    assert alarms.alarms_of([environment])[environment.pk] == []
+    assert alarms.alarms_of([environment.targets.get()])[environment.targets.get().pk] == []
     Backup.objects.filter(pk=backup.pk).update(size_bytes=backup.size_bytes // 3)
-    assert "the last ones had about" in alarms.alarms_of([environment])[environment.pk][0]
+    assert (
+        "the last ones had about"
+        in alarms.alarms_of([environment.targets.get()])[environment.targets.get().pk][0]
+    )
 
 
 def test_alarms_take_as_many_queries_for_three_environments_as_for_one(
@@ -150,5 +156,6 @@ def test_alarms_take_as_many_queries_for_three_environments_as_for_one(
     one = [make_environment("staging")]
     three = [*one, make_environment("a", position=2), make_environment("b", position=3)]
     for group in (one, three):
+        targets = [environment.targets.select_related("environment").get() for environment in group]
         with django_assert_num_queries(4):
-            alarms.alarms_of(group)
+            alarms.alarms_of(targets)

@@ -60,7 +60,7 @@ def test_scratch_server_that_does_not_answer_stops_a_backup_before_it_is_taken(
 
 def test_lost_run_leaves_nothing_on_the_scratch_server(scratch, environment, operator):
     run = services.request_backup(
-        actor=operator, environment=environment, idempotency_key=uuid.uuid4().hex
+        actor=operator, target=environment.targets.get(), idempotency_key=uuid.uuid4().hex
     )
     database = psycopg.conninfo.conninfo_to_dict(environment.dsn)["dbname"]
     with psycopg.connect(scratch, autocommit=True) as connection:

@@ -134,7 +134,7 @@ def test_copy_that_fails_is_named_and_the_backup_stays_proven(
     assert backup.proof == ProofLevel.CONTENT
     assert [c.state for c in backup.copies.all()] == ["stored", "failed"]
     assert bucket.objects == {}
-    assert alarms.alarms_of([environment])[environment.pk] == [
+    assert alarms.alarms_of([environment.targets.get()])[environment.targets.get().pk] == [
         f"The copy of backup {backup.pk} in Bucket is not copied."
     ]
 

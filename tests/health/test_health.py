@@ -23,7 +23,7 @@ from opsconsole.health.models import (
 from opsconsole.runs.choices import RunKind
 from opsconsole.runs.models import Run
 from tests.conftest import rows_read
-from tests.worker import check_environment
+from tests.worker import check_environment, check_target
 
 NOON = half_hour_of(timezone.now()) - 2 * HALF_HOUR
 BEFORE = ("opsconsole", "0009_operations")
@@ -84,7 +84,7 @@ def test_answers_to_a_run_are_no_samples(environment, operator):
         kind=RunKind.BACKUP, environment=environment, target=environment.targets.get(),
         requested_by=operator, idempotency_key="x",
     )  # fmt: skip
-    check_environment(environment, run=run, phase="before")
+    check_target(environment.targets.get(), run=run, phase="before")
     assert (HealthResult.objects.count(), rows()) == (1, [])
 
 

@@ -132,13 +132,13 @@ def block(environment, admin) -> None:
 def test_blocking_finding_stops_the_plan_until_it_is_waived(dropping, admin, person):
     block(dropping, admin)
     with pytest.raises(Refused, match=r"20990101000000_drop_name line 1: Destroys the values"):
-        current_plan(dropping)
+        current_plan(dropping.targets.get())
 
     findings.waive_finding(
-        actor=person("reviewer"), environment=dropping, migration="20990101000000_drop_name",
+        actor=person("reviewer"), target=dropping.targets.get(), migration="20990101000000_drop_name",
         rule="destroys-data", reason="nobody reads it since May",
     )  # fmt: skip
-    plan, _state = current_plan(dropping)
+    plan, _state = current_plan(dropping.targets.get())
     assert plan.names == ["20990101000000_drop_name"]
     event = AuditEvent.objects.get(action="finding.waived")
     assert (event.reason, event.details["rule"]) == ("nobody reads it since May", "destroys-data")
@@ -147,32 +147,32 @@ def test_blocking_finding_stops_the_plan_until_it_is_waived(dropping, admin, per
 def test_waiver_does_not_hold_for_an_edited_text(dropping, admin, folder):
     block(dropping, admin)
     findings.waive_finding(
-        actor=admin, environment=dropping, migration="20990101000000_drop_name",
+        actor=admin, target=dropping.targets.get(), migration="20990101000000_drop_name",
         rule="destroys-data", reason="old text",
     )  # fmt: skip
     file = folder.path / "20990101000000_drop_name" / "migration.sql"
     file.write_text(DROP + " -- edited")
     observe_target(dropping.targets.get())
     with pytest.raises(Refused, match="Destroys the values"):
-        current_plan(dropping)
+        current_plan(dropping.targets.get())
 
 
 def test_withdrawn_waiver_lets_its_finding_stand_again(dropping, admin):
     block(dropping, admin)
     waiver = findings.waive_finding(
-        actor=admin, environment=dropping, migration="20990101000000_drop_name",
+        actor=admin, target=dropping.targets.get(), migration="20990101000000_drop_name",
         rule="destroys-data", reason="old text",
     )  # fmt: skip
     findings.withdraw_waiver(actor=admin, environment=dropping, waiver=waiver)
     assert Waiver.objects.count() == 0
     with pytest.raises(Refused, match="Destroys the values"):
-        current_plan(dropping)
+        current_plan(dropping.targets.get())
 
 
 def test_operator_may_not_waive(dropping, operator):
     with pytest.raises(Refused) as refused:
         findings.waive_finding(
-            actor=operator, environment=dropping, migration="20990101000000_drop_name",
+            actor=operator, target=dropping.targets.get(), migration="20990101000000_drop_name",
             rule="destroys-data", reason="please",
         )  # fmt: skip
     assert refused.value.kind is Kind.FORBIDDEN
@@ -184,7 +184,7 @@ def test_operator_may_not_waive(dropping, operator):
 def test_waiver_needs_a_reason_and_a_finding(dropping, admin, rule, reason, kind):
     with pytest.raises(Refused) as refused:
         findings.waive_finding(
-            actor=admin, environment=dropping, migration="20990101000000_drop_name",
+            actor=admin, target=dropping.targets.get(), migration="20990101000000_drop_name",
             rule=rule, reason=reason,
         )  # fmt: skip
     assert refused.value.kind is kind
@@ -204,4 +204,4 @@ def test_missing_linter_is_said_and_stops_nothing(environment, folder, monkeypat
     folder.add("20990101000000_odd", "ALTER TABLE users ADD COLUMN only_here_once int;")
     state = observe_target(environment.targets.get())
     assert "squawk could not be run" in state.data["lint_problem"]
-    assert current_plan(environment)[0].names == ["20990101000000_odd"]
+    assert current_plan(environment.targets.get())[0].names == ["20990101000000_odd"]

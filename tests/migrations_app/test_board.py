@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from migrations_app.reading.matrix import read_board
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.project.demo import SOURCE
 from tests.migrations_app.test_prisma_cli import HERE, run_prisma
 from tests.worker import observe_target
@@ -113,7 +113,7 @@ def test_board_and_prisma_s_own_status_say_what_they_are_said_to_say(
     status = project.prisma("status")
     observe_target(environment.targets.get())
 
-    board = read_board([environment])
+    board = read_board([environment.targets.get()])
     assert {row.name: row.cells[0].state for row in board.rows}[name] == state
     assert prisma_says in status
     verdict = board.columns[0].verdict
@@ -126,22 +126,22 @@ def test_board_and_prisma_s_own_status_say_what_they_are_said_to_say(
 def test_row_that_is_being_applied_is_running_while_the_lock_is_held(environment, project):
     running(project)
     observe_target(environment.targets.get())
-    assert read_board([environment]).rows[0].cells[0].state == "running"
+    assert read_board([environment.targets.get()]).rows[0].cells[0].state == "running"
 
 
-def environments(make_environment) -> list[Environment]:
+def targets(make_environment) -> list[Target]:
     made = [
         make_environment(slug, position=position)
         for position, slug in enumerate(("development", "staging", "production"), 1)
     ]
     for environment in made:
         observe_target(environment.targets.get())
-    return made
+    return [environment.targets.get() for environment in made]
 
 
 def test_board_filters_by_name_and_state(make_environment, folder):
     folder.add("20260101000000_add_things", "CREATE TABLE things (id int);")
-    made = environments(make_environment)
+    made = targets(make_environment)
     assert [row.name for row in read_board(made).rows] == ["20260101000000_add_things", FIRST]
     assert [row.name for row in read_board(made, text="THINGS").rows] == [
         "20260101000000_add_things"

@@ -33,7 +33,7 @@ def test_board_knows_from_runs_when_and_how_long(migrate, environment, folder):
     run = migrate()
     assert run.status == RunStatus.SUCCEEDED, run.summary
     fresh = Environment.objects.select_related("application").get(pk=environment.pk)
-    (ours,), (before,) = (row.cells for row in read_board([fresh]).rows)
+    (ours,), (before,) = (row.cells for row in read_board([fresh.targets.get()]).rows)
     assert ours.applied_at is not None
     assert run.started_at < ours.applied_at < run.finished_at
     assert 0.2 <= ours.seconds < 5
@@ -74,7 +74,7 @@ def test_file_of_two_sections_is_refused_in_plan_page_and_preflight(
     assert pending["risk"] == "high"
     fresh = Environment.objects.select_related("application").get(pk=environment.pk)
     with pytest.raises(Refused, match="begins a second `-- migrate:up` section"):
-        current_plan(fresh)
+        current_plan(fresh.targets.get())
     page = as_role("viewer").get(f"{environment.get_absolute_url()}/migrations/{NAME}")
     assert "line 5 begins a second `-- migrate:up` section" in page.content.decode()
     assert target.execute("SELECT to_regclass('made')").fetchone() == (None,)

@@ -33,13 +33,13 @@ def fresh(environment) -> Environment:
 
 
 def diagnosis(environment) -> doctor.Diagnosis:
-    (found,) = doctor.diagnose(environment, environment.targets.get().latest_state)
+    (found,) = doctor.diagnose(environment.targets.get(), environment.targets.get().latest_state)
     return found
 
 
 def take(environment, actor, mark: str, reason: str = "seen to") -> Run:
     run = doctor.request_resolution(
-        actor=actor, environment=fresh(environment), name=NAME, mark=mark, reason=reason,
+        actor=actor, target=fresh(environment).targets.get(), name=NAME, mark=mark, reason=reason,
         idempotency_key=uuid.uuid4().hex,
     )  # fmt: skip
     execute_run(run.pk, "test-worker")
@@ -73,7 +73,7 @@ def test_half_done_script_is_told_statement_by_statement(half_done):
 def test_rest_is_finished_and_what_had_landed_is_not_run_again(half_done, operator, target):
     target.execute("CREATE TABLE nowhere ()")
     drift.acknowledge(
-        actor=operator, environment=half_done, reason="made for it",
+        actor=operator, target=half_done.targets.get(), reason="made for it",
         schema=check_drift(half_done.targets.get()).schema_id,
     )  # fmt: skip
     run = take(half_done, operator, "finish")
@@ -112,7 +112,7 @@ def test_rest_that_fails_again_leaves_the_migration_failed(half_done, operator):
 
 def test_finish_refuses_a_file_changed_since_it_was_shown(half_done, operator, folder):
     run = doctor.request_resolution(
-        actor=operator, environment=half_done, name=NAME, mark="finish", reason="x",
+        actor=operator, target=half_done.targets.get(), name=NAME, mark="finish", reason="x",
         idempotency_key=uuid.uuid4().hex,
     )  # fmt: skip
     (folder.path / NAME / "migration.sql").write_text(HALF + "DROP TABLE users;\n")
@@ -124,7 +124,7 @@ def test_finish_refuses_a_file_changed_since_it_was_shown(half_done, operator, f
 
 def test_finish_refuses_when_more_has_landed_than_was_shown(half_done, operator, target):
     run = doctor.request_resolution(
-        actor=operator, environment=half_done, name=NAME, mark="finish", reason="x",
+        actor=operator, target=half_done.targets.get(), name=NAME, mark="finish", reason="x",
         idempotency_key=uuid.uuid4().hex,
     )  # fmt: skip
     target.execute("CREATE TABLE nowhere (x int)")
@@ -193,7 +193,7 @@ def test_migration_under_the_tool_s_lock_is_running(environment, folder, target)
 
 
 def test_nothing_is_diagnosed_where_nothing_was_read(environment):
-    assert doctor.diagnose(environment, None) == []
+    assert doctor.diagnose(environment.targets.get(), None) == []
     assert doctor.lock_holder(None) is None
 
 
@@ -222,7 +222,7 @@ class TestStaleLock:
 
     def end(self, environment, actor, pid: int) -> Run:
         run = doctor.request_end_session(
-            actor=actor, environment=environment, pid=pid, reason="the deploy was killed",
+            actor=actor, target=environment.targets.get(), pid=pid, reason="the deploy was killed",
             idempotency_key=uuid.uuid4().hex,
         )  # fmt: skip
         execute_run(run.pk, "test-worker")
@@ -246,7 +246,7 @@ class TestStaleLock:
     def test_another_session_with_the_lock_is_not_ended(self, environment, operator, holder):
         found = fresh(environment)
         run = doctor.request_end_session(
-            actor=operator, environment=found, pid=holder.info.backend_pid, reason="x",
+            actor=operator, target=found.targets.get(), pid=holder.info.backend_pid, reason="x",
             idempotency_key=uuid.uuid4().hex,
         )  # fmt: skip
         holder.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK])
@@ -271,7 +271,7 @@ class TestStaleLock:
     def test_session_that_was_not_shown_is_refused(self, environment, operator, holder):
         with pytest.raises(Refused, match="no longer holds the lock"):
             doctor.request_end_session(
-                actor=operator, environment=fresh(environment), pid=1, reason="x",
+                actor=operator, target=fresh(environment).targets.get(), pid=1, reason="x",
                 idempotency_key="k" * 32,
             )  # fmt: skip
 
@@ -298,6 +298,6 @@ class TestStaleLock:
 def test_way_out_needs_a_known_mark_and_a_reason(environment, operator, mark, reason, why):
     with pytest.raises(Refused, match=why):
         doctor.request_resolution(
-            actor=operator, environment=environment, name=NAME, mark=mark, reason=reason,
+            actor=operator, target=environment.targets.get(), name=NAME, mark=mark, reason=reason,
             idempotency_key="k" * 32,
         )  # fmt: skip

@@ -46,7 +46,10 @@ def shown(environment) -> str:
 def adopt(environment, actor, **changes) -> Run:
     asked = {"schema": shown(environment), "title": "add_phone", "reason": "hot fix of last night"}
     run = services.request_adoption(
-        actor=actor, environment=environment, idempotency_key=uuid.uuid4().hex, **asked | changes
+        actor=actor,
+        target=environment.targets.get(),
+        idempotency_key=uuid.uuid4().hex,
+        **asked | changes,
     )
     execute_run(run.pk, "test-worker")
     run.refresh_from_db()
@@ -136,7 +139,7 @@ def test_run_that_changes_no_schema_hides_no_drift(
     target.execute(BY_HAND)
     observe_target(environment.targets.get())
     run = doctor.request_resolution(
-        actor=operator, environment=environment, name="20250101000000_init", mark="applied",
+        actor=operator, target=environment.targets.get(), name="20250101000000_init", mark="applied",
         reason="x", idempotency_key=uuid.uuid4().hex,
     )  # fmt: skip
     execute_run(run.pk, "test-worker")
@@ -162,7 +165,10 @@ def test_schema_that_cannot_be_read_changes_nothing(drifted):
 class TestAcknowledge:
     def test_schema_is_expected_as_it_is_with_who_and_why(self, drifted, operator):
         services.acknowledge(
-            actor=operator, environment=drifted, schema=shown(drifted), reason=" for the audit "
+            actor=operator,
+            target=drifted.targets.get(),
+            schema=shown(drifted),
+            reason=" for the audit ",
         )
         assert changes(drifted) == []
         expected = drifted.targets.get().expected_schemas.first()
@@ -177,12 +183,14 @@ class TestAcknowledge:
         target.execute("ALTER TABLE users ADD COLUMN fax text")
         check_drift(drifted.targets.get())
         with pytest.raises(Refused, match="no longer the one that was shown"):
-            services.acknowledge(actor=operator, environment=drifted, schema=before, reason="x")
+            services.acknowledge(
+                actor=operator, target=drifted.targets.get(), schema=before, reason="x"
+            )
 
     def test_reason_is_needed(self, drifted, operator):
         with pytest.raises(Refused, match="Enter a reason"):
             services.acknowledge(
-                actor=operator, environment=drifted, schema=shown(drifted), reason=" "
+                actor=operator, target=drifted.targets.get(), schema=shown(drifted), reason=" "
             )
 
 
@@ -195,7 +203,7 @@ class TestAdopt:
         name = run.parameters["migration"]
         assert name.endswith("_add_phone")
         fresh = Environment.objects.select_related("application").get(pk=drifted.pk)
-        (found,) = doctor.diagnose(fresh, fresh.targets.get().latest_state)
+        (found,) = doctor.diagnose(fresh.targets.get(), fresh.targets.get().latest_state)
         assert (found.name, found.state, found.has_text) == (name, "missing_locally", True)
 
         # Committed, it is applied here like any other.
@@ -231,7 +239,7 @@ class TestAdopt:
 
     def test_schema_changed_since_it_was_shown_is_refused(self, drifted, operator, target):
         run = services.request_adoption(
-            actor=operator, environment=drifted, schema=shown(drifted), title="add_phone",
+            actor=operator, target=drifted.targets.get(), schema=shown(drifted), title="add_phone",
             reason="x", idempotency_key=uuid.uuid4().hex,
         )  # fmt: skip
         target.execute("ALTER TABLE users ADD COLUMN fax text")

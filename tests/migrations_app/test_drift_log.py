@@ -70,7 +70,7 @@ def test_what_was_settled_before_is_not_told_of_later_drift(logged, operator):
     by_hand(logged, "ALTER TABLE users ADD COLUMN phone text", name="before")
     check_drift(logged.targets.get())
     services.acknowledge(
-        actor=operator, environment=logged, schema=drift_of(logged.targets.get()).reading.schema_id,
+        actor=operator, target=logged.targets.get(), schema=drift_of(logged.targets.get()).reading.schema_id,
         reason="known",
     )  # fmt: skip
     check_drift(logged.targets.get())

@@ -271,7 +271,9 @@ def test_bug_in_a_step_fails_the_run_without_a_traceback_in_it(migrate, folder, 
 def test_address_that_cannot_be_opened_fails_the_run(
     transactional_db, environment, operator, settings
 ):
-    run = backups.request_backup(actor=operator, environment=environment, idempotency_key="k" * 32)
+    run = backups.request_backup(
+        actor=operator, target=environment.targets.get(), idempotency_key="k" * 32
+    )
     settings.ENCRYPTION_KEYS = ["A" * 43 + "="]
     execute_run(run.pk, "w")
     run.refresh_from_db()
@@ -399,7 +401,7 @@ def test_lost_resolution_is_what_the_history_says(migrate, folder, environment, 
     folder.add("20250201000000_half", HALF)
     migrate()
     made = request_resolution(
-        actor=operator, environment=environment, name="20250201000000_half", mark="applied",
+        actor=operator, target=environment.targets.get(), name="20250201000000_half", mark="applied",
         reason="done by hand", idempotency_key="z" * 32,
     )  # fmt: skip
     assert "as failed" in lose(made).summary

@@ -30,9 +30,9 @@ def pending(environment, folder):
 
 
 def ask(actor, environment, **more) -> Run:
-    plan, _state = current_plan(environment)
+    plan, _state = current_plan(environment.targets.get())
     return request_migrate(
-        actor=actor, environment=environment, plan_hash=plan.hash,
+        actor=actor, target=environment.targets.get(), plan_hash=plan.hash,
         idempotency_key=uuid.uuid4().hex, **more,
     )  # fmt: skip
 
@@ -65,7 +65,7 @@ def test_database_that_cannot_be_read_stops_the_request_and_not_the_claim(pendin
     TargetState.objects.create(target=pending.targets.get(), error="no route to host")
     assert refused(run) == ""
     with pytest.raises(Refused, match="cannot be read: no route to host"):
-        current_plan(pending)
+        current_plan(pending.targets.get())
 
 
 def test_claim_is_refused_when_the_history_has_failed_meanwhile(pending, operator, target):
@@ -94,7 +94,7 @@ def test_claim_is_refused_when_the_environment_is_protected_meanwhile(pending, o
 def test_plan_is_asked_for_by_the_gates_also_without_the_confirm_page(environment, operator):
     with pytest.raises(Refused, match="has not been read yet"):
         runs.request_run(
-            actor=operator, environment=environment, parameters=MigrateParameters(),
+            actor=operator, target=environment.targets.get(), parameters=MigrateParameters(),
             idempotency_key="k",
         )  # fmt: skip
 

@@ -76,7 +76,7 @@ def test_file_that_must_not_be_read_stops_the_plan_and_is_named(
     assert state.data["refusals"][0].startswith(f"{NAME}/migration.sql {said}")
     assert "outside" not in str(state.data["migrations"])
     with pytest.raises(Refused, match=said):
-        current_plan(environment)
+        current_plan(environment.targets.get())
     assert said in as_role("viewer").get("/applications/shop/staging").content.decode()
 
 

@@ -189,7 +189,7 @@ def test_mark_rolled_back_then_migrate_again_succeeds(migrate, folder, environme
     file = folder.add("20250202000000_broken", BROKEN)
     assert migrate().status == RunStatus.FAILED
     made = request_resolution(
-        actor=operator, environment=environment, name="20250202000000_broken",
+        actor=operator, target=environment.targets.get(), name="20250202000000_broken",
         mark="rolled_back", reason="mended", idempotency_key="r" * 32,
     )  # fmt: skip
     execute_run(made.pk, "test-worker")

@@ -69,7 +69,7 @@ def test_each_trouble_refuses_the_next_migration(environment, folder, target):
         "20250203000000_rejected/migration.sql",
     ]  # fmt: skip
     with pytest.raises(Refused, match="is unresolved"):
-        current_plan(environment)
+        current_plan(environment.targets.get())
 
 
 def test_migration_under_way_elsewhere_refuses(environment, folder, target):
@@ -85,22 +85,22 @@ def test_migration_under_way_elsewhere_refuses(environment, folder, target):
 
 def test_database_never_read_has_no_plan(environment):
     with pytest.raises(Refused, match="has not been read yet"):
-        current_plan(environment)
+        current_plan(environment.targets.get())
 
 
 def test_reading_now_is_refused_without_a_broker(environment, monkeypatch):
     monkeypatch.setattr("migrations_app.services.migrations.send_short", lambda *_: False)
     with pytest.raises(Refused, match="broker does not answer"):
-        request_observation(environment)
+        request_observation(environment.targets.get())
 
 
 def test_checklist_knows_what_the_earlier_environment_shows(make_environment, folder):
     first, second = make_environment("staging"), make_environment("production", position=2)
     observe_target(first.targets.get())
-    items = {i.key: i for i in checklist_for(second, ["20250101000000_init"])}
+    items = {i.key: i for i in checklist_for(second.targets.get(), ["20250101000000_init"])}
     assert items["tested_earlier"].is_known
     assert items["tested_earlier"].url == "/applications/shop/staging"
     assert not items["staging_validated"].is_known
     assert not items["team_notified"].is_known
-    items = {i.key: i for i in checklist_for(second, ["20250909000000_new"])}
+    items = {i.key: i for i in checklist_for(second.targets.get(), ["20250909000000_new"])}
     assert not items["tested_earlier"].is_known

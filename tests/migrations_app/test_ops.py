@@ -39,7 +39,7 @@ def inline_worker(monkeypatch):
     tasks = {
         task.name: task
         for task in (
-            migrations.observe, migrations.observe_environment, migrations.check_environment_drift,
+            migrations.observe, migrations.check_target_drift,
             do_work, platform.execute_run, platform.resolve_lost, sample_health,
         )
     }  # fmt: skip

@@ -42,7 +42,7 @@ def read(environment):
 
 def ask(environment, actor, plan_hash: str):
     return request_migrate(
-        actor=actor, environment=environment, plan_hash=plan_hash,
+        actor=actor, target=environment.targets.get(), plan_hash=plan_hash,
         idempotency_key=uuid.uuid4().hex,
     )  # fmt: skip
 
@@ -74,7 +74,7 @@ class TestRun:
     def test_confirmed_commit_is_run_though_the_branch_moved_on(self, environment, work, operator):
         confirmed = work.commit({f"{FOLDER}/{NAME}/migration.sql": TEXT})
         fresh, _state = read(environment)
-        plan, _ = current_plan(fresh)
+        plan, _ = current_plan(fresh.targets.get())
         run = ask(fresh, operator, plan.hash)
         work.commit({f"{FOLDER}/{NAME}/migration.sql": "DROP TABLE users;\n"})
         finish(run)
@@ -89,7 +89,7 @@ class TestRun:
     ):
         confirmed = work.commit({f"{FOLDER}/{NAME}/migration.sql": TEXT})
         fresh, _state = read(environment)
-        plan, _ = current_plan(fresh)
+        plan, _ = current_plan(fresh.targets.get())
         work.commit({"README.md": "more"})
         fresh, state = read(environment)
         assert state.data["revision"]["commit"] != confirmed
@@ -101,7 +101,7 @@ class TestRun:
     ):
         work.commit({f"{FOLDER}/{NAME}/migration.sql": TEXT})
         fresh, _state = read(environment)
-        plan, _ = current_plan(fresh)
+        plan, _ = current_plan(fresh.targets.get())
         work.commit({f"{FOLDER}/{NAME}/migration.sql": TEXT + "-- more\n"})
         fresh, _state = read(environment)
         with pytest.raises(Refused, match=f"{NAME} was changed"):

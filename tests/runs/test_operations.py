@@ -249,7 +249,10 @@ def test_key_is_given_to_one_operation_only():
 def test_request_takes_the_right_of_its_operation(environment, person, asked, role):
     with pytest.raises(Refused) as refusal:
         runs.request_run(
-            actor=person(role), environment=environment, parameters=asked, idempotency_key="k"
+            actor=person(role),
+            target=environment.targets.get(),
+            parameters=asked,
+            idempotency_key="k",
         )
     assert refusal.value.kind is Kind.FORBIDDEN
     assert not Run.objects.exists()
@@ -257,7 +260,10 @@ def test_request_takes_the_right_of_its_operation(environment, person, asked, ro
 
 def ask(actor, environment, asked) -> Run:
     return runs.request_run(
-        actor=actor, environment=environment, parameters=asked, idempotency_key=uuid.uuid4().hex
+        actor=actor,
+        target=environment.targets.get(),
+        parameters=asked,
+        idempotency_key=uuid.uuid4().hex,
     )
 
 

@@ -20,7 +20,7 @@ from tests.conftest import log_of
 @pytest.fixture
 def run(transactional_db, environment, operator) -> Run:
     queued = runs.request_run(
-        actor=operator, parameters=BackupParameters(), environment=environment,
+        actor=operator, parameters=BackupParameters(), target=environment.targets.get(),
         idempotency_key=uuid.uuid4().hex,
     )  # fmt: skip
     claimed = runs.claim_run(queued.pk, "w")

@@ -36,7 +36,7 @@ RESTORE = UndoParameters(replaced=1)
 
 def ask(actor, environment, parameters=MIGRATE, key="", **more) -> Run:
     return runs.request_run(
-        actor=actor, parameters=parameters, environment=environment,
+        actor=actor, parameters=parameters, target=environment.targets.get(),
         idempotency_key=key or uuid.uuid4().hex, **more,
     )  # fmt: skip
 

@@ -31,6 +31,9 @@ RENAMED: dict[str, str] = {}
 REWRITTEN: set[str] = {
     # It meant "asked to be dropped", which is now `drop_requested_at`; a worker looks again.
     "backups_app_replaceddatabase.dropped_at",
+    # They belong to the environment's target now.
+    "backups_app_restorecheck.environment_id",
+    "backups_app_scheduledoccurrence.environment_id",
 }
 
 # -- the rows

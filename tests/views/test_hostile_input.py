@@ -69,7 +69,9 @@ def answer_of(client: Client, method: str, address: str, data: dict) -> int:
 @pytest.fixture
 def places(transactional_db, environment, folder, operator) -> list[str]:
     folder.add("20250201000000_add", 'ALTER TABLE "users" ADD COLUMN "x" int;\n')
-    run = backups.request_backup(actor=operator, environment=environment, idempotency_key="b" * 32)
+    run = backups.request_backup(
+        actor=operator, target=environment.targets.get(), idempotency_key="b" * 32
+    )
     execute_run(run.pk, "worker")
     run.refresh_from_db()
     observe_target(environment.targets.get())

@@ -20,11 +20,13 @@ from tests.worker import observe_target
 
 
 def what(asked, environment) -> list[str]:
-    return [promise.what for promise in outlook(asked, environment).promises]
+    return [promise.what for promise in outlook(asked, environment.targets.get()).promises]
 
 
 def how(asked, environment) -> dict[str, str]:
-    return {promise.what: promise.how for promise in outlook(asked, environment).promises}
+    return {
+        promise.what: promise.how for promise in outlook(asked, environment.targets.get()).promises
+    }
 
 
 ASKED = [
@@ -57,7 +59,7 @@ def test_every_operation_says_what_it_will_do_also_of_what_is_gone(environment):
     """Nothing with these ids is there: a page of something that was just deleted still answers."""
     assert {type(asked).operation for asked, _expected in ASKED} == OPERATIONS.keys()
     for asked, expected in ASKED:
-        told = outlook(asked, environment)
+        told = outlook(asked, environment.targets.get())
         assert [promise.what for promise in told.promises] == expected
         assert all(promise.how for promise in told.promises)
         assert told.on_failure
@@ -68,7 +70,9 @@ def test_migration_without_a_backup_says_so_in_its_place(environment):
     asked = migrations.MigrateParameters()
     assert what(asked, environment)[:3] == ["Preflight", "No backup", "Snapshot"]
     assert "not be able to roll back" in how(asked, environment)["No backup"]
-    assert outlook(asked, environment).on_failure.endswith("there is no backup to restore.")
+    assert outlook(asked, environment.targets.get()).on_failure.endswith(
+        "there is no backup to restore."
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,7 +88,7 @@ def test_migration_without_a_backup_says_so_in_its_place(environment):
 )
 def test_migration_says_what_the_policy_does_when_a_check_fails(environment, policy, text):
     environment.auto_rollback = policy
-    assert text in outlook(migrations.MigrateParameters(), environment).on_failure
+    assert text in outlook(migrations.MigrateParameters(), environment.targets.get()).on_failure
 
 
 def test_promises_tell_what_is_known_of_the_environment(environment, folder):
@@ -99,7 +103,7 @@ def test_promises_tell_what_is_known_of_the_environment(environment, folder):
     assert told["Health"] == "runs every health check several times over 1 s"
     environment.health_checks.update(is_enabled=False)
     assert "no health check" in how(migrations.MigrateParameters(), environment)["Health"]
-    environment.only_target.scratch_dsn_encrypted = "sealed"
+    environment.targets.update(scratch_dsn_encrypted="sealed")
     assert "on the scratch server" in how(backups.BackupParameters(), environment)["Prove"]
 
 
@@ -144,7 +148,7 @@ def test_pages_show_what_the_steps_promise(as_role, environment, backup, operato
     }
     for url, asked in pages.items():
         page = html.unescape(client.get(url).content.decode())
-        told = outlook(asked, environment)
+        told = outlook(asked, environment.targets.get())
         for promise in told.promises:
             assert f"<span>{promise.what}</span><small>{promise.how}</small>" in page
         assert told.on_failure in page

@@ -127,7 +127,9 @@ def test_bad_addresses_and_parameters_get_a_clear_answer(as_role, path, status):
 
 
 def test_find_leads_to_runs_environments_and_migrations(as_role, seen, operator, folder):
-    run = backups.request_backup(actor=operator, environment=seen, idempotency_key="b" * 32)
+    run = backups.request_backup(
+        actor=operator, target=seen.targets.get(), idempotency_key="b" * 32
+    )
     client = as_role("viewer")
     assert client.get(f"/find?q={run.pk}").headers["location"] == f"/runs/{run.pk}"
     assert "20250101000000_init" in client.get("/find?q=init").content.decode()

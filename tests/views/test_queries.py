@@ -209,8 +209,9 @@ def test_home_reads_one_run_of_each_environment(as_role, environment):
         cursor.execute("ANALYZE opsconsole_run")
     newest = Run.objects.latest("pk")
     assert f'href="{newest.get_absolute_url()}"' in as_role("viewer").get("/").content.decode()
+    target = environment.targets.get()
     with CaptureQueriesContext(connection) as asked:
-        (found,) = Run.objects.newest_of([environment])
+        (found,) = Run.objects.newest_of([target])
     assert found == newest
     with connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {asked.captured_queries[0]['sql']}")

@@ -28,7 +28,7 @@ from migrations_app.runs.lock_watch import Watch
 from migrations_app.runs.results import FailedScript, Landed, MigrateResult, WithSchema
 from migrations_app.services.findings import stopping
 from migrations_app.sources.folders import engine_for
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Environment, Target
 from opsconsole.exceptions import Cancelled, NeedsAttention, StepFailed
 from opsconsole.health.step import UNHEALTHY_BEFORE, check_once, failing
 from opsconsole.runs.documents import Parameters
@@ -62,7 +62,7 @@ class Preflight(Step):
 
     name = "preflight"
 
-    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+    def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(
             _("Preflight"),
             _(
@@ -144,7 +144,7 @@ class Snapshot(Step[Parameters, WithSchema]):
 
     name = "snapshot"
 
-    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+    def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(
             _("Snapshot"),
             _("keeps the schema and the row counts, to say afterwards exactly what changed"),
@@ -186,8 +186,8 @@ class Migrate(Step[Parameters, MigrateResult]):
 
     name = "migrate"
 
-    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
-        state = environment.only_target.latest_state
+    def promise(self, target: Target, parameters: Parameters) -> Promise:
+        state = target.latest_state
         names = state.pending if state else []
         return Promise(
             _("Migrate"),
@@ -200,8 +200,8 @@ class Migrate(Step[Parameters, MigrateResult]):
             )
             % {
                 "n": len(names),
-                "wait": duration(environment.lock_timeout_seconds),
-                "patience": duration(environment.lock_patience_seconds),
+                "wait": duration(target.environment.lock_timeout_seconds),
+                "patience": duration(target.environment.lock_patience_seconds),
             },
         )
 
@@ -347,7 +347,7 @@ class Verify(Step[Parameters, MigrateResult]):
 
     name = "verify"
 
-    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+    def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(
             _("Verify"),
             _(
@@ -420,7 +420,7 @@ class Rollback(Step[Parameters, WithReplaced]):
 
     name = "rollback"
 
-    def promise(self, environment: Environment, parameters: Parameters) -> Promise:
+    def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(
             _("Roll back"),
             _("restores the backup beside the migrated database and exchanges the two"),

@@ -21,7 +21,7 @@ from migrations_app.runs.lock_watch import Watch
 from migrations_app.runs.results import WithSchema
 from migrations_app.runs.steps.migrate import limits_of
 from migrations_app.sources.folders import engine_for
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runs.step import Promise, RunContext, Step
 from opsconsole.targets import schema, server
@@ -34,7 +34,7 @@ class ResolveHistory(Step[ResolveParameters]):
 
     name = "resolve"
 
-    def promise(self, environment: Environment, parameters: ResolveParameters) -> Promise:
+    def promise(self, target: Target, parameters: ResolveParameters) -> Promise:
         word = {"rolled_back": _("rolled back"), "applied": _("applied")}[parameters.mark]
         return Promise(
             _("Mark"),
@@ -64,7 +64,7 @@ class FinishRest(Step[FinishParameters, WithSchema]):
 
     name = "finish"
 
-    def promise(self, environment: Environment, parameters: FinishParameters) -> Promise:
+    def promise(self, target: Target, parameters: FinishParameters) -> Promise:
         return Promise(
             _("Finish"),
             _(
@@ -127,7 +127,7 @@ class EndSession(Step[EndSessionParameters]):
 
     name = "end session"
 
-    def promise(self, environment: Environment, parameters: EndSessionParameters) -> Promise:
+    def promise(self, target: Target, parameters: EndSessionParameters) -> Promise:
         return Promise(
             _("End session"),
             _("ends process %(pid)d of %(user)s if it still holds the lock")
@@ -167,7 +167,7 @@ class AdoptDrift(Step[AdoptDriftParameters]):
 
     name = "adopt"
 
-    def promise(self, environment: Environment, parameters: AdoptDriftParameters) -> Promise:
+    def promise(self, target: Target, parameters: AdoptDriftParameters) -> Promise:
         return Promise(
             _("Adopt"),
             _("marks %(name)s applied: what it does is in the database already")

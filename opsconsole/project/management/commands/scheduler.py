@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError, connection, connections
 
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Target
 from opsconsole.health import services as health
 from opsconsole.runs import services as runs
 from opsconsole.runs.registry import PERIODIC
@@ -85,6 +85,6 @@ def _hints() -> Iterator[tuple[TaskKey, int, float]]:
     """What is sent again and again: the task, its object, and the seconds from one to the next."""
     for run_id in runs.lost_runs():
         yield runs.RESOLVE_LOST_RUN, run_id, 5 * settings.TIME_SCALE
-    for environment_id in Environment.objects.shown().values_list("pk", flat=True):
+    for target in Target.objects.shown():
         for periodic in PERIODIC:
-            yield periodic.task, environment_id, getattr(settings, periodic.setting)
+            yield periodic.task, periodic.about(target), getattr(settings, periodic.setting)
