@@ -31,7 +31,7 @@ from opsconsole.runs.workers import Worker
 def settings_page(request: ConsoleRequest) -> HttpResponse:
     """What the viewer may edit, and nothing else."""
     user: Any = request.user
-    places = environments_for(user, "settings.edit").prefetch_related("health_checks")
+    places = environments_for(user, "settings.edit").prefetch_related("health_checks", "targets")
     memberships = memberships_for(user, "settings.edit").select_related(
         "application", "environment__application"
     )
