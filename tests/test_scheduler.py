@@ -36,7 +36,7 @@ def test_broker_that_is_away_is_asked_once_a_tick_and_gets_all_when_it_is_back(
     environment, asked, monkeypatch
 ):
     item = WorkItem.objects.create(
-        work=TEST_CONNECTION, key="k", arguments={"environment": environment.pk}
+        work=TEST_CONNECTION, key="k", arguments={"target": environment.targets.get().pk}
     )
     scheduler = Command()
     with monkeypatch.context() as away:
@@ -48,5 +48,5 @@ def test_broker_that_is_away_is_asked_once_a_tick_and_gets_all_when_it_is_back(
     del asked[:]
     for _tick in range(2):
         scheduler._tick()
-    hints = [(periodic.task, environment.pk) for periodic in PERIODIC]
+    hints = [(periodic.task, periodic.about(environment.targets.get())) for periodic in PERIODIC]
     assert asked == [*hints, (DO_WORK, item.pk)]
