@@ -79,7 +79,9 @@ def test_audit_pages_take_as_many_queries_for_many_events_of_any_age_as_for_one(
 
 
 def test_audit_filters_by_who_what_and_environment(as_role, environment, operator):
-    backups.request_backup(actor=operator, environment=environment, idempotency_key="b" * 32)
+    backups.request_backup(
+        actor=operator, target=environment.targets.get(), idempotency_key="b" * 32
+    )
     client = as_role("reviewer")
 
     def found(query: str) -> bool:
@@ -98,7 +100,7 @@ def test_audit_filters_by_who_what_and_environment(as_role, environment, operato
 
 def test_audit_csv_starts_no_formula(as_role, environment, operator):
     backups.request_backup(
-        actor=operator, environment=environment, idempotency_key="b" * 32, reason="=1+1"
+        actor=operator, target=environment.targets.get(), idempotency_key="b" * 32, reason="=1+1"
     )
     text = b"".join(
         as_role("viewer").get("/audit.csv?what=run.requested").streaming_content

@@ -229,7 +229,7 @@ def test_claim_of_a_restore_is_refused_when_the_backup_fails_meanwhile(
     backup, environment, operator, meanwhile, why
 ):
     run = services.request_restore(
-        actor=operator, backup=backup, environment=environment, typed_name="staging",
+        actor=operator, backup=backup, target=environment.targets.get(), typed_name="staging",
         idempotency_key="k" * 32,
     )  # fmt: skip
     Backup.objects.update(**meanwhile)
@@ -244,7 +244,7 @@ def test_claim_of_a_restore_is_refused_when_the_backup_fails_meanwhile(
 def test_restore_of_a_backup_that_is_not_listed_is_refused(environment, operator):
     with pytest.raises(Refused, match="has been deleted"):
         runs.request_run(
-            actor=operator, environment=environment, parameters=RestoreParameters(backup=999),
+            actor=operator, target=environment.targets.get(), parameters=RestoreParameters(backup=999),
             idempotency_key="k" * 32,
         )  # fmt: skip
 

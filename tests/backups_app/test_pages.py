@@ -275,7 +275,9 @@ def test_download_streams_the_archive_to_admins_and_is_audited(as_role, make_bac
 
 @pytest.mark.usefixtures("transactional_db")
 def test_restore_form_keeps_what_was_typed_and_queues_when_right(as_role, environment, operator):
-    run = backups.request_backup(actor=operator, environment=environment, idempotency_key="b" * 32)
+    run = backups.request_backup(
+        actor=operator, target=environment.targets.get(), idempotency_key="b" * 32
+    )
     execute_run(run.pk, "w")
     address = reverse("backup-restore", args=[Backup.objects.get().pk])
     client = as_role("operator")

@@ -14,7 +14,9 @@ from tests.worker import execute_run
 
 @pytest.mark.usefixtures("transactional_db")
 def test_run_page_fragments_and_log(as_role, environment, operator):
-    run = backups.request_backup(actor=operator, environment=environment, idempotency_key="b" * 32)
+    run = backups.request_backup(
+        actor=operator, target=environment.targets.get(), idempotency_key="b" * 32
+    )
     client = as_role("viewer")
     moving = client.get(reverse("run", args=[run.pk])).content.decode()
     assert "every 1s" in moving
@@ -35,7 +37,9 @@ def test_run_page_fragments_and_log(as_role, environment, operator):
 
 
 def test_cancel_and_decide_from_the_page(as_role, environment, operator):
-    run = backups.request_backup(actor=operator, environment=environment, idempotency_key="b" * 32)
+    run = backups.request_backup(
+        actor=operator, target=environment.targets.get(), idempotency_key="b" * 32
+    )
     client = as_role("operator")
     assert client.post(reverse("run-cancel", args=[run.pk])).status_code == 302
     assert client.post(reverse("run-cancel", args=[run.pk])).status_code == 409
