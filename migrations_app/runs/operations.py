@@ -41,7 +41,7 @@ from opsconsole.runs.choices import RunKind, RunStatus, StepStatus
 from opsconsole.runs.documents import Parameters, Result
 from opsconsole.runs.gates import Gate
 from opsconsole.runs.models import Run
-from opsconsole.runs.operation import Asked, LostRun, Operation, Resolution
+from opsconsole.runs.operation import Asked, LostRun, Operation, P, R, Resolution
 from opsconsole.runs.registry import Periodic, register
 from opsconsole.runs.step import Promise, RunContext, Step
 from opsconsole.targets import activity, server
@@ -136,14 +136,19 @@ class Migrate(Operation[MigrateParameters, MigrateResult]):
         drop_scratch_databases(context)
 
 
-class Resolve(Operation[ResolveParameters]):
+class _Repair(Operation[P, R]):
+    """One that mends what a person chose; it has no plan."""
+
+    kind = RunKind.MIGRATE
+    action = "migration.resolve"
+    changes_target = True
+
+
+class Resolve(_Repair[ResolveParameters]):
     """Mark a failed migration rolled back or applied, in the tool's own history."""
 
     Parameters = ResolveParameters
     Result = Result
-    kind = RunKind.MIGRATE
-    action = "migration.resolve"
-    changes_target = True
 
     def title(self, where: str, parameters: ResolveParameters) -> str:
         text = {
@@ -164,14 +169,11 @@ class Resolve(Operation[ResolveParameters]):
         return _resolved_by_history(lost.run, lost.parameters.migration)
 
 
-class Finish(Operation[FinishParameters, FinishResult]):
+class Finish(_Repair[FinishParameters, FinishResult]):
     """Apply what of a failed migration has not landed, behind a proven backup."""
 
     Parameters = FinishParameters
     Result = FinishResult
-    kind = RunKind.MIGRATE
-    action = "migration.resolve"
-    changes_target = True
 
     def title(self, where: str, parameters: FinishParameters) -> str:
         return _("Finish the rest of %(name)s in %(where)s") % {
@@ -197,14 +199,11 @@ class Finish(Operation[FinishParameters, FinishResult]):
         drop_scratch_databases(context)
 
 
-class EndSession(Operation[EndSessionParameters]):
+class EndSession(_Repair[EndSessionParameters]):
     """End the session that holds the tool's lock."""
 
     Parameters = EndSessionParameters
     Result = Result
-    kind = RunKind.MIGRATE
-    action = "migration.resolve"
-    changes_target = True
 
     def title(self, where: str, parameters: EndSessionParameters) -> str:
         return _("End session %(pid)d in %(where)s") % {"pid": parameters.pid, "where": where}
@@ -222,14 +221,11 @@ class EndSession(Operation[EndSessionParameters]):
         return Resolution(RunStatus.FAILED, "The worker was lost. Nothing was changed.")
 
 
-class AdoptDrift(Operation[AdoptDriftParameters]):
+class AdoptDrift(_Repair[AdoptDriftParameters]):
     """Record what has drifted as an applied migration."""
 
     Parameters = AdoptDriftParameters
     Result = Result
-    kind = RunKind.MIGRATE
-    action = "migration.resolve"
-    changes_target = True
 
     def title(self, where: str, parameters: AdoptDriftParameters) -> str:
         return _("Adopt drift as %(name)s in %(where)s") % {
