@@ -14,6 +14,7 @@ from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models import Backup, BackupCopy, BackupPolicy, ScheduledOccurrence
 from backups_app.models.backup import CopyState
 from opsconsole.environments.models import Target
+from opsconsole.formats import count, size
 from opsconsole.runs.choices import RunStatus
 
 # A backup this much smaller or larger than its predecessors' median is worth a look.
@@ -63,7 +64,7 @@ def _age_alarms(backups: list[Backup], policy: BackupPolicy | None) -> list[str]
         return []
     return [
         _("The newest proven backup is %(age)s h old; the policy allows %(hours)s h.")
-        % {"age": f"{age / timedelta(hours=1):,.0f}", "hours": hours}
+        % {"age": count(round(age / timedelta(hours=1))), "hours": hours}
     ]
 
 
@@ -75,8 +76,8 @@ def _size_alarms(backups: list[Backup]) -> list[str]:
     if usual / SIZE_FACTOR <= sizes[0] <= usual * SIZE_FACTOR:
         return []
     return [
-        _("The newest backup has %(size)s MB; the last ones had about %(usual)s MB.")
-        % {"size": f"{sizes[0] / 1e6:,.1f}", "usual": f"{usual / 1e6:,.1f}"}
+        _("The newest backup has %(size)s; the last ones had about %(usual)s.")
+        % {"size": size(sizes[0]), "usual": size(usual)}
     ]
 
 

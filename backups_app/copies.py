@@ -20,6 +20,7 @@ from backups_app.stores.kinds import Credentials, Store, Writer
 from backups_app.stores.opening import open_store
 from opsconsole.environments import secrets
 from opsconsole.exceptions import AdapterError, StepFailed
+from opsconsole.formats import size
 from opsconsole.runs.models import Run
 from opsconsole.runs.step import RunContext
 
@@ -40,8 +41,8 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise StepFailed(
-            f"{free // 2**20:,} MB are free in {what} and up to {needed // 2**20:,} MB may be "
-            "needed: free some space and run again"
+            f"{size(free)} are free in {what} and up to {size(needed)} may be needed: "
+            "free some space and run again"
         )
 
 

@@ -17,6 +17,7 @@ from opsconsole.access.permissions import can
 from opsconsole.access.places import CONSOLE
 from opsconsole.environments.models import Environment, Target
 from opsconsole.environments.visibility import visible_environments
+from opsconsole.formats import size
 from opsconsole.overview.panels import (
     ENVIRONMENT_ACTIONS,
     ENVIRONMENT_FACTS,
@@ -69,10 +70,9 @@ def _alarm(environment: Environment, sentences: list[str]) -> Fact:
 
 def _fact(backup: Backup) -> Fact:
     age = timesince(backup.taken_at, now(), depth=1)
-    size = f"{backup.size_bytes / 1e6:,.1f} MB"
     return Fact(
         _("Backup"),
-        _("proven, %(age)s old, %(size)s") % {"age": age, "size": size},
+        _("proven, %(age)s old, %(size)s") % {"age": age, "size": size(backup.size_bytes)},
         backup.get_absolute_url(),
     )
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from opsconsole.formats import size
+
 DAY = timedelta(days=1)
 # How a period is named, and how a moment's period is found.
 PERIODS: dict[str, tuple[str, Callable[[datetime], tuple[int, ...]]]] = {
@@ -169,7 +171,7 @@ def _drop_beyond_size(ordered: list[Fact], rules: Rules, kept: dict[int, _Kept])
 
 def _why_it_goes(fact: Fact, ordered: list[Fact], rules: Rules, was_kept: bool) -> str:
     if was_kept:
-        return f"all together are larger than {rules.maximum_bytes or 0:,} bytes"
+        return f"all together are larger than {size(rules.maximum_bytes or 0)}"
     age = (_proven(ordered)[0].taken_at - fact.taken_at) / DAY
     return f"{age:,.1f} days older than the newest proven backup, and no rule keeps it"
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from opsconsole.access.models import User
 from opsconsole.access.permissions import console_admins
 from opsconsole.exceptions import Kind, Refused
+from opsconsole.formats import duration
 from opsconsole.web.keys import key_from
 
 DONE, FAILED = 0, 1
@@ -100,4 +101,4 @@ def wait_for(
         if answer := read():
             return answer
         time.sleep(0.1)
-    raise Refused(f"{otherwise} (waited {ANSWER_SECONDS} s)", kind=Kind.UNAVAILABLE)
+    raise Refused(f"{otherwise} (waited {duration(ANSWER_SECONDS)})", kind=Kind.UNAVAILABLE)

@@ -10,6 +10,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
 from backups_app import schedules
 from backups_app.choices import BackupReason, ProofLevel
@@ -150,7 +151,11 @@ class BackupPolicy(models.Model):
             parts.append(_g("Nothing is deleted."))
         else:
             parts.append(
-                _g("Kept as the policy says, and deleted after a grace of %(days)s days.")
+                ngettext(
+                    "Kept as the policy says, and deleted after a grace of %(days)d day.",
+                    "Kept as the policy says, and deleted after a grace of %(days)d days.",
+                    self.grace_days,
+                )
                 % {"days": self.grace_days}
             )
         return " ".join(parts)

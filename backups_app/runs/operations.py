@@ -37,6 +37,7 @@ from backups_app.services.restores import restore_gates
 from opsconsole.environments.models import Target
 from opsconsole.environments.secrets import resolve_dsn, resolve_scratch_dsn
 from opsconsole.exceptions import AdapterError
+from opsconsole.formats import size
 from opsconsole.health.step import HealthStep
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.documents import Parameters, Result
@@ -79,11 +80,13 @@ class _Proving(_WithScratch[P, WithBackup]):
         backup = context.find(BACKUP)
         if backup is None:
             return "No backup was taken. The database was only read."
-        size = f"{backup.size_bytes / 1e6:,.1f} MB"
         unknown = backup.copies.filter(state=CopyState.UNREACHABLE).select_related("storage")
-        return f"Backup {backup.pk}, {size}, {backup.proof_level.label}." + "".join(
-            f" The copy in {copy.storage} could not be checked; the proof stays as it was."
-            for copy in unknown
+        return (
+            f"Backup {backup.pk}, {size(backup.size_bytes)}, {backup.proof_level.label}."
+            + "".join(
+                f" The copy in {copy.storage} could not be checked; the proof stays as it was."
+                for copy in unknown
+            )
         )
 
     def resolve(self, lost: LostRun[P, WithBackup]) -> Resolution:
@@ -184,7 +187,7 @@ class Import(_WithScratch[ImportParameters, WithBackup]):
             return "Nothing was imported. No database was touched."
         if backup.proof < ProofLevel.RESTORED:
             return f"Backup {backup.pk} stays in quarantine: it was not restored yet."
-        return f"Backup {backup.pk}, {backup.size_bytes / 1e6:,.1f} MB, was restored and counted."
+        return f"Backup {backup.pk}, {size(backup.size_bytes)}, was restored and counted."
 
     def resolve(self, lost: LostRun[ImportParameters, WithBackup]) -> Resolution:
         importing.discard_upload(lost.parameters)

@@ -6,7 +6,6 @@ import time
 
 import psycopg
 from django.utils import timezone
-from django.utils.translation import ngettext
 
 from backups_app import copies
 from backups_app.archives.restore import Restoration, decode_archive
@@ -16,6 +15,7 @@ from backups_app.models import Backup, BackupCopy, BackupPolicy
 from backups_app.models.backup import CopyState
 from backups_app.runs import building
 from opsconsole.exceptions import StepFailed
+from opsconsole.formats import counted
 from opsconsole.runs.step import RunContext
 from opsconsole.targets import content
 from opsconsole.targets.dsn import Dsn
@@ -128,8 +128,10 @@ def _restore_and(context: RunContext, backup: Backup, *, compares_content: bool)
         for line in problems[:20]:
             context.log(f"  {line}", "no")
         raise _NotProven(f"the restored copy differs from the dump: {problems[0]}")
-    tables = ngettext("%(n)d table", "%(n)d tables", len(backup.tables)) % {"n": len(backup.tables)}
-    context.log(f"backup: {tables}, {backup.rows:,} rows, {what}", "ok")
+    context.log(
+        f"backup: {counted(len(backup.tables), 'table')}, {counted(backup.rows, 'row')}, {what}",
+        "ok",
+    )
 
 
 def _look_at(

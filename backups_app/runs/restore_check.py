@@ -12,6 +12,7 @@ from backups_app.models import Backup, RestoreCheck
 from backups_app.runs.swapping import sessions_not_ours_to_end
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import AdapterError
+from opsconsole.formats import size
 from opsconsole.targets import activity, server
 from opsconsole.targets.server import ServerFacts
 from opsconsole.targets.tools import choose_tools, find_tools
@@ -154,11 +155,11 @@ def _event_triggers(facts: ServerFacts, backup: Backup) -> list[Finding]:
 
 
 def _space(backup: Backup, facts: ServerFacts) -> Finding:
-    size = int(backup.manifest["server"].get("size_bytes", backup.raw_bytes))
+    needed = int(backup.manifest["server"].get("size_bytes", backup.raw_bytes))
     return Finding(
         "space",
-        f"about {size / 1e6:,.0f} MB more on the server while both databases are there "
-        f"(the live one has {facts.size_bytes / 1e6:,.0f} MB)",
+        f"about {size(needed)} more on the server while both databases are there "
+        f"(the live one has {size(facts.size_bytes)})",
     )
 
 

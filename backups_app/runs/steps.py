@@ -24,10 +24,10 @@ from backups_app.runs.taking import BACKUP
 from backups_app.services import consent
 from opsconsole.environments.models import Target
 from opsconsole.exceptions import StepFailed
+from opsconsole.formats import count, counted, duration, size
 from opsconsole.runs.documents import Parameters
 from opsconsole.runs.step import Note, Promise, RunContext, Step
 from opsconsole.targets import server
-from opsconsole.templatetags.console import duration, grouped, megabytes
 
 RESTORES = Note[Backup]("backup to restore")
 BUILT = Note[str]("name of the built database")
@@ -50,9 +50,9 @@ class BackupPreflight(Step):
         building.require_scratch(context, facts)
         context.log(
             f"preflight: PostgreSQL {facts.version}, pg_dump {tools.version}, "
-            f"{facts.size_bytes / 1e6:,.1f} MB"
+            f"{size(facts.size_bytes)}"
         )
-        return f"PostgreSQL {facts.version}, {facts.size_bytes / 1e6:,.1f} MB"
+        return f"PostgreSQL {facts.version}, {size(facts.size_bytes)}"
 
 
 class TakeBackup(Step[Parameters, WithBackup]):
@@ -66,7 +66,7 @@ class TakeBackup(Step[Parameters, WithBackup]):
 
     def run(self, context: RunContext[Parameters, WithBackup]) -> str:
         backup = taking.take_backup(context, self.reason)
-        return f"{backup.size_bytes / 1e6:,.1f} MB"
+        return size(backup.size_bytes)
 
 
 class ProveBackup(Step):
@@ -78,7 +78,7 @@ class ProveBackup(Step):
     def run(self, context: RunContext) -> str:
         backup = context.get(BACKUP)
         proving.prove_backup(context, backup)
-        return f"content equal, {backup.rows:,} rows"
+        return f"content equal, {counted(backup.rows, 'row')}"
 
 
 class ImportPreflight(Step):
@@ -114,7 +114,7 @@ class ImportArchive(Step[ImportParameters, WithBackup]):
 
     def run(self, context: RunContext[ImportParameters, WithBackup]) -> str:
         backup = importing.import_archive(context)
-        return f"{backup.size_bytes / 1e6:,.1f} MB, in quarantine"
+        return f"{size(backup.size_bytes)}, in quarantine"
 
 
 class ReleaseFromQuarantine(Step):
@@ -136,7 +136,7 @@ class ReleaseFromQuarantine(Step):
     def run(self, context: RunContext) -> str:
         backup = context.get(BACKUP)
         proving.prove_backup(context, backup, ProofLevel.RESTORED)
-        return f"restored, {backup.rows:,} rows"
+        return f"restored, {counted(backup.rows, 'row')}"
 
 
 class CopyBackup(Step):
@@ -178,7 +178,7 @@ class TakeProvenBackup(Step[Parameters, WithBackup]):
         proving.prove_backup(context, backup)
         # A copy that fails is told, and does not stop the run: one proven backup is there.
         taking.copy_backup(context, backup)
-        return f"proven: content equal, {backup.size_bytes / 1e6:,.1f} MB"
+        return f"proven: content equal, {size(backup.size_bytes)}"
 
 
 class ProveAgain(Step[ProveParameters, WithBackup]):
@@ -200,7 +200,7 @@ class ProveAgain(Step[ProveParameters, WithBackup]):
         level = context.parameters.level
         proving.prove_backup(context, backup, level)
         if level >= ProofLevel.RESTORED:
-            return f"{level.label}, restored in {backup.restore_seconds:,.1f} s"
+            return f"{level.label}, restored in {duration(backup.restore_seconds or 0)}"
         return str(level.label)
 
 
@@ -257,7 +257,7 @@ class BuildReplacement(Step[OfBackup]):
     def run(self, context: RunContext[OfBackup]) -> str:
         backup = context.get(RESTORES)
         context.put(BUILT, swapping.build_replacement(context, backup))
-        return f"{backup.rows:,} rows, content equal"
+        return f"{counted(backup.rows, 'row')}, content equal"
 
 
 class BuildNewDatabase(Step[RestoreAsParameters, RestoreAsResult]):
@@ -292,8 +292,8 @@ class BuildNewDatabase(Step[RestoreAsParameters, RestoreAsResult]):
         with context.connect("new", database=server.MAINTENANCE_DATABASE) as connection:
             server.rename_database(connection, built, name)
         context.result.database = name
-        context.log(f"restore: {backup.rows:,} rows in {name}, content equal", "ok")
-        return f"{backup.rows:,} rows in {name}, content equal"
+        context.log(f"restore: {counted(backup.rows, 'row')} in {name}, content equal", "ok")
+        return f"{counted(backup.rows, 'row')} in {name}, content equal"
 
 
 class UndoPreflight(Step[UndoParameters]):
@@ -374,10 +374,10 @@ class SwapIn(Step[OfBackup, WithReplaced]):
 
 def _dumped(target: Target) -> str:
     state = target.latest_state
-    size = state.data.get("server", {}).get("size_bytes") if state else None
-    if size is None:
+    found = state.data.get("server", {}).get("size_bytes") if state else None
+    if found is None:
         return _("dumps the database in one snapshot")
-    return _("dumps the %(size)s database in one snapshot") % {"size": megabytes(size)}
+    return _("dumps the %(size)s database in one snapshot") % {"size": size(found)}
 
 
 def _proven(target: Target) -> str:
@@ -398,8 +398,8 @@ def _size_of(parameters: OfBackup) -> str:
     if backup is None or not backup.is_counted:
         return ""
     facts = [
-        ngettext("%(n)s row", "%(n)s rows", backup.rows) % {"n": grouped(backup.rows)},
-        megabytes(backup.raw_bytes),
+        ngettext("%(n)s row", "%(n)s rows", backup.rows) % {"n": count(backup.rows)},
+        size(backup.raw_bytes),
     ]
     if backup.restore_seconds is not None:
         took = _("took %(time)s when it was proven")

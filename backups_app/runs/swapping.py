@@ -20,6 +20,7 @@ from backups_app.runs import building
 from backups_app.runs.results import WithReplaced
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import AdapterError, NeedsAttention, StepFailed
+from opsconsole.formats import counted
 from opsconsole.processes.process import allowed_environment
 from opsconsole.runs.documents import Parameters
 from opsconsole.runs.step import RunContext
@@ -92,7 +93,7 @@ def build_replacement(context: RunContext, backup: Backup) -> str:
         raise StepFailed(f"the restored copy differs from the backup: {problems[0]}")
     building.mask_if_needed(context, backup, name)
     prepare_for_swap(context, name)
-    context.log(f"restore: {backup.rows:,} rows, content equal", "ok")
+    context.log(f"restore: {counted(backup.rows, 'row')}, content equal", "ok")
     return name
 
 

@@ -23,6 +23,7 @@ from backups_app.runs.results import WithBackup
 from backups_app.stores.kinds import Store
 from opsconsole.environments import secrets
 from opsconsole.exceptions import AdapterError, StepFailed
+from opsconsole.formats import size
 from opsconsole.runs.documents import Parameters
 from opsconsole.runs.step import Estimate, Note, RunContext
 from opsconsole.targets import activity, content, server
@@ -60,8 +61,8 @@ def require_space(context: RunContext, database_bytes: int) -> None:
     free = copies.store_of(policy.storage).free_bytes()
     if free is not None and free < database_bytes:
         raise StepFailed(
-            f"{free // 2**20:,} MB are free in {policy.storage} and the archive may need up to "
-            f"{database_bytes // 2**20:,} MB: free some space and run again"
+            f"{size(free)} are free in {policy.storage} and the archive may need up to "
+            f"{size(database_bytes)}: free some space and run again"
         )
     if policy.format == BackupPolicy.Format.DIRECTORY:
         copies.require_space(building.scratch_folder(), database_bytes, "the temporary folder")
@@ -100,7 +101,7 @@ def keep_archive(
             copies.delete_objects(store, key)
         raise
     context.log(
-        f"backup: {written.size_bytes / 1e6:,.1f} MB ({written.raw_bytes / 1e6:,.1f} MB before "
+        f"backup: {size(written.size_bytes)} ({size(written.raw_bytes)} before "
         f"compression), sha256 {written.sha256[:8]}…{written.sha256[-4:]}",
         "ok",
     )

@@ -18,6 +18,7 @@ from opsconsole.environments import secrets
 from opsconsole.environments.models import Environment
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import Refused
+from opsconsole.formats import count, counted
 
 NEWEST = 5
 
@@ -57,9 +58,9 @@ def _about(backup: Backup) -> str:
     lines = [
         f"Backup {backup.pk}, taken {backup.taken_at:%Y-%m-%d %H:%M:%S} UTC, "
         f"{backup.proof_level.label}",
-        f"  database    {server['database']}, PostgreSQL {server['version']}, {backup.rows:,} rows",
+        f"  database    {server['database']}, PostgreSQL {server['version']}, {counted(backup.rows, 'row')}",
         f"  sha256      {backup.sha256}",
-        f"  size        {backup.size_bytes:,} bytes, {backup.raw_bytes:,} unpacked",
+        f"  size        {counted(backup.size_bytes, 'byte')}, {count(backup.raw_bytes)} unpacked",
         *(
             f"  copy        {copy.storage.address} {shlex.quote(backup.key)}"
             for copy in backup.copies.all()

@@ -17,6 +17,7 @@ import pglast
 from pglast import ast, enums, visitors
 from pglast.parser import ParseError
 
+from opsconsole.formats import counted
 from opsconsole.targets.relations import Catalogue, Relation
 
 AT = enums.AlterTableType
@@ -698,7 +699,7 @@ def _short(name: str) -> str:
 
 
 def _rows(count: int) -> str:
-    return f" (about {count:,} rows)" if count else ""
+    return f" (about {counted(count, 'row')})" if count else ""
 
 
 NAMES = {"int4": "integer", "int8": "bigint", "int2": "smallint", "varchar": "character varying",

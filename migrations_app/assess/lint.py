@@ -19,6 +19,7 @@ from migrations_app.assess.effects import LockMode
 from migrations_app.assess.impact import WORK_OF_A_MOMENT, StatementImpact, impact_of, risk_of
 from migrations_app.engines.kinds import MigrationScript
 from opsconsole.exceptions import AdapterError
+from opsconsole.formats import size
 from opsconsole.targets.relations import Catalogue
 
 TOOL = str(Path(sys.executable).parent / "squawk")
@@ -158,7 +159,7 @@ def _own(impact: StatementImpact) -> list[Finding]:
             Finding(
                 "blocks-while-working",
                 line,
-                f"{impact.waits_bytes / 1e6:,.1f} MB are worked through while other sessions wait.",
+                f"{size(impact.waits_bytes)} are worked through while other sessions wait.",
                 ADVICE[impact.work],
             )
         )
@@ -167,7 +168,7 @@ def _own(impact: StatementImpact) -> list[Finding]:
             Finding(
                 "changes-many-rows",
                 line,
-                f"Works through {impact.work_bytes / 1e6:,.1f} MB in one transaction: who writes to "
+                f"Works through {size(impact.work_bytes)} in one transaction: who writes to "
                 "a row that it changed waits until the end.",
                 "Change the rows in batches, each committed by itself.",
             )

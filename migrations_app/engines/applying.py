@@ -22,6 +22,7 @@ from migrations_app.engines.kinds import (
 )
 from migrations_app.engines.statements import transaction_control, without_wrapper
 from opsconsole.exceptions import Cancelled
+from opsconsole.formats import duration
 from opsconsole.targets import activity
 from opsconsole.targets.server import reason_of
 
@@ -148,8 +149,8 @@ class Applying:
         pause = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
         self.log(
             f"  line {self.current[-1].line}: a lock was not free within "
-            f"{self.limits.lock_timeout:g} s; gave up the wait so that nobody queues behind it, "
-            f"trying again in {pause:g} s",
+            f"{duration(self.limits.lock_timeout)}; gave up the wait so that nobody queues behind it, "
+            f"trying again in {duration(pause)}",
             "hm",
         )
         self.sleep(pause)

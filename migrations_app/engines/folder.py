@@ -6,15 +6,16 @@ import stat
 from pathlib import Path
 
 from opsconsole.exceptions import AdapterError
+from opsconsole.formats import count, size
 
-MOST_BYTES = 8 * 1024 * 1024
+MOST_BYTES = 8_000_000
 
 
 def read_script(file: Path, root: Path) -> str:
     """The text of a script, exactly. `root` is the migrations folder that it must lie in.
 
     Raises FileNotFoundError when there is none, and AdapterError for anything but a regular
-    UTF-8 file of at most 8 MiB inside `root`: a link that leads out, a pipe, a NUL byte.
+    UTF-8 file of at most 8 MB inside `root`: a link that leads out, a pipe, a NUL byte.
     """
     try:
         if not file.resolve(strict=True).is_relative_to(root.resolve()):
@@ -24,11 +25,11 @@ def read_script(file: Path, root: Path) -> str:
             raise AdapterError("is not a regular file")
         if found.st_size > MOST_BYTES:
             raise AdapterError(
-                f"is {found.st_size / 1e6:,.0f} MB; scripts of up to {MOST_BYTES / 1e6:.0f} MB are read"
+                f"is {size(found.st_size)}; scripts of up to {size(MOST_BYTES)} are read"
             )
         text = file.read_bytes().decode()
     except UnicodeDecodeError as error:
-        raise AdapterError(f"is not UTF-8 at byte {error.start:,}") from error
+        raise AdapterError(f"is not UTF-8 at byte {count(error.start)}") from error
     except FileNotFoundError:
         raise
     except RuntimeError as error:

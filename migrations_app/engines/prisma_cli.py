@@ -32,6 +32,7 @@ from migrations_app.engines.kinds import (
 from migrations_app.engines.prisma import SPLITTING_SINCE, PrismaEngine
 from migrations_app.engines.statements import transaction_control
 from opsconsole.exceptions import AdapterError, Cancelled
+from opsconsole.formats import duration
 from opsconsole.processes.process import Tool, allowed_environment
 from opsconsole.targets import server
 
@@ -115,7 +116,7 @@ class PrismaCliEngine(PrismaEngine):
                 if was_cancelled or not is_retried or time.monotonic() > deadline:
                     raise failure
                 pause = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
-                log(f"  a lock was not free; trying again in {pause:g} s", "hm")
+                log(f"  a lock was not free; trying again in {duration(pause)}", "hm")
                 self.mark_rolled_back(connection, script.name)
                 sleep(pause)
                 attempt += 1

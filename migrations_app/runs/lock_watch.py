@@ -8,6 +8,7 @@ from contextlib import suppress
 import psycopg
 
 from opsconsole.exceptions import AdapterError
+from opsconsole.formats import counted, duration
 from opsconsole.runs.step import RunContext
 from opsconsole.targets import activity, server
 
@@ -59,9 +60,9 @@ class Watch:
             return
         if not self.gave_up:
             self.gave_up = (
-                f"given up, because {waiting} session{'s' * (waiting > 1)} waited behind it for "
-                f"{longest:.1f} s, and this environment lets nobody wait longer than "
-                f"{self._limit:g} s"
+                f"given up, because {counted(waiting, 'session')} waited behind it for "
+                f"{duration(longest)}, and this environment lets nobody wait longer than "
+                f"{duration(self._limit)}"
             )
         activity.cancel_statements(self._session, self._names)
 

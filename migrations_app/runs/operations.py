@@ -34,6 +34,7 @@ from opsconsole.environments.choices import AutoRollback
 from opsconsole.environments.models import Environment, Target
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import NeedsAttention
+from opsconsole.formats import counted, duration
 from opsconsole.health.services import check_target
 from opsconsole.health.step import HealthStep, failing
 from opsconsole.runs import registry
@@ -283,10 +284,10 @@ def way_back(context: Migrating) -> MigrateSteps:
     with context.connect("writes") as connection:
         written = writes_since(connection, backup, result.own_writes or 0)
     result.writes_since_backup = written
-    context.log(f"rollback: at most {written:,} rows were written by others since the backup")
+    context.log(f"rollback: others have written up to {counted(written, 'row')} since the backup")
     if policy is AutoRollback.NEVER or (policy is AutoRollback.NO_WRITES and written):
         why = (
-            f"others have written up to {written:,} rows since the backup"
+            f"others have written up to {counted(written, 'row')} since the backup"
             if written
             else "this environment leaves going back to a person"
         )
@@ -305,13 +306,14 @@ def writes_since(connection: psycopg.Connection, backup: Backup, own_writes: int
 
 
 def restore_way(backup: Backup, written: int | None) -> dict[str, str]:
-    rows = "an unknown number of rows" if written is None else f"up to {written:,} rows"
+    seconds = backup.restore_seconds
+    build = "an unknown time" if seconds is None else f"about {duration(seconds)}"
+    rows = "an unknown number of rows" if written is None else f"up to {counted(written, 'row')}"
     return {
         "action": "restore",
         "backup": str(backup.pk),
         "title": f"Swap backup {backup.pk} in",
-        "takes": f"about {backup.restore_seconds or 0:,.0f} s to build, then an outage well "
-        "under a second",
+        "takes": f"{build} to build, then an outage well under a second",
         "leaves": f"{rows} written by others since the backup: they stay in the replaced "
         "database, which is kept",
     }

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from migrations_app.engines.kinds import Revision
 from opsconsole.exceptions import AdapterError
+from opsconsole.formats import count, duration, size
 from opsconsole.processes.process import Tool, allowed_environment
 from opsconsole.url import split_url
 
@@ -51,8 +52,8 @@ class Repository:
     cache: Path
     secret: str = field(default="", repr=False)
     seconds: float = 60
-    cache_bytes: int = 512 * 1024 * 1024
-    folder_bytes: int = 64 * 1024 * 1024
+    cache_bytes: int = 512_000_000
+    folder_bytes: int = 64_000_000
 
     @property
     def place(self) -> Path:
@@ -188,7 +189,7 @@ def _entries(repository: Repository, commit: str, inside: PurePosixPath) -> dict
     above = [inside, *inside.parents][1 : VERSION_FILE_PARENTS + 1]
     wanted = [str(inside), *(str(folder / name) for folder in above for name in VERSION_FILES)]
     listed = _git(repository, "ls-tree", "-r", "-z", "-l", "--full-tree", commit, "--", *wanted)
-    entries, size = {}, 0
+    entries, total = {}, 0
     for line in filter(None, listed.split("\0")):
         about, path = line.split("\t", 1)
         mode, kind, sha, length = about.split()
@@ -196,14 +197,16 @@ def _entries(repository: Repository, commit: str, inside: PurePosixPath) -> dict
             raise AdapterError(f"{path} is a symbolic link: put the file itself there")
         if kind != "blob":
             raise AdapterError(f"{path} is a submodule, which is not fetched")
-        size += int(length)
+        total += int(length)
         entries[path] = sha
-    if size > repository.folder_bytes:
+    if total > repository.folder_bytes:
         raise AdapterError(
-            f"{inside} holds {size / 1e6:,.0f} MB; up to {repository.folder_bytes / 1e6:,.0f} MB are read"
+            f"{inside} holds {size(total)}; up to {size(repository.folder_bytes)} are read"
         )
     if len(entries) > MOST_FILES:
-        raise AdapterError(f"{inside} holds {len(entries):,} files; up to {MOST_FILES:,} are read")
+        raise AdapterError(
+            f"{inside} holds {count(len(entries))} files; up to {count(MOST_FILES)} are read"
+        )
     return entries
 
 
@@ -282,9 +285,9 @@ class _Limits:
     def are_passed(self) -> bool:
         repository = self._repository
         if time.monotonic() > self._deadline:
-            self.passed = f"it was not read within {repository.seconds:g} s"
+            self.passed = f"it was not read within {duration(repository.seconds)}"
         elif _size(repository.place / "git") > repository.cache_bytes:
-            self.passed = f"one commit of it takes over {repository.cache_bytes / 1e6:,.0f} MB"
+            self.passed = f"one commit of it takes over {size(repository.cache_bytes)}"
         return bool(self.passed)
 
 

@@ -12,7 +12,8 @@ from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 
 from migrations_app.reading.matrix import LOOKS, Cell
-from opsconsole.templatetags.console import duration, icon
+from opsconsole.formats import duration
+from opsconsole.templatetags.console import icon
 
 register = template.Library()
 
@@ -37,5 +38,6 @@ def _look(state: str, _language: str | None) -> str:
 def _note(cell: Cell) -> str:
     if cell.applied_at:
         when = localtime(cell.applied_at)
-        return f"{when.day} {when:%b %Y, %H:%M}, {duration(cell.seconds)}"
+        took = "" if cell.seconds is None else f", {duration(cell.seconds)}"
+        return f"{when.day} {when:%b %Y, %H:%M}{took}"
     return _("%(risk)s risk") % {"risk": cell.risk} if cell.risk else ""

@@ -7,6 +7,7 @@ from django.utils.timezone import now
 from opsconsole.cli import DONE, FAILED, Call, Verb, takes, wait_for
 from opsconsole.environments.cli import target_of
 from opsconsole.exceptions import Refused
+from opsconsole.formats import duration
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
 from opsconsole.runs.cli import Document
@@ -25,9 +26,9 @@ def check_health(call: Call) -> int:
         found = environment.health_results.filter(observed_at__gt=asked, run=None)
         return list(found[:wanted]) if len(found) >= wanted else None
 
-    rows = [_row(result) for result in wait_for(answers)]
-    call.print(rows, [f"{r['check']:20} {r['summary']} in {r['latency_ms']:.0f} ms" for r in rows])
-    return DONE if all(r["healthy"] for r in rows) else FAILED
+    results = wait_for(answers)
+    call.print([_row(result) for result in results], [_text(result) for result in results])
+    return DONE if all(result.is_healthy for result in results) else FAILED
 
 
 def health_of_run(run: Run) -> Document:
@@ -44,6 +45,10 @@ def _row(result: HealthResult) -> Document:
         "summary": result.summary,
         "at": result.observed_at,
     }
+
+
+def _text(result: HealthResult) -> str:
+    return f"{result.check_name:20} {result.summary} in {duration(result.latency_ms / 1000)}"
 
 
 VERBS = [Verb("health", "ask the health checks now", check_health, takes("environment"))]

@@ -7,6 +7,7 @@ from django.utils.translation import gettext as _
 
 from opsconsole.environments.models import Target
 from opsconsole.exceptions import NeedsAttention, StepFailed
+from opsconsole.formats import duration
 from opsconsole.health.models import HealthResult
 from opsconsole.health.services import check_target
 from opsconsole.runs.documents import Parameters
@@ -23,7 +24,7 @@ def check_once(context: RunContext, phase: str) -> list[HealthResult]:
     results = check_target(context.target, run=context.run, phase=phase)
     for result in results:
         context.log(
-            f"health {phase}: {result.check_name}: {result.summary} in {result.latency_ms:,.0f} ms",
+            f"health {phase}: {result.check_name}: {result.summary} in {duration(result.latency_ms / 1000)}",
             "ok" if result.is_healthy else "no",
         )
     return results
@@ -47,8 +48,8 @@ class HealthStep(Step):
             return Promise(_("Health"), _("no health check is configured: nothing is checked"))
         return Promise(
             _("Health"),
-            _("runs every health check several times over %(seconds)s s")
-            % {"seconds": target.environment.settle_seconds},
+            _("runs every health check several times over %(time)s")
+            % {"time": duration(target.environment.settle_seconds)},
         )
 
     def run(self, context: RunContext) -> str:
@@ -60,7 +61,7 @@ class HealthStep(Step):
                 context.sleep(pause)
             self._round(context)
             context.progress(100 * (number + 1) / ROUNDS)
-        return f"good {ROUNDS} times over {context.environment.settle_seconds} s"
+        return f"good {ROUNDS} times over {duration(context.environment.settle_seconds)}"
 
     def _round(self, context: RunContext) -> None:
         for attempt in range(TRIES):

@@ -16,6 +16,7 @@ from pathlib import Path
 from opsconsole.embedded.home import Home, HomeUnusable
 from opsconsole.embedded.postgres import EmbeddedPostgres
 from opsconsole.embedded.valkey import EmbeddedValkey
+from opsconsole.formats import duration, size
 from opsconsole.processes.process import Supervised, wait_all
 
 STOP_SECONDS = 20
@@ -23,7 +24,7 @@ BACKOFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
 STEADY_SECONDS = 60
 # A swap completes, or reopens the live database, within its window of 3 s: it is not cut short.
 SWAP_GRACE_SECONDS = 4
-FREE_BYTES_NEEDED = 200 * 1024 * 1024
+FREE_BYTES_NEEDED = 200_000_000
 
 
 @dataclass
@@ -112,7 +113,9 @@ class Launcher:
             service.failures += 1
             service.start_again_at = now + delay
             service.process = None
-            self.say(f"{service.name} ended with status {status}; starting it again in {delay:g} s")
+            self.say(
+                f"{service.name} ended with status {status}; starting it again in {duration(delay)}"
+            )
         if now >= service.start_again_at:
             if service.name == "postgres":
                 EmbeddedPostgres(self.home).prepare()
@@ -137,8 +140,7 @@ def require_free_disk(home: Home) -> None:
     free = shutil.disk_usage(home.path).free
     if free < FREE_BYTES_NEEDED:
         raise HomeUnusable(
-            f"the disk of {home.path} is full: {free // 2**20} MB free, "
-            f"{FREE_BYTES_NEEDED // 2**20} MB needed"
+            f"the disk of {home.path} is full: {size(free)} free, {size(FREE_BYTES_NEEDED)} needed"
         )
 
 

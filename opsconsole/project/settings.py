@@ -185,8 +185,8 @@ MIGRATIONS_ROOTS = [
 # What is fetched from git repositories, and how much of it, in bytes and seconds.
 REPOSITORIES_FOLDER = OPSCONSOLE_HOME.path / "repositories"
 GIT_SECONDS = env.float("OPSCONSOLE_GIT_SECONDS", default=60)
-GIT_CACHE_BYTES = env.int("OPSCONSOLE_GIT_CACHE_MB", default=512) * 1024 * 1024
-GIT_FOLDER_BYTES = env.int("OPSCONSOLE_GIT_FOLDER_MB", default=64) * 1024 * 1024
+GIT_CACHE_BYTES = env.int("OPSCONSOLE_GIT_CACHE_MB", default=512) * 1_000_000
+GIT_FOLDER_BYTES = env.int("OPSCONSOLE_GIT_FOLDER_MB", default=64) * 1_000_000
 BACKUPS_FOLDER = Path(
     env.str("OPSCONSOLE_BACKUPS", default=str(OPSCONSOLE_HOME.path / "backups"))
 ).absolute()

@@ -10,9 +10,10 @@ from opsconsole.access.permissions import authorize
 from opsconsole.cli import DONE, FAILED, Call, Verb, row_count, takes
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.exceptions import Kind, Refused
+from opsconsole.formats import duration
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus
-from opsconsole.runs.models import LogLine, Run
+from opsconsole.runs.models import LogLine, Run, Step
 from opsconsole.web.keys import key_from
 
 Document = dict[str, object]
@@ -77,7 +78,7 @@ def show_run(call: Call) -> int:
     run = run_of(call)
     document = _document(run)
     lines = [f"{run}: {run.title}, {run.state.label}", run.summary]
-    lines += [f"  {s.name:12} {s.status:10} {s.seconds or 0:.1f} s" for s in run.steps.all()]
+    lines += [_step_text(step) for step in run.steps.all()]
     if call.options.log:
         lines = [_log_text(line) for line in run.log_chunks.read_lines()]
         document["log"] = lines
@@ -134,6 +135,11 @@ def _row(run: Run) -> Document:
 
 def _log_text(line: LogLine) -> str:
     return f"{line.moment:%H:%M:%S.%f}"[:-3] + f" {line.text}"
+
+
+def _step_text(step: Step) -> str:
+    took = "" if step.seconds is None else duration(step.seconds)
+    return f"  {step.name:12} {step.status:10} {took}".rstrip()
 
 
 def _limit_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from django.db import DatabaseError, connections, transaction
 from django.db.models.functions import Now
 
 from opsconsole.exceptions import FencedOut
+from opsconsole.formats import size
 from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.models import LogChunk, Run, Step
 
@@ -34,7 +35,7 @@ def clean_line(text: str) -> str:
     if len(encoded) <= MAX_LINE_BYTES:
         return text
     kept = encoded[:MAX_LINE_BYTES].decode(errors="ignore")
-    return f"{kept} … ({len(encoded) - MAX_LINE_BYTES:,} bytes cut)"
+    return f"{kept} … ({size(len(encoded) - MAX_LINE_BYTES)} cut)"
 
 
 class Recorder:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import psycopg
 
+from opsconsole.formats import count, duration
+
 WRITES = """
     SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint
       FROM {view} WHERE relname <> '_prisma_migrations' AND schemaname <> 'opsconsole_log'
@@ -54,7 +56,7 @@ def tables_copied(connection: psycopg.Connection, application_name: str) -> list
         [application_name],
     ).fetchall()
     return [
-        f"{name}, row {done:,}" + (f" of about {total:,}" if total >= done else "")
+        f"{name}, row {count(done)}" + (f" of about {count(total)}" if total >= done else "")
         for name, done, total in rows
     ]
 
@@ -127,6 +129,6 @@ def blockers(connection: psycopg.Connection, database: str, long_seconds: float 
         [database, long_seconds],
     ).fetchall()
     return [
-        f"session {pid} ({name or 'unnamed'}, {state}) has a transaction open for {seconds} s"
+        f"session {pid} ({name or 'unnamed'}, {state}) has a transaction open for {duration(seconds)}"
         for pid, name, state, seconds in rows
     ]

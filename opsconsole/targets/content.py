@@ -8,6 +8,8 @@ from typing import TypedDict
 import psycopg
 from psycopg import sql
 
+from opsconsole.formats import count, counted
+
 
 class TableContent(TypedDict):
     """Rows, and their order-free hash: the sum of a 64-bit hash of each row's text, in decimal."""
@@ -123,9 +125,11 @@ def differences(expected: dict[str, TableContent], found: dict[str, TableContent
         if before is None or after is None:
             lines.append(f"{name}: {'missing' if after is None else 'unexpected'}")
         elif before["rows"] != after["rows"]:
-            lines.append(f"{name}: {before['rows']:,} rows expected, {after['rows']:,} found")
+            lines.append(
+                f"{name}: {counted(before['rows'], 'row')} expected, {count(after['rows'])} found"
+            )
         elif before["hash"] != after["hash"]:
-            lines.append(f"{name}: {before['rows']:,} rows with other content")
+            lines.append(f"{name}: {counted(before['rows'], 'row')} with other content")
     return lines
 
 

@@ -19,6 +19,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PostgresLexer
 
+from opsconsole import formats
 from opsconsole.access.permissions import can as user_can
 from opsconsole.access.permissions import can_somewhere as user_can_somewhere
 from opsconsole.access.places import CONSOLE, Place
@@ -62,44 +63,23 @@ def ago(moment: datetime | None) -> SafeString:
 
 @register.filter
 def duration(seconds: float | None) -> str:
-    """`120 ms`, `2.1 s`, `38 s`, `1 min 12 s`, `5 min`, `2 h 5 min`."""
-    if seconds is None:
-        return ""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return _two(int(seconds // 60), "min", int(seconds % 60), "s")
-    return _two(int(seconds // 3600), "h", int(seconds % 3600 // 60), "min")
-
-
-def _two(large: int, its_unit: str, small: int, unit: str) -> str:
-    return f"{large} {its_unit} {small} {unit}" if small else f"{large} {its_unit}"
+    return "" if seconds is None else formats.duration(seconds)
 
 
 @register.filter
 def milliseconds(value: float | None) -> str:
-    return "" if value is None else duration(value / 1000)
+    return "" if value is None else formats.duration(value / 1000)
 
 
 @register.filter
-def megabytes(value: int | None) -> str:
-    """Decimal units, one digit: `41.2 MB`, `2.1 GB`, `12 kB`."""
-    if value is None:
-        return ""
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= limit:
-            return f"{value / limit:,.1f} {unit}"
-    return f"{value} B"
+def size(amount: int | None) -> str:
+    """Of bytes."""
+    return "" if amount is None else formats.size(amount)
 
 
 @register.filter
 def grouped(value: int | None) -> str:
-    """`48,533`."""
-    return "" if value is None else f"{value:,}"
+    return "" if value is None else formats.count(value)
 
 
 @register.filter

@@ -228,7 +228,7 @@ def test_silence_of_the_workers_is_said(ops, shop, monkeypatch):
     monkeypatch.setattr("opsconsole.cli.ANSWER_SECONDS", 0.3)
     for verb in ("pending", "migrate", "drift"):
         ops(verb, STAGING)
-        assert (ops.status, "(waited 0.3 s)" in ops.said) == (2, True), verb
+        assert (ops.status, "(waited 300 ms)" in ops.said) == (2, True), verb
 
 
 def test_ctrl_c_while_waiting_leaves_the_run_to_go_on(ops, shop, monkeypatch):

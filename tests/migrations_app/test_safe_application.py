@@ -96,7 +96,7 @@ def test_wait_for_a_lock_is_given_up_and_tried_again_until_it_is_free(migrate, e
 
         run = migrate(between=let_go_after_the_first_try)
     assert run.status == RunStatus.SUCCEEDED, run.summary
-    assert "a lock was not free within 0.1 s" in log_of(run)
+    assert "a lock was not free within 100 ms" in log_of(run)
 
 
 def test_lock_that_never_comes_free_fails_the_run_after_its_patience(migrate, environment, folder):

@@ -45,7 +45,7 @@ def test_clean_lines_hold_no_control_character_and_are_short(text):
 
 
 def test_long_line_is_cut_and_says_so():
-    assert clean_line("x" * 20_000).endswith("… (3,616 bytes cut)")
+    assert clean_line("x" * 20_000).endswith("… (3.6 kB cut)")
 
 
 def test_lines_are_numbered_without_a_gap_over_many_flushes(run, monkeypatch):

@@ -14,6 +14,7 @@ from backups_app.choices import ProofLevel
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase
 from migrations_app import parameters as migrations
 from opsconsole.environments.choices import AutoRollback
+from opsconsole.formats import size
 from opsconsole.runs.models import Run
 from opsconsole.runs.registry import OPERATIONS, outlook
 from tests.worker import observe_target
@@ -93,12 +94,12 @@ def test_migration_says_what_the_policy_does_when_a_check_fails(environment, pol
 
 def test_promises_tell_what_is_known_of_the_environment(environment, folder):
     folder.add("20250201000000_add_team", "ALTER TABLE users ADD COLUMN team text;")
-    size = observe_target(environment.targets.get()).data["server"]["size_bytes"]
+    found = observe_target(environment.targets.get()).data["server"]["size_bytes"]
     told = how(migrations.MigrateParameters(), environment)
-    assert f"{size / 1e6:,.1f} MB database" in told["Backup"]
+    assert f"the {size(found)} database" in told["Backup"]
     assert "beside the live one" in told["Backup"]
     assert told["Migrate"] == (
-        "applies 1 migration; stops waiting for a lock after 2.0 s and retries for up to 5 min"
+        "applies 1 migration; stops waiting for a lock after 2 s and retries for up to 5 min"
     )
     assert told["Health"] == "runs every health check several times over 1 s"
     environment.health_checks.update(is_enabled=False)
@@ -153,7 +154,7 @@ def test_pages_show_what_the_steps_promise(as_role, environment, backup, operato
             assert f"<span>{promise.what}</span><small>{promise.how}</small>" in page
         assert told.on_failure in page
     restore = how(backups.RestoreParameters(backup=backup.pk), environment)
-    assert "(1,200 rows, 10.0 MB, took 1.5 s when it was proven)" in restore["Restore"]
+    assert "(1,200 rows, 10 MB, took 1.5 s when it was proven)" in restore["Restore"]
     assert "shop__old_1" in how(backups.UndoParameters(replaced=replaced.pk), environment)["Swap"]
 
 

@@ -30,11 +30,11 @@ from migrations_app.services.findings import stopping
 from migrations_app.sources.folders import engine_for
 from opsconsole.environments.models import Environment, Target
 from opsconsole.exceptions import Cancelled, NeedsAttention, StepFailed
+from opsconsole.formats import counted, duration, size
 from opsconsole.health.step import UNHEALTHY_BEFORE, check_once, failing
 from opsconsole.runs.documents import Parameters
 from opsconsole.runs.step import Note, Promise, RunContext, Step
 from opsconsole.targets import activity, content, schema, server
-from opsconsole.templatetags.console import duration
 from opsconsole.web.keys import key_from
 
 ENGINE = Note[Engine]("engine")
@@ -87,7 +87,7 @@ class Preflight(Step):
                 tools = building.tools_for(context.dsn, facts.major)
                 taking.require_space(context, facts.size_bytes)
                 context.log(f"preflight: PostgreSQL {facts.version}, pg_dump {tools.version}, "
-                            f"{facts.size_bytes / 1e6:,.1f} MB")  # fmt: skip
+                            f"{size(facts.size_bytes)}")  # fmt: skip
                 if not facts.may_create_databases:
                     raise StepFailed(
                         f"the role {facts.user} may not create databases, so there would be no "
@@ -223,8 +223,7 @@ class Migrate(Step[Parameters, MigrateResult]):
         self, context: Migrating, engine: Engine, script: MigrationScript, place: tuple[int, int]
     ) -> None:
         kind = "atomic" if script.is_atomic else "not atomic"
-        count = len(script.statements)
-        statements = "1 statement" if count == 1 else f"{count} statements"
+        statements = counted(len(script.statements), "statement")
         context.log(f"migrate: {script.name} ({kind}, {statements})")
         began = time.monotonic()
         connection = context.connect("migrate")
@@ -251,7 +250,8 @@ class Migrate(Step[Parameters, MigrateResult]):
         ended = timezone.now().isoformat()
         context.result.timings = (context.result.timings or {}) | {script.name: (ended, seconds)}
         context.log(
-            f"  applied in {seconds * 1000:,.0f} ms, {outcome.rows_written:,} rows written", "ok"
+            f"  applied in {duration(seconds)}, {counted(outcome.rows_written, 'row')} written",
+            "ok",
         )
 
     def _failed(
@@ -406,7 +406,7 @@ class Verify(Step[Parameters, MigrateResult]):
         for name, before in context.get(ROWS).items():
             after = rows.get(name)
             if after is not None and after < before:
-                context.log(f"  {name}: {before - after:,} rows fewer than before", "hm")
+                context.log(f"  {name}: {counted(before - after, 'row')} fewer than before", "hm")
 
 
 def _table_of(change: str) -> str:

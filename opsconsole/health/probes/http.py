@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from opsconsole.formats import count
 from opsconsole.health.probes.kinds import ProbeAnswer, ProbeRequest
 
 GOOD_WORDS = {"healthy", "ok", "up", "pass"}
@@ -59,7 +60,7 @@ def _summary(status: int, word: str, answer: dict[str, Any]) -> str:
     if answer.get("error"):
         parts.append(str(answer["error"]))
     parts += [
-        f"{value:,} {name}"
+        f"{count(value)} {name}"
         for name, value in answer.items()
         if isinstance(value, int) and not isinstance(value, bool)
     ]

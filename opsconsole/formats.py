@@ -1,0 +1,45 @@
+"""How sizes, durations and counts are written: in pages, logs and refusals alike. Pure."""
+
+from __future__ import annotations
+
+
+def size(amount: float) -> str:
+    """Bytes in decimal units, at most one digit: `812 B`, `12 kB`, `41.2 MB`, `2.1 TB`."""
+    unit = "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        # What would round to 1,000 is one of the larger unit.
+        if round(amount, 1) < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{_number(amount)} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """At most two units, and none of zero: `120 ms`, `2.1 s`, `38 s`, `5 min`, `2 h 5 min`."""
+    if round(seconds * 1000) < 1000:
+        return f"{seconds * 1000:.0f} ms"
+    if round(seconds, 1) < 10:
+        return f"{_number(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return _of_two((minutes, "min"), (rest, "s"))
+    return _of_two((minutes // 60, "h"), (minutes % 60, "min"))
+
+
+def count(number: int) -> str:
+    """`48,533`."""
+    return f"{number:,}"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 row`, `48,533 rows`, in English: for logs, and what else is not translated. `many` is for
+    a word that does not end in s."""
+    return f"{count(number)} {one if number == 1 else many or f'{one}s'}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}".removesuffix(".0")
+
+
+def _of_two(*parts: tuple[int, str]) -> str:
+    return " ".join(f"{count(number)} {unit}" for number, unit in parts if number)
