@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -118,6 +119,21 @@ def test_imports_go_one_way():
         text=True,
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("feature", ["backups_app", "migrations_app"])
+def test_no_module_of_the_platform_may_import_a_feature(tmp_path, feature):
+    for package in ("opsconsole", "backups_app", "migrations_app"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / "opsconsole" / "clock.py").open("a") as lowest:
+        lowest.write(f"import {feature}\n")
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "The platform knows no feature BROKEN" in done.stdout
 
 
 def test_drawing_of_the_architecture_is_as_the_imports_are():
