@@ -217,7 +217,9 @@ NAMES = st.sampled_from(
 )
 
 
-@given(st.sampled_from(sorted(TITLES)), st.dictionaries(NAMES, JSON, max_size=4), st.integers(0, 3))
+@given(
+    st.sampled_from(sorted(OPERATIONS)), st.dictionaries(NAMES, JSON, max_size=4), st.integers(0, 3)
+)
 def test_whatever_is_stored_is_read_or_unreadable_and_has_a_title(key, data, version):
     operation = OPERATIONS[key]
     run = Run(operation=key, kind=operation.kind, parameters=data, parameters_version=version)
@@ -226,8 +228,8 @@ def test_whatever_is_stored_is_read_or_unreadable_and_has_a_title(key, data, ver
     assert asked is None or isinstance(asked, operation.Parameters)
 
 
-def test_operations_are_those_that_older_runs_have_and_take_rights_that_exist():
-    assert sorted(OPERATIONS) == sorted(TITLES)
+def test_operations_of_older_runs_are_there_and_all_take_rights_that_exist():
+    assert TITLES.keys() <= OPERATIONS.keys()
     assert {operation.action for operation in OPERATIONS.values()} <= ACTIONS.keys()
     assert all(RunKind(operation.excludes) for operation in OPERATIONS.values())
 
