@@ -39,6 +39,7 @@ class MigrationScript:
     """One migration on disk. `refusal` says why the project's own tool would reject it.
 
     `sql` is the whole file; `executed` the part of it that is run, "" when that is all of it.
+    `is_atomic`: it is run in one transaction, and leaves nothing when it fails.
     """
 
     name: str
@@ -105,7 +106,12 @@ class AppliedMigration:
 
 @dataclass(frozen=True)
 class MigrationState:
-    """One migration name, as folder and history together say it is."""
+    """One migration name, as folder and history together say it is.
+
+    `state` is "pending", "applied", "out_of_order" (pending before one that is applied),
+    "missing_locally" (applied, without a file), "edited" (applied from another text), "failed", or
+    "running" (unfinished while the tool's lock is held).
+    """
 
     name: str
     state: str

@@ -53,6 +53,9 @@ class EngineContract(ABC):
     # Whether a failure is in the tool's history until it is marked.
     keeps_failures: ClassVar[bool]
     folder_path: ClassVar[str]
+    # Two migrations as the tool would name them, in its order.
+    first: ClassVar[str] = "20250101000000_a"
+    second: ClassVar[str] = "20250202000000_b"
 
     @abstractmethod
     def write(self, folder: Path, name: str, sql: str, *, is_atomic: bool = True) -> Path:
@@ -120,9 +123,9 @@ class EngineContract(ABC):
     def test_empty_database_has_no_history_and_everything_is_pending(
         self, engine, folder, connection
     ):
-        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        self.write(folder, self.first, "CREATE TABLE a (id int);")
         assert engine.read_history(connection) == []
-        assert self.states(engine, connection) == {"20250101000000_a": "pending"}
+        assert self.states(engine, connection) == {self.first: "pending"}
 
     def test_missing_folder_is_an_error_that_names_it(self, engine, folder):
         shutil.rmtree(folder)
@@ -132,10 +135,10 @@ class EngineContract(ABC):
     def test_scripts_come_in_the_order_of_their_names_with_statements_at_their_lines(
         self, engine, folder
     ):
-        self.write(folder, "20250202000000_b", "\nCREATE TABLE b (id int);\nDROP TABLE b;")
-        file = self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        self.write(folder, self.second, "\nCREATE TABLE b (id int);\nDROP TABLE b;")
+        file = self.write(folder, self.first, "CREATE TABLE a (id int);")
         scripts = engine.read_folder().scripts
-        assert [s.name for s in scripts] == ["20250101000000_a", "20250202000000_b"]
+        assert [s.name for s in scripts] == [self.first, self.second]
         lines = (scripts[1].sql).splitlines()
         assert [lines[s.line - 1] for s in scripts[1].statements] == [
             "CREATE TABLE b (id int);",
@@ -144,67 +147,65 @@ class EngineContract(ABC):
         assert scripts[0].sql == file.read_text()
 
     def test_earlier_name_than_an_applied_one_is_out_of_order(self, engine, folder, connection):
-        self.write(folder, "20250202000000_b", "CREATE TABLE b (id int);")
-        self.apply(engine, connection, "20250202000000_b")
-        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        self.write(folder, self.second, "CREATE TABLE b (id int);")
+        self.apply(engine, connection, self.second)
+        self.write(folder, self.first, "CREATE TABLE a (id int);")
         assert self.states(engine, connection) == {
-            "20250101000000_a": "out_of_order",
-            "20250202000000_b": "applied",
+            self.first: "out_of_order",
+            self.second: "applied",
         }
 
     def test_applied_migration_without_its_file_is_missing_locally(
         self, engine, folder, connection
     ):
-        file = self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
-        self.apply(engine, connection, "20250101000000_a")
+        file = self.write(folder, self.first, "CREATE TABLE a (id int);")
+        self.apply(engine, connection, self.first)
         shutil.rmtree(file.parent) if file.parent != folder else file.unlink()
         assert list(self.states(engine, connection).values()) == ["missing_locally"]
 
     # -- applying
 
     def test_applied_script_is_in_the_history_with_its_change(self, engine, folder, connection):
-        self.write(folder, "20250101000000_a", "CREATE TABLE a AS SELECT 1 AS id;")
-        outcome = self.apply(engine, connection, "20250101000000_a")
+        self.write(folder, self.first, "CREATE TABLE a AS SELECT 1 AS id;")
+        outcome = self.apply(engine, connection, self.first)
         assert [s.kind for s in outcome.landed] == ["CreateTableAs"]
         assert connection.execute("SELECT id FROM a").fetchone() == (1,)
-        assert self.states(engine, connection) == {"20250101000000_a": "applied"}
+        assert self.states(engine, connection) == {self.first: "applied"}
 
     def test_atomic_script_that_fails_half_way_leaves_nothing(self, engine, folder, connection):
-        self.write(
-            folder, "20250101000000_a", "CREATE TABLE a (id int);\nALTER TABLE no ADD x int;"
-        )
-        failure = self.fail(engine, connection, "20250101000000_a")
+        self.write(folder, self.first, "CREATE TABLE a (id int);\nALTER TABLE no ADD x int;")
+        failure = self.fail(engine, connection, self.first)
         assert failure.outcome.landed == []
         assert re.search(r'relation "no" does not exist|No such table: no', failure.reason)
         assert connection.execute("SELECT to_regclass('a')").fetchone() == (None,)
         expected = "failed" if self.keeps_failures else "pending"
-        assert self.states(engine, connection) == {"20250101000000_a": expected}
-        engine.mark_rolled_back(connection, "20250101000000_a")
-        assert self.states(engine, connection) == {"20250101000000_a": "pending"}
+        assert self.states(engine, connection) == {self.first: expected}
+        engine.mark_rolled_back(connection, self.first)
+        assert self.states(engine, connection) == {self.first: "pending"}
 
     def test_script_that_is_not_atomic_names_exactly_what_landed(self, engine, folder, connection):
         connection.execute("CREATE SCHEMA kept; CREATE TABLE kept.t AS SELECT 1 AS n")
         self.write(
-            folder, "20250101000000_a",
+            folder, self.first,
             "CREATE INDEX CONCURRENTLY t_n ON kept.t (n);", is_atomic=False,
         )  # fmt: skip
-        self.apply(engine, connection, "20250101000000_a")
+        self.apply(engine, connection, self.first)
         assert connection.execute("SELECT to_regclass('kept.t_n')").fetchone() != (None,)
-        assert self.states(engine, connection) == {"20250101000000_a": "applied"}
+        assert self.states(engine, connection) == {self.first: "applied"}
 
     def test_statement_cancelled_on_the_server_leaves_nothing(
         self, engine, folder, connection, dsn
     ):
-        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);\nSELECT pg_sleep(60);")
+        self.write(folder, self.first, "CREATE TABLE a (id int);\nSELECT pg_sleep(60);")
         with cancelling(dsn, "SELECT pg_sleep(60)%"):
-            failure = self.fail(engine, connection, "20250101000000_a")
+            failure = self.fail(engine, connection, self.first)
         assert failure.outcome.landed == []
         assert "canceling statement due to user request" in failure.reason
         assert connection.execute("SELECT to_regclass('a')").fetchone() == (None,)
 
     def test_lock_that_is_not_free_is_tried_again(self, engine, folder, connection, dsn):
         connection.execute("CREATE SCHEMA kept; CREATE TABLE kept.t (n int)")
-        self.write(folder, "20250101000000_a", "ALTER TABLE kept.t ADD COLUMN m int;")
+        self.write(folder, self.first, "ALTER TABLE kept.t ADD COLUMN m int;")
         with psycopg.connect(dsn) as other:
             other.execute("LOCK TABLE kept.t")
             pauses: list[float] = []
@@ -214,45 +215,45 @@ class EngineContract(ABC):
                     pauses.append(seconds)
                     other.commit()
 
-            self.apply(engine, connection, "20250101000000_a", sleep=sleep)
+            self.apply(engine, connection, self.first, sleep=sleep)
         assert len(pauses) == 1
-        assert self.states(engine, connection) == {"20250101000000_a": "applied"}
+        assert self.states(engine, connection) == {self.first: "applied"}
 
     def test_marked_applied_is_not_run_and_not_marked_twice(self, engine, folder, connection):
-        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        self.write(folder, self.first, "CREATE TABLE a (id int);")
         engine.ensure_history(connection)
         script = engine.read_folder().scripts[0]
         engine.mark_applied(connection, script)
         assert connection.execute("SELECT to_regclass('a')").fetchone() == (None,)
-        assert self.states(engine, connection) == {"20250101000000_a": "applied"}
+        assert self.states(engine, connection) == {self.first: "applied"}
         with pytest.raises(AdapterError, match="already applied"):
             engine.mark_applied(connection, script)
 
     # -- beside the real tool
 
     def test_tool_agrees_with_what_the_engine_wrote(self, engine, folder, connection, dsn):
-        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
-        self.apply(engine, connection, "20250101000000_a")
+        self.write(folder, self.first, "CREATE TABLE a (id int);")
+        self.apply(engine, connection, self.first)
         assert self.is_up_to_date(self.status(folder, dsn))
-        self.write(folder, "20250202000000_b", "CREATE TABLE b (id int);")
+        self.write(folder, self.second, "CREATE TABLE b (id int);")
         self.deploy(folder, dsn)
         assert self.states(engine, connection) == {
-            "20250101000000_a": "applied",
-            "20250202000000_b": "applied",
+            self.first: "applied",
+            self.second: "applied",
         }
 
     def test_engine_goes_on_after_the_tool(self, engine, folder, connection, dsn):
-        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        self.write(folder, self.first, "CREATE TABLE a (id int);")
         self.deploy(folder, dsn)
-        assert self.states(engine, connection) == {"20250101000000_a": "applied"}
-        self.write(folder, "20250202000000_b", "CREATE TABLE b (id int);")
-        self.apply(engine, connection, "20250202000000_b")
+        assert self.states(engine, connection) == {self.first: "applied"}
+        self.write(folder, self.second, "CREATE TABLE b (id int);")
+        self.apply(engine, connection, self.second)
         assert self.is_up_to_date(self.status(folder, dsn))
 
     def test_verdict_is_what_the_tool_says(self, engine, folder, connection, dsn):
-        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
-        self.apply(engine, connection, "20250101000000_a")
-        self.write(folder, "20250202000000_b", "CREATE TABLE b (id int);")
+        self.write(folder, self.first, "CREATE TABLE a (id int);")
+        self.apply(engine, connection, self.first)
+        self.write(folder, self.second, "CREATE TABLE b (id int);")
         rows = engine.read_history(connection)
         states = engine.compare(engine.read_folder().scripts, rows, is_locked=False)
         verdict = engine.tool_verdict(states)
@@ -267,9 +268,9 @@ class NativeContract(EngineContract):
     """What an engine keeps that sends the statements itself."""
 
     def test_notices_are_logged_with_file_and_line(self, engine, folder, connection):
-        self.write(folder, "20250101000000_a", "DO $$ BEGIN RAISE WARNING 'careful'; END $$;")
+        self.write(folder, self.first, "DO $$ BEGIN RAISE WARNING 'careful'; END $$;")
         said: list[str] = []
-        self.apply(engine, connection, "20250101000000_a", lambda text, _tone: said.append(text))
+        self.apply(engine, connection, self.first, lambda text, _tone: said.append(text))
         script = engine.read_folder().scripts[0]
         where = f"({script.file} line {script.statements[0].line})"
         assert said == [f"  WARNING 01000: careful {where}"]
@@ -279,7 +280,7 @@ class NativeContract(EngineContract):
             "CREATE SCHEMA kept; CREATE TABLE kept.t (n int); CREATE TABLE kept.u ()"
         )
         self.write(
-            folder, "20250101000000_a",
+            folder, self.first,
             "CREATE INDEX CONCURRENTLY t_n ON kept.t (n);\nALTER TABLE kept.u ADD COLUMN m int;",
             is_atomic=False,
         )  # fmt: skip
@@ -289,7 +290,7 @@ class NativeContract(EngineContract):
 
         with psycopg.connect(dsn) as other:
             other.execute("LOCK TABLE kept.u IN ROW EXCLUSIVE MODE")
-            failure = self.fail(engine, connection, "20250101000000_a", sleep=cancelled)
+            failure = self.fail(engine, connection, self.first, sleep=cancelled)
         assert [s.kind for s in failure.outcome.landed] == ["Index"]
 
 
@@ -305,14 +306,14 @@ class OwnToolContract(EngineContract):
         """Have the project pin that version of its tool."""
 
     def test_output_is_streamed_without_the_password(self, engine, folder, connection):
-        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        self.write(folder, self.first, "CREATE TABLE a (id int);")
         said: list[str] = []
-        self.apply(engine, connection, "20250101000000_a", lambda text, _tone: said.append(text))
-        assert any("20250101000000_a" in line for line in said)
+        self.apply(engine, connection, self.first, lambda text, _tone: said.append(text))
+        assert any(self.first in line for line in said)
         assert not any(PASSWORD in line for line in said)
 
     def test_cancel_ends_the_tool_and_its_sessions(self, engine, folder, connection):
-        self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);\nSELECT pg_sleep(60);")
+        self.write(folder, self.first, "CREATE TABLE a (id int);\nSELECT pg_sleep(60);")
         began = (
             "SELECT pid FROM pg_stat_activity WHERE query LIKE '%%pg_sleep(60)%%'"
             " AND datname = current_database() AND pid <> pg_backend_pid()"
@@ -322,7 +323,7 @@ class OwnToolContract(EngineContract):
             if connection.execute(began).fetchone():
                 raise Cancelled("")
 
-        failure = self.fail(engine, connection, "20250101000000_a", sleep=cancelled)
+        failure = self.fail(engine, connection, self.first, sleep=cancelled)
         assert (failure.reason, failure.outcome.landed) == ("cancelled", [])
         assert connection.execute(began).fetchone() is None
         assert connection.execute("SELECT to_regclass('a')").fetchone() == (None,)
@@ -330,21 +331,21 @@ class OwnToolContract(EngineContract):
     def test_extent_that_the_catalogue_does_not_show_is_unknown(self, engine, folder, connection):
         connection.execute("CREATE SCHEMA kept; CREATE TABLE kept.t AS SELECT 1 AS n")
         self.write(
-            folder, "20250101000000_a",
+            folder, self.first,
             "BEGIN;\nUPDATE kept.t SET n = 2;\nCOMMIT;\nALTER TABLE no ADD x int;",
             is_atomic=False,
         )  # fmt: skip
         with pytest.raises(ScriptUnknown, match=r"migration\.sql line 1: "):
-            self.apply(engine, connection, "20250101000000_a")
+            self.apply(engine, connection, self.first)
 
     def test_only_the_planned_script_is_applied_in_the_text_that_was_read(
         self, engine, folder, connection
     ):
-        file = self.write(folder, "20250101000000_a", "CREATE TABLE a (id int);")
+        file = self.write(folder, self.first, "CREATE TABLE a (id int);")
         engine.ensure_history(connection)
         script = engine.read_folder().scripts[0]
         file.write_text("CREATE TABLE changed (id int);\n")
-        self.write(folder, "20250202000000_b", "CREATE TABLE b (id int);")
+        self.write(folder, self.second, "CREATE TABLE b (id int);")
         engine.apply(connection, script, LIMITS, lambda *_: None, lambda _seconds: None)
         assert connection.execute(
             "SELECT to_regclass('a')::text, to_regclass('changed'), to_regclass('b')"
