@@ -26,5 +26,7 @@ class Migration(migrations.Migration):
             model_name="run",
             index=models.Index(fields=["target", "-id"], name="run_newest_of_target"),
         ),
+        # Which kinds there are is for the operations to say: a new one alters no table.
+        migrations.AlterField("run", "kind", models.CharField(max_length=16)),
         migrations.RunSQL(NAME_THE_TARGET, NAME_THE_ENVIRONMENT),
     ]

@@ -82,7 +82,7 @@ class Run(models.Model):
     """
 
     operation = models.CharField(max_length=32)
-    kind = models.CharField(max_length=16, choices=RunKind.choices)
+    kind = models.CharField(max_length=16)
     changes_target = models.BooleanField(default=False)
     excludes = models.CharField(max_length=32, blank=True)
     status = models.CharField(
@@ -159,7 +159,11 @@ class Run(models.Model):
         """What it does where; of an operation that this console no longer has, only its kind."""
         title = TITLES.get(self.operation)
         where = self.environment.name.lower()
-        return title(self, where) if title else f"{self.get_kind_display()} {where}"
+        return title(self, where) if title else f"{self.kind_label} {where}"
+
+    @property
+    def kind_label(self) -> str:
+        return str(RunKind(self.kind).label) if self.kind in RunKind else self.kind
 
     @property
     def applied(self) -> list[str]:
