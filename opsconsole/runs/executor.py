@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import psycopg
 from django.conf import settings
@@ -24,6 +26,7 @@ from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.lease import LeaseKeeper
 from opsconsole.runs.models import Run
 from opsconsole.runs.operation import Operation
+from opsconsole.runs.patience import Lease, patiently, surviving
 from opsconsole.runs.recorder import Recorder, redact
 from opsconsole.runs.registry import OPERATIONS, PERIODIC, STATE_READERS
 from opsconsole.runs.step import RunContext, Step
@@ -37,25 +40,31 @@ logger = logging.getLogger(__name__)
 
 def execute_run(run_id: int, worker_name: str) -> None:
     """Claim the run and execute it; a run that cannot be claimed is left alone."""
-    run = runs.claim_run(run_id, worker_name)
-    if run is None:
-        return
     try:
-        _execute(run)
+        run = _claim(run_id, worker_name)
+        if run:
+            lease = Lease()
+            with surviving(lease):
+                _execute(run, lease)
     except FencedOut as error:
-        logger.warning("run %s: %s", run.pk, error)
+        logger.warning("run %s: %s", run_id, error)
     finally:
         connections.close_all()
 
 
-def _execute(run: Run) -> None:
+def _claim(run_id: int, worker_name: str) -> Run | None:
+    token = uuid.uuid4()
+    return Lease().patiently(lambda: runs.claim_run(run_id, worker_name, token))
+
+
+def _execute(run: Run, lease: Lease) -> None:
     try:
         dsn = resolve_dsn(run.target)
     except (AdapterError, Refused) as error:
-        runs.finish_run(run, RunStatus.FAILED, f"Nothing was changed: {error}")
+        _end(run, RunStatus.FAILED, f"Nothing was changed: {error}")
         return
     operation = OPERATIONS[run.operation]
-    with Recorder(run, [dsn.password]) as recorder:
+    with Recorder(run, [dsn.password], lease) as recorder:
         asked, result = operation.read(run), operation.Result.read(run.result)
         context = RunContext(run, asked, result, dsn, recorder)
         status, summary = _with_lock(context, operation)
@@ -63,10 +72,18 @@ def _execute(run: Run) -> None:
         run.result = result.stored_over(run.result)
     # The terminal status is written only after the last line, and after what pages will show.
     if run.changes_target:
-        for read_state in STATE_READERS:
-            read_state(run)
-    runs.finish_run(run, status, recorder.redact(summary))
+        _read_state(run)
+    _end(run, status, recorder.redact(summary))
     tell_state_changed(run)
+
+
+def _read_state(run: Run) -> None:
+    for read_state in STATE_READERS:
+        patiently(partial(read_state, run))
+
+
+def _end(run: Run, status: RunStatus, summary: str) -> None:
+    patiently(lambda: runs.finish_run(run, status, summary))
 
 
 def tell_state_changed(run: Run) -> None:
@@ -176,7 +193,7 @@ def _run_step(context: RunContext, step: Step) -> None:
     try:
         summary = step.run(context)
         context.run.result = context.result.stored_over(context.run.result)
-        runs.save_result(context.run)
+        patiently(lambda: runs.save_result(context.run))
     except NeedsAttention as error:
         recorder.end_step(StepStatus.UNKNOWN, str(error))
         raise

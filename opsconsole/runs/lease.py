@@ -17,6 +17,7 @@ from opsconsole.targets.server import TargetLock
 if TYPE_CHECKING:
     from opsconsole.runs.step import RunContext
 
+RETRY_SECONDS = 0.1
 # Set when this worker is asked to end: its runs then take the cancel path.
 worker_is_ending = threading.Event()
 
@@ -31,6 +32,8 @@ class LeaseKeeper:
     def __init__(self, context: RunContext, lock: TargetLock | None) -> None:
         self._context = context
         self._lock = lock
+        self._lease = context.recorder.lease
+        self._renew_at = time.monotonic() + settings.LEASE_RENEW_SECONDS
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
         self._told_to_stop = False
@@ -44,27 +47,38 @@ class LeaseKeeper:
         self._thread.join(timeout=10)
 
     def _run(self) -> None:
-        renewed = time.monotonic()
+        poll = pause = settings.CANCEL_POLL_SECONDS
         try:
-            while not self._done.wait(settings.CANCEL_POLL_SECONDS):
-                try:
-                    if time.monotonic() - renewed >= settings.LEASE_RENEW_SECONDS:
-                        status = runs.renew_lease(self._context.run)
-                        renewed = time.monotonic()
-                        if self._lock:
-                            self._lock.check()
-                    else:
-                        status = runs.current_status(self._context.run)
-                    self._hear(status)
-                except DatabaseError:
-                    connections.close_all()
-                    if time.monotonic() - renewed > settings.LEASE_SECONDS:
-                        raise FencedOut("the console's database is away") from None
+            while not self._done.wait(pause):
+                pause = poll if self._look() else min(poll, RETRY_SECONDS)
         except (FencedOut, AdapterError) as error:
             if not self._done.is_set():
                 self._context.fence(str(error))
         finally:
             connections.close_all()
+
+    def _look(self) -> bool:
+        """Ask once, and act on it; False when the console's database did not answer."""
+        try:
+            self._hear(self._ask())
+        except DatabaseError:
+            connections.close_all()
+            if self._lease.is_over:
+                raise FencedOut("the console's database is away") from None
+            return False
+        return True
+
+    def _ask(self) -> RunStatus:
+        """Renew the lease where it is time to; the status either way."""
+        asked_at = time.monotonic()
+        if asked_at < self._renew_at:
+            return runs.current_status(self._context.run)
+        status = runs.renew_lease(self._context.run)
+        self._lease.renewed(asked_at)
+        self._renew_at = asked_at + settings.LEASE_RENEW_SECONDS
+        if self._lock:
+            self._lock.check()
+        return status
 
     def _hear(self, status: RunStatus) -> None:
         if worker_is_ending.is_set() and status == RunStatus.RUNNING:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from django.conf import settings
 from django.db import DatabaseError, connections, transaction
@@ -12,13 +14,17 @@ from django.db.models.functions import Now
 
 from opsconsole.exceptions import FencedOut
 from opsconsole.formats import size
+from opsconsole.runs.backlog import Backlog, Line
 from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.models import LogChunk, Run, Step
+from opsconsole.runs.patience import Lease
 
+logger = logging.getLogger(__name__)
 MAX_LINES = 500
 MAX_BYTES = 64 * 1024
 MAX_LINE_BYTES = 16 * 1024
 REDACTED = "•••"
+RETRY_SECONDS = 0.1
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
@@ -39,25 +45,31 @@ def clean_line(text: str) -> str:
 
 
 class Recorder:
-    """Buffers log lines and writes them every 250 ms, 500 lines or 64 KiB.
+    """Keeps log lines and stores them every 250 ms, 500 lines or 64 KiB, by a thread of its own.
 
-    Use as a context manager: leaving it writes what is left. `fenced` becomes true when the
-    run's claim is gone; nothing is written from then on.
+    Use as a context manager: leaving it stores what is left. Lines wait while the console's
+    database is away; whoever logs does not, but ending a step and leaving do, as long as the
+    lease lasts. `fenced` becomes true when the run's claim is gone; nothing is written from then on.
     """
 
-    def __init__(self, run: Run, secrets: Iterable[str] = ()) -> None:
+    def __init__(self, run: Run, secrets: Iterable[str] = (), lease: Lease | None = None) -> None:
         self.run = run
+        self.lease = lease or Lease()
         self.fenced = False
         # Replaced, never changed: threads that redact go through the one they found.
         self._secrets = frozenset(secrets)
-        self._lines: list[tuple[float, str, str]] = []
-        self._bytes = 0
+        self._backlog = Backlog(
+            Path(settings.LOG_SPILL_FOLDER), settings.LOG_MEMORY_BYTES, settings.LOG_SPILL_BYTES
+        )
+        # What is being stored: kept as it is until it is known to be.
+        self._batch: list[Line] = []
         self._guard = threading.Lock()
         self._writing = threading.Lock()
         self._closed = threading.Event()
+        self._full = threading.Event()
         self._step: Step | None = None
         self._progress: tuple[float, float | None, str] | None = None
-        self._thread = threading.Thread(target=self._flush_regularly, daemon=True)
+        self._thread = threading.Thread(target=self._store_regularly, daemon=True)
 
     def __enter__(self) -> Recorder:
         self._thread.start()
@@ -65,9 +77,13 @@ class Recorder:
 
     def __exit__(self, *_error: object) -> None:
         self._closed.set()
+        self._full.set()
         self._thread.join(timeout=10)
-        if not self.fenced:
-            self.flush()
+        try:
+            if not self.fenced:
+                self.flush()
+        finally:
+            self._end()
 
     def hide(self, secret: str) -> None:
         """Keep another secret out of whatever is recorded from now on, by any thread."""
@@ -82,28 +98,27 @@ class Recorder:
         redaction sees the whole text before it is split into lines."""
         now = time.time()
         for line in self.redact(text).splitlines() or [""]:
-            cleaned = clean_line(line)
-            with self._guard:
-                self._lines.append((now, tone, cleaned))
-                self._bytes += len(cleaned)
-                is_full = len(self._lines) >= MAX_LINES or self._bytes >= MAX_BYTES
-            if is_full:
-                self.flush()
+            self._backlog.add((now, tone, clean_line(line)))
+        if self._backlog.holds(MAX_LINES, MAX_BYTES):
+            self._full.set()
 
     def flush(self) -> None:
-        """Write the buffered lines. Raises FencedOut when the claim is gone."""
-        with self._writing:
-            with self._guard:
-                lines, self._lines, self._bytes = self._lines, [], 0
-                progress, self._progress = self._progress, None
-            if progress and self._step:
-                Step.objects.filter(pk=self._step.pk).update(
-                    progress=progress[0], eta_seconds=progress[1], summary=progress[2]
-                )
-            if lines:
-                self._write(lines)
+        """Store the lines that wait. Raises FencedOut when the claim is gone or the lease over."""
+        while self.lease.patiently(self._store_next):
+            pass
 
-    def _write(self, lines: list[tuple[float, str, str]]) -> None:
+    def _store_next(self) -> bool:
+        """Store the progress and the first lines; returns whether there were any."""
+        with self._writing:
+            self._store_progress()
+            self._batch = self._batch or self._backlog.take(MAX_LINES, MAX_BYTES)
+            if not self._batch:
+                return False
+            self._store(self._batch)
+            self._batch = []
+            return True
+
+    def _store(self, lines: list[Line]) -> None:
         first = self.run.log_seq + 1
         last = self.run.log_seq + len(lines)
         with transaction.atomic():
@@ -113,54 +128,110 @@ class Recorder:
                 status__in=[*RunStatus.claimed(), RunStatus.LOST],
                 log_seq=self.run.log_seq,
             ).update(log_seq=last)
-            if not held:
-                self.fenced = True
-                raise FencedOut(f"run {self.run.pk}: the claim is gone, nothing more is written")
-            LogChunk.objects.create(run=self.run, first_seq=first, last_seq=last, lines=lines)
+            if held:
+                LogChunk.objects.create(run=self.run, first_seq=first, last_seq=last, lines=lines)
+        if not held and not self._is_stored(first, last, lines):
+            self._fence()
         self.run.log_seq = last
+
+    def _is_stored(self, first: int, last: int, lines: list[Line]) -> bool:
+        """Whether an earlier try stored them, and only its acknowledgement was lost."""
+        holds = Run.objects.filter(
+            pk=self.run.pk, claim_token=self.run.claim_token, log_seq=last
+        ).exists()
+        chunk = LogChunk.objects.filter(run=self.run, first_seq=first).first()
+        return holds and chunk is not None and chunk.lines == [list(line) for line in lines]
+
+    def _fence(self) -> None:
+        self.fenced = True
+        raise FencedOut(f"run {self.run.pk}: the claim is gone, nothing more is written")
 
     def progress(self, percent: float, eta_seconds: float | None, detail: str) -> None:
         """How far the step is; `detail` stands where its summary will."""
         with self._guard:
             self._progress = (round(percent, 1), eta_seconds, self.redact(detail))
 
+    def _store_progress(self) -> None:
+        progress, step = self._progress, self._step
+        if progress and step:
+            self._change(step, progress=progress[0], eta_seconds=progress[1], summary=progress[2])
+        with self._guard:
+            if self._progress is progress:
+                self._progress = None
+
     def plan_steps(self, names: list[str]) -> None:
         """Write the steps to come, so that the page can show them."""
-        start = Step.objects.filter(run=self.run).count()
-        Step.objects.bulk_create(
+        start = self.lease.patiently(Step.objects.filter(run=self.run).count)
+        steps = [
             Step(run=self.run, position=start + index, name=name)
             for index, name in enumerate(names)
-        )
+        ]
+        self.lease.patiently(lambda: self._add(steps))
+
+    def _add(self, steps: list[Step]) -> None:
+        with transaction.atomic():
+            own = Run.objects.filter(pk=self.run.pk, claim_token=self.run.claim_token)
+            if not own.select_for_update().exists():
+                self._fence()
+            # Those that are there are ours: their places were free under this claim.
+            Step.objects.bulk_create(steps, ignore_conflicts=True)
 
     def begin_step(self, name: str) -> None:
-        step = Step.objects.filter(run=self.run, name=name, status=StepStatus.PENDING).first()
+        pending = Step.objects.filter(run=self.run, name=name, status=StepStatus.PENDING)
+        step = self.lease.patiently(pending.first)
         assert step is not None
-        Step.objects.filter(pk=step.pk).update(status=StepStatus.RUNNING, started_at=Now())
+        self.lease.patiently(
+            lambda: self._change(step, status=StepStatus.RUNNING, started_at=Now())
+        )
         self._step = step
 
     def end_step(self, status: StepStatus, summary: str) -> None:
-        if self._step:
+        step, self._step = self._step, None
+        if step:
             self.flush()
-            Step.objects.filter(pk=self._step.pk).update(
-                status=status, summary=self.redact(summary), finished_at=Now(), eta_seconds=None,
+            self.lease.patiently(lambda: self._end_step(step, status, self.redact(summary)))
+
+    def _end_step(self, step: Step, status: StepStatus, summary: str) -> None:
+        # Not while the other thread still writes how far it is.
+        with self._writing:
+            self._change(
+                step, status=status, summary=summary, finished_at=Now(), eta_seconds=None,
                 progress=100 if status == StepStatus.SUCCEEDED else None,
             )  # fmt: skip
-        self._step = None
+
+    def _change(self, step: Step, **fields: object) -> None:
+        """One UPDATE of the step while the claim holds, the same however often it is done."""
+        own = Step.objects.filter(pk=step.pk, run__claim_token=self.run.claim_token)
+        if not own.update(**fields):
+            self._fence()
 
     def skip_pending(self) -> None:
-        Step.objects.filter(run=self.run, status=StepStatus.PENDING).update(
-            status=StepStatus.SKIPPED
+        pending = Step.objects.filter(
+            run=self.run, run__claim_token=self.run.claim_token, status=StepStatus.PENDING
         )
+        self.lease.patiently(lambda: pending.update(status=StepStatus.SKIPPED))
 
-    def _flush_regularly(self) -> None:
+    def _store_regularly(self) -> None:
         try:
-            while not self._closed.wait(settings.LOG_FLUSH_SECONDS):
-                try:
-                    self.flush()
-                except FencedOut:
-                    return
-                except DatabaseError:
-                    # The lease keeper decides how long the console's database may be away.
-                    continue
+            while not self._closed.is_set():
+                self._full.wait(settings.LOG_FLUSH_SECONDS)
+                self._full.clear()
+                self._store_all()
+        except FencedOut:
+            return
         finally:
             connections.close_all()
+
+    def _store_all(self) -> None:
+        try:
+            while self._store_next():
+                pass
+        except DatabaseError:
+            # The lease keeper decides how long the console's database may be away.
+            connections.close_all()
+            self._closed.wait(RETRY_SECONDS)
+
+    def _end(self) -> None:
+        if left := len(self._batch) + len(self._backlog):
+            logger.warning("run %s: %d lines of its log could not be stored", self.run.pk, left)
+        self._backlog.close()

@@ -172,17 +172,19 @@ def dispatch(run_id: int) -> bool:
     return True
 
 
-def claim_run(run_id: int, worker_name: str) -> Run | None:
+def claim_run(run_id: int, worker_name: str, token: uuid.UUID | None = None) -> Run | None:
     """Claim a queued run for this worker, in one transaction without network.
 
-    Judges again the gates that were judged at the request. Returns None for a duplicate delivery
-    or a refused claim (audited), and for a run that a gate keeps waiting: that one stays queued,
-    and the sweeper sends it again.
+    The same token again finds the claim that it made before. Judges again the gates that were
+    judged at the request. Returns None for a duplicate delivery or a refused claim (audited), and
+    for a run that a gate keeps waiting: that one stays queued, and the sweeper sends it again.
     """
     with transaction.atomic():
         run = Run.objects.select_for_update(of=("self",)).select_related(
             "environment__application", "target__environment__application", "plan", "requested_by"
         ).get(pk=run_id)  # fmt: skip
+        if token and run.claim_token == token:
+            return run
         if run.status != RunStatus.QUEUED:
             audit.record(
                 events.DUPLICATE_DELIVERY,
@@ -201,11 +203,10 @@ def claim_run(run_id: int, worker_name: str) -> Run | None:
             audit.record(events.RUN_REFUSED, actor=None, run=run, reason=refusal,
                          outcome=AuditEvent.Outcome.DENIED)  # fmt: skip
             return None
-        token = uuid.uuid4()
         _change(
             run,
             RunStatus.RUNNING,
-            claim_token=token,
+            claim_token=token or uuid.uuid4(),
             worker_name=worker_name,
             started_at=Now(),
             lease_expires_at=in_seconds(settings.LEASE_SECONDS),
@@ -289,12 +290,17 @@ def save_result(run: Run) -> None:
 
 
 def finish_run(run: Run, status: RunStatus, summary: str) -> None:
-    """End a claimed or lost run with its result; its audit row and its way back go with it."""
+    """End a claimed or lost run with its result; its audit row and its way back go with it.
+
+    Does nothing where it did all of this before, and only its acknowledgement was lost.
+    """
     with transaction.atomic():
         fresh = Run.objects.select_for_update().get(pk=run.pk)
         if fresh.claim_token != run.claim_token:
             raise FencedOut(f"run {run.pk} is claimed by somebody else")
         run.status = fresh.status
+        if (fresh.status, fresh.summary) == (status, summary):
+            return
         _change(run, status, summary=summary, result=run.result, finished_at=Now(),
                 lease_expires_at=None)  # fmt: skip
         _end_open_steps(run, status)

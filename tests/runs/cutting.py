@@ -1,0 +1,103 @@
+"""Cut the console's connections to its own database, at the moment that a test names."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from django.db import connection
+
+from tests.conftest import superuser
+
+SLEEP = "PERFORM pg_sleep(60)"
+DEFERRED = "CREATE CONSTRAINT TRIGGER held_once AFTER {} DEFERRABLE INITIALLY DEFERRED"
+# What holds the first write of a table, and what its session then waits for. A commit that waits
+# for a standby is done: only its acknowledgement is held back.
+POINTS = {
+    "while it is written": ("CREATE TRIGGER held_once BEFORE {}", SLEEP, "PgSleep"),
+    "before it is committed": (DEFERRED, SLEEP, "PgSleep"),
+    "after it was committed": (
+        DEFERRED, "PERFORM set_config('synchronous_commit', 'on', true)", "SyncRep",
+    ),
+}  # fmt: skip
+HELD = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s AND wait_event = %s"
+
+
+def cut_all(other: psycopg.Connection | None = None) -> None:
+    """End every session that the console has in its own database."""
+    with superuser() as fresh:
+        (other or fresh).execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = %s AND application_name = 'opsconsole'",
+            [connection.settings_dict["NAME"]],
+        )
+
+
+@contextmanager
+def cutting(every: float) -> Iterator[None]:
+    """Cut all of them again and again, so many seconds apart."""
+    done = threading.Event()
+
+    def cut() -> None:
+        with superuser() as other:
+            while not done.wait(every):
+                cut_all(other)
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
+def cut_once(table: str, event: str, point: str) -> Iterator[None]:
+    """Cut the session that does the first such write (`INSERT`, `UPDATE`) of a table, at a point."""
+    trigger, act, waits_for = POINTS[point]
+    database = connection.settings_dict["NAME"]
+    with superuser(database) as other:
+        other.execute("CREATE SEQUENCE held_once_seq")
+        other.execute("GRANT USAGE ON held_once_seq TO PUBLIC")
+        other.execute(
+            "CREATE FUNCTION held_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            f" IF nextval('held_once_seq') = 1 THEN {act}; END IF; RETURN NEW; END $$"
+        )
+        when = f"{event} ON {table}"
+        other.execute(f"{trigger.format(when)} FOR EACH ROW EXECUTE FUNCTION held_once()")
+        if waits_for == "SyncRep":
+            _let_commits_wait(other, "nobody")
+        cutter = _Cutter(database, waits_for)
+        cutter.start()
+        try:
+            yield
+        finally:
+            cutter.join()
+            _let_commits_wait(other, "")
+            other.execute("DROP FUNCTION held_once CASCADE")
+            other.execute("DROP SEQUENCE held_once_seq")
+    assert cutter.has_cut, f"no write of {table} was held {point}"
+
+
+class _Cutter(threading.Thread):
+    def __init__(self, database: str, waits_for: str) -> None:
+        super().__init__()
+        self._held = [database, waits_for]
+        self.has_cut = False
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 20
+        with superuser() as other:
+            while not self.has_cut and time.monotonic() < deadline:
+                self.has_cut = other.execute(HELD, self._held).fetchone() != (0,)
+                time.sleep(0.01)
+
+
+def _let_commits_wait(other: psycopg.Connection, standby: str) -> None:
+    other.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{standby}'")
+    other.execute("SELECT pg_reload_conf()")
+    time.sleep(0.3)

@@ -1,0 +1,262 @@
+"""A run survives that its connections to the console's database are cut, whatever they write."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable
+
+import pytest
+from django.db import connection
+
+from backups_app.parameters import BackupParameters
+from opsconsole.events.models import AuditEvent
+from opsconsole.exceptions import FencedOut
+from opsconsole.runs import executor
+from opsconsole.runs import services as runs
+from opsconsole.runs.choices import RunStatus, StepStatus
+from opsconsole.runs.lease import LeaseKeeper
+from opsconsole.runs.models import LogChunk, Run
+from opsconsole.runs.patience import Lease, patiently, surviving
+from opsconsole.runs.recorder import Recorder
+from opsconsole.runs.step import RunContext
+from tests.conftest import log_of, superuser
+from tests.runs.cutting import POINTS, cut_all, cut_once, cutting
+
+each_point = pytest.mark.parametrize("point", list(POINTS))
+
+
+@pytest.fixture(autouse=True)
+def _as_long_as_it_takes(settings) -> None:
+    settings.LEASE_SECONDS = 30
+
+
+@pytest.fixture
+def queued(transactional_db, environment, operator) -> Run:
+    return runs.request_run(
+        actor=operator, parameters=BackupParameters(), environment=environment,
+        idempotency_key=uuid.uuid4().hex,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def run(queued) -> Run:
+    claimed = runs.claim_run(queued.pk, "w")
+    assert claimed is not None
+    return claimed
+
+
+@pytest.fixture
+def chunks_locked() -> Callable:
+    """`chunks_locked()` is a session that keeps everybody from the log until it is closed."""
+
+    def lock():
+        session = superuser(connection.settings_dict["NAME"])
+        session.execute("BEGIN")
+        session.execute("LOCK TABLE opsconsole_logchunk")
+        return session
+
+    return lock
+
+
+def numbers(run: Run) -> list[int]:
+    return [line.number for line in run.log_chunks.read_lines()]
+
+
+@each_point
+def test_line_whose_write_is_cut_is_stored_once(run, point):
+    recorder = Recorder(run)
+    recorder.log("one")
+    with cut_once("opsconsole_logchunk", "INSERT", point):
+        recorder.flush()
+    recorder.log("two")
+    recorder.flush()
+    assert log_of(run) == "one\ntwo"
+    assert numbers(run) == [1, 2]
+
+
+def test_line_after_a_cut_is_stored(run):
+    recorder = Recorder(run)
+    recorder.log("one")
+    recorder.flush()
+    cut_all()
+    recorder.log("two")
+    recorder.flush()
+    assert log_of(run) == "one\ntwo"
+
+
+def test_lines_that_were_stored_by_another_claim_are_fencing(run):
+    recorder = Recorder(run)
+    recorder.log("one")
+    Run.objects.filter(pk=run.pk).update(log_seq=1, claim_token=uuid.uuid4())
+    chunk = LogChunk.objects.create(run=run, first_seq=1, last_seq=1, lines=[[0, "", "another"]])
+    with pytest.raises(FencedOut):
+        recorder.flush()
+    assert list(LogChunk.objects.all()) == [chunk]
+
+
+def test_no_line_is_lost_while_connections_are_cut_again_and_again(run, settings):
+    settings.LOG_FLUSH_SECONDS = 0.01
+    with cutting(0.05), Recorder(run) as recorder:
+        for number in range(1, 1001):
+            recorder.log(f"line {number}")
+            time.sleep(0.002)
+    connection.close()
+    assert log_of(run).splitlines() == [f"line {number}" for number in range(1, 1001)]
+    assert numbers(run) == list(range(1, 1001))
+
+
+def test_who_logs_does_not_wait_for_the_database(run, chunks_locked):
+    with Recorder(run) as recorder:
+        with chunks_locked():
+            began = time.monotonic()
+            for number in range(3000):
+                recorder.log(f"line {number}")
+            assert time.monotonic() - began < 1
+    assert numbers(run) == list(range(1, 3001))
+
+
+def files_of_worker() -> list[tuple[str, int]]:
+    """The files without a name that this process has open, with their modes."""
+    names = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    links = [(os.readlink(name), name) for name in names if os.path.exists(name)]
+    return [(link, os.stat(name).st_mode & 0o777) for link, name in links if "(deleted)" in link]
+
+
+def test_lines_beyond_the_memory_wait_in_a_private_file_and_keep_their_order(
+    run, settings, tmp_path, chunks_locked
+):
+    settings.LOG_MEMORY_BYTES, settings.LOG_SPILL_FOLDER = 2000, tmp_path / "spill"
+    with Recorder(run, ["hunter2"]) as recorder:
+        for _round in range(2):
+            with chunks_locked():
+                for number in range(5000):
+                    recorder.log(f"line {number} of hunter2 – “ünïcode” \\ \r")
+                found = [each for each in files_of_worker() if str(tmp_path) in each[0]]
+                assert [mode for _name, mode in found] == [0o600]
+            recorder.flush()
+    assert list((tmp_path / "spill").iterdir()) == []
+    assert [each for each in files_of_worker() if str(tmp_path) in each[0]] == []
+    once = [f"line {number} of ••• – “ünïcode” \\ " for number in range(5000)]
+    assert log_of(run).splitlines() == once * 2
+
+
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_log_says_where_lines_were_dropped_and_how_many(
+    run, settings, tmp_path, chunks_locked, has_folder
+):
+    (tmp_path / "file").write_text("")
+    settings.LOG_SPILL_FOLDER = tmp_path if has_folder else tmp_path / "file"
+    settings.LOG_MEMORY_BYTES, settings.LOG_SPILL_BYTES = 5000, 5000
+    with Recorder(run) as recorder:
+        with chunks_locked():
+            for number in range(1000):
+                recorder.log(f"line {number}")
+        recorder.flush()
+        recorder.log("after")
+    *kept, told, after = log_of(run).splitlines()
+    assert kept == [f"line {number}" for number in range(len(kept))]
+    assert 40 < len(kept) < 1000
+    assert told == (
+        f"{1000 - len(kept)} lines were dropped here: the console's database was away or too "
+        "slow, and the worker could set aside no more"
+    )
+    assert after == "after"
+
+
+@each_point
+def test_steps_survive_a_cut(run, point):
+    recorder = Recorder(run)
+    with cut_once("opsconsole_step", "INSERT", point):
+        recorder.plan_steps(["backup", "prove"])
+    with cut_once("opsconsole_step", "UPDATE", point):
+        recorder.begin_step("backup")
+    with cut_once("opsconsole_step", "UPDATE", point):
+        recorder.end_step(StepStatus.FAILED, "no space")
+    with cut_once("opsconsole_step", "UPDATE", point):
+        recorder.skip_pending()
+    assert list(run.steps.values_list("name", "status", "summary")) == [
+        ("backup", StepStatus.FAILED, "no space"),
+        ("prove", StepStatus.SKIPPED, ""),
+    ]
+
+
+def test_step_of_a_lost_claim_is_left_alone(run):
+    recorder = Recorder(run)
+    recorder.plan_steps(["backup"])
+    recorder.begin_step("backup")
+    Run.objects.filter(pk=run.pk).update(claim_token=uuid.uuid4())
+    with pytest.raises(FencedOut):
+        recorder.end_step(StepStatus.SUCCEEDED, "")
+    assert run.steps.get().status == StepStatus.RUNNING
+
+
+def events_of(run: Run) -> list[str]:
+    found = AuditEvent.objects.filter(run=run).order_by("pk")
+    return list(found.values_list("action", flat=True))
+
+
+@pytest.mark.parametrize("table", ["run", "auditevent"])
+@each_point
+def test_run_ends_once_when_its_end_is_cut(run, point, table):
+    event = "INSERT" if table == "auditevent" else "UPDATE"
+    run.result = {"ways": []}
+    with surviving(Lease()):
+        with cut_once(f"opsconsole_{table}", event, point):
+            executor._end(run, RunStatus.SUCCEEDED, "Done.")
+    run.refresh_from_db()
+    assert (run.status, run.summary, run.result) == (RunStatus.SUCCEEDED, "Done.", {"ways": []})
+    assert events_of(run) == ["run.requested", "run.started", "run.ended"]
+
+
+@each_point
+def test_result_survives_a_cut(run, point):
+    run.result = {"ways": []}
+    with surviving(Lease()), cut_once("opsconsole_run", "UPDATE", point):
+        patiently(lambda: runs.save_result(run))
+    run.refresh_from_db()
+    assert run.result == {"ways": []}
+
+
+@each_point
+def test_claim_that_is_cut_is_the_worker_s_own(queued, point):
+    with cut_once("opsconsole_run", "UPDATE", point):
+        claimed = executor._claim(queued.pk, "w")
+    assert claimed is not None
+    queued.refresh_from_db()
+    assert (claimed.claim_token, claimed.status) == (queued.claim_token, RunStatus.RUNNING)
+    assert events_of(queued) == ["run.requested", "run.started"]
+
+
+def test_read_survives_a_cut(run):
+    with surviving(Lease()):
+        cut_all()
+        assert Run.objects.get(pk=run.pk) == run
+
+
+def test_worker_is_fenced_once_the_database_was_away_for_a_lease(transactional_db, settings):
+    settings.LEASE_SECONDS = 0.5
+
+    def cut_itself() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    began = time.monotonic()
+    with pytest.raises(FencedOut, match="database is away"):
+        Lease().patiently(cut_itself)
+    assert 0.5 < time.monotonic() - began < 3
+
+
+def test_cut_costs_the_lease_keeper_a_try_and_no_renewal(run, settings):
+    settings.CANCEL_POLL_SECONDS, settings.LEASE_RENEW_SECONDS = 1, 0
+    context = RunContext(run, None, None, None, Recorder(run))
+    with LeaseKeeper(context, None):
+        time.sleep(1.2)
+        cut_all()
+        connection.close()
+        before = Run.objects.get(pk=run.pk).lease_expires_at
+        # The next try fails, after 2 s; the one after that would be due after 3 s.
+        time.sleep(1.3)
+        assert Run.objects.get(pk=run.pk).lease_expires_at > before
+    context.check()
