@@ -22,6 +22,7 @@ from opsconsole.environments import secrets
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.formats import size
 from opsconsole.runs.models import Run
+from opsconsole.runs.patience import patiently, surviving
 from opsconsole.runs.step import RunContext
 
 MANIFEST = ".json"
@@ -66,21 +67,26 @@ def reader(context: RunContext, backup: Backup) -> Callable[[Writer], None]:
     """
 
     def read_into(taker: Writer) -> None:
-        copy = _whole_copy(context, backup)
-        try:
-            read_archive(
-                _bytes_of(copy),
-                backup.form,
-                taker,
-                sha256=backup.sha256,
-                identities=secrets.backup_identities() if backup.form.recipients else (),
-            )
-        except ArchiveCorrupt as error:
-            _mark(copy, CopyState.CORRUPT, str(error))
-            raise
-        _mark(copy, CopyState.STORED)
+        # On a thread of its own where the archive is unpacked meanwhile.
+        with surviving(context.recorder.lease):
+            _read_whole(_whole_copy(context, backup), backup, taker)
 
     return read_into
+
+
+def _read_whole(copy: BackupCopy, backup: Backup, taker: Writer) -> None:
+    try:
+        read_archive(
+            _bytes_of(copy),
+            backup.form,
+            taker,
+            sha256=backup.sha256,
+            identities=secrets.backup_identities() if backup.form.recipients else (),
+        )
+    except ArchiveCorrupt as error:
+        _mark(copy, CopyState.CORRUPT, str(error))
+        raise
+    _mark(copy, CopyState.STORED)
 
 
 def _whole_copy(context: RunContext, backup: Backup) -> BackupCopy:
@@ -147,9 +153,13 @@ def _mark(copy: BackupCopy, state: CopyState, problem: str = "") -> None:
     """Record what was found, in the database and in `copy`. One being deleted stays that."""
     copy.state, copy.problem = state, problem[:500]
     looked = {} if state == CopyState.UNREACHABLE else {"checked_at": Now()}
-    BackupCopy.objects.filter(pk=copy.pk).exclude(state__in=CopyState.going()).update(
-        state=state, problem=copy.problem, **looked
-    )
+    kept = BackupCopy.objects.filter(pk=copy.pk).exclude(state__in=CopyState.going())
+    patiently(lambda: kept.update(state=state, problem=copy.problem, **looked))
+
+
+def _set(copy: BackupCopy, state: CopyState, **fields: object) -> None:
+    row = BackupCopy.objects.filter(pk=copy.pk)
+    patiently(lambda: row.update(state=state, **fields))
 
 
 def copy_to(context: RunContext, backup: Backup, storage: Storage) -> None:
@@ -157,8 +167,8 @@ def copy_to(context: RunContext, backup: Backup, storage: Storage) -> None:
 
     Raises AdapterError; nothing is then left there, and the copy's row says what happened.
     """
-    copy, _made = BackupCopy.objects.get_or_create(backup=backup, storage=storage)
-    BackupCopy.objects.filter(pk=copy.pk).update(state=CopyState.COPYING, problem="")
+    copy = _copy_in(backup, storage)
+    _set(copy, CopyState.COPYING, problem="")
     others = [one for one in _candidates(backup) if one.pk != copy.pk]
     source = store_of(_first_whole(context, backup, others).storage)
     destination = store_of(storage)
@@ -175,15 +185,19 @@ def copy_to(context: RunContext, backup: Backup, storage: Storage) -> None:
     except BaseException as error:
         with suppress(AdapterError):
             delete_objects(destination, backup.key)
-        BackupCopy.objects.filter(pk=copy.pk).update(
-            state=CopyState.FAILED, problem=str(error)[:500]
-        )
+        _set(copy, CopyState.FAILED, problem=str(error)[:500])
         raise
-    BackupCopy.objects.filter(pk=copy.pk).update(state=CopyState.STORED, stored_at=Now())
+    _set(copy, CopyState.STORED, stored_at=Now())
     copy.refresh_from_db()
     if problem := check_copy(copy):
         raise AdapterError(problem)
     context.log(f"backup: copied to {storage}, read back, checksum equal", "ok")
+
+
+def _copy_in(backup: Backup, storage: Storage) -> BackupCopy:
+    rows = BackupCopy.objects
+    copy, _made = patiently(lambda: rows.get_or_create(backup=backup, storage=storage))
+    return copy
 
 
 def _copy_small(source: Store, destination: Store, key: str) -> None:

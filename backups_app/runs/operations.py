@@ -349,6 +349,7 @@ def settle_server(run: Run) -> list[ReplacedDatabase]:
         for replaced in ReplacedDatabase.objects.filter(run=run):
             with suppress(psycopg.errors.InvalidCatalogName):
                 if swapping.reconcile_swap(connection, replaced):
+                    swapping.record_exchange(replaced)
                     happened.append(replaced)
         server.drop_database(connection, building.built_name(dsn.database, run.pk))
         if not run.target.scratch_dsn_encrypted:

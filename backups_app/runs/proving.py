@@ -16,6 +16,7 @@ from backups_app.models.backup import CopyState
 from backups_app.runs import building
 from opsconsole.exceptions import StepFailed
 from opsconsole.formats import counted
+from opsconsole.runs.patience import patiently
 from opsconsole.runs.step import RunContext
 from opsconsole.targets import content
 from opsconsole.targets.dsn import Dsn
@@ -54,15 +55,15 @@ def _record(backup: Backup, level: ProofLevel) -> None:
     backup.proven_at, backup.proof_problem = timezone.now(), ""
     backup.manifest["proof"] = ProofLevel(backup.proof).name.lower()
     backup.manifest["proven_at"] = backup.proven_at.isoformat()
-    backup.save(update_fields=["proof", "proven_at", "proof_problem", "restore_seconds",
-                               "manifest"])  # fmt: skip
+    fields = ["proof", "proven_at", "proof_problem", "restore_seconds", "manifest"]
+    patiently(lambda: backup.save(update_fields=fields))
     copies.rewrite_manifests(backup)
 
 
 def _record_failure(backup: Backup, problem: str) -> None:
     backup.proof, backup.proof_problem = ProofLevel.NONE, problem[:500]
     backup.manifest["proof"] = "none"
-    backup.save(update_fields=["proof", "proof_problem", "manifest"])
+    patiently(lambda: backup.save(update_fields=["proof", "proof_problem", "manifest"]))
     copies.rewrite_manifests(backup)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 from django.db import transaction
 from django.db.models.functions import Now
@@ -21,6 +22,7 @@ from opsconsole.events import recording as audit
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runs.documents import Parameters
 from opsconsole.runs.models import Run
+from opsconsole.runs.patience import patiently
 from opsconsole.runs.step import Promise, RunContext, Step
 
 
@@ -48,17 +50,12 @@ class MarkExpired(Step):
         rows = Backup.objects.filter(target=context.target, deleted_at=None)
         for decision in decide_for(context.target, policy):
             if decision.keeps:
-                if (
-                    rows.filter(pk=decision.id)
-                    .exclude(expires_at=None)
-                    .update(expires_at=None, expiry_reason="")
-                ):
+                marked_before = rows.filter(pk=decision.id).exclude(expires_at=None)
+                if patiently(partial(marked_before.update, expires_at=None, expiry_reason="")):
                     context.log(f"backup {decision.id} stays after all: {decision.why}")
                 continue
-            changed = rows.filter(pk=decision.id, expires_at=None).update(
-                expires_at=due_at, expiry_reason=decision.why
-            )
-            if changed:
+            unmarked = rows.filter(pk=decision.id, expires_at=None)
+            if patiently(partial(unmarked.update, expires_at=due_at, expiry_reason=decision.why)):
                 marked += 1
                 context.log(f"backup {decision.id} goes on {due_at:%d %b %Y}: {decision.why}")
         return f"{marked} marked, {policy.grace_days} days of grace"
@@ -96,15 +93,18 @@ def delete_backup(context: RunContext, backup: Backup) -> bool:
     soon as it is known. Raises AdapterError; what is left is tried again by the next pruning.
     """
     for copy in backup.copies.exclude(state=CopyState.DELETED).select_related("storage"):
-        if not _begin_deletion(backup, copy):
+        if not patiently(partial(_begin_deletion, backup, copy)):
             return False
         try:
             copies.delete_objects(copies.store_of(copy.storage), backup.key)
         except AdapterError as error:
             _record_failure(copy, str(error))
             raise
-        _record_deletion(context, backup, copy)
-    return _mark_deleted(context, backup)
+        patiently(partial(_record_deletion, context, backup, copy))
+    if not patiently(lambda: _mark_deleted(context, backup)):
+        return False
+    context.log(f"backup {backup.pk} is deleted: {backup.expiry_reason}")
+    return True
 
 
 def forget_deletions(run: Run) -> None:
@@ -130,12 +130,16 @@ def _begin_deletion(backup: Backup, copy: BackupCopy) -> bool:
 
 def _record_failure(copy: BackupCopy, problem: str) -> None:
     """It may be gone or not: the archive is deleted before what lies beside it."""
-    BackupCopy.objects.filter(pk=copy.pk).update(state=CopyState.UNREACHABLE, problem=problem[:500])
+    row = BackupCopy.objects.filter(pk=copy.pk)
+    patiently(lambda: row.update(state=CopyState.UNREACHABLE, problem=problem[:500]))
 
 
 def _record_deletion(context: RunContext, backup: Backup, copy: BackupCopy) -> None:
+    """Once, however often it is done."""
+    row = BackupCopy.objects.filter(pk=copy.pk).exclude(state=CopyState.DELETED)
     with transaction.atomic():
-        BackupCopy.objects.filter(pk=copy.pk).update(state=CopyState.DELETED)
+        if not row.update(state=CopyState.DELETED):
+            return
         audit.record(
             events.COPY_DELETED, actor=None, run=context.run, about=backup,
             reason=backup.expiry_reason,
@@ -144,14 +148,15 @@ def _record_deletion(context: RunContext, backup: Backup, copy: BackupCopy) -> N
 
 
 def _mark_deleted(context: RunContext, backup: Backup) -> bool:
+    """Once, however often it is done; False when it is not due any more."""
     with transaction.atomic():
         if not _is_due(backup):
             return False
-        Backup.objects.filter(pk=backup.pk).update(deleted_at=Now())
+        if not Backup.objects.filter(pk=backup.pk, deleted_at=None).update(deleted_at=Now()):
+            return True
         audit.record(
             events.BACKUP_DELETED, actor=None, run=context.run, about=backup,
             reason=backup.expiry_reason,
             data=events.BackupDeleted(key=backup.key, size_bytes=backup.size_bytes),
         )  # fmt: skip
-    context.log(f"backup {backup.pk} is deleted: {backup.expiry_reason}")
     return True

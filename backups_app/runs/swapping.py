@@ -23,6 +23,7 @@ from opsconsole.exceptions import AdapterError, NeedsAttention, StepFailed
 from opsconsole.formats import counted
 from opsconsole.processes.process import allowed_environment
 from opsconsole.runs.documents import Parameters
+from opsconsole.runs.patience import patiently, save_new
 from opsconsole.runs.step import RunContext
 from opsconsole.targets import server, swap
 
@@ -147,7 +148,7 @@ def _record_intent(
         raise StepFailed(
             f"sessions of a role this one may not end are in the way: {', '.join(foreign)}"
         )
-    return ReplacedDatabase.objects.create(
+    replaced = ReplacedDatabase(
         undoes=undoes,
         target=context.run.target,
         run=context.run,
@@ -158,6 +159,8 @@ def _record_intent(
         new_oid=new,
         size_bytes=row[0] if row else 0,
     )
+    save_new(replaced)
+    return replaced
 
 
 def sessions_not_ours_to_end(connection: psycopg.Connection, database: str) -> list[str]:
@@ -196,6 +199,13 @@ def _run_swap(context: RunContext, order: swap.Order) -> list[str]:
 
 def settle_swap(context: RunContext, replaced: ReplacedDatabase) -> bool:
     """Read from the catalogue whether the swap happened, reopen what is closed, record it."""
+    happened = _reconcile(context, replaced)
+    if happened:
+        patiently(lambda: record_exchange(replaced))
+    return happened
+
+
+def _reconcile(context: RunContext, replaced: ReplacedDatabase) -> bool:
     for _attempt in range(20):
         try:
             with server.connect(
@@ -203,11 +213,9 @@ def settle_swap(context: RunContext, replaced: ReplacedDatabase) -> bool:
                 application_name=context.session_name("settle"),
                 database=server.MAINTENANCE_DATABASE,
             ) as connection:
-                happened = reconcile_swap(connection, replaced)
+                return reconcile_swap(connection, replaced)
         except (AdapterError, psycopg.Error):
             time.sleep(0.25)
-        else:
-            return happened
     raise NeedsAttention(
         "The server cannot be asked whether the databases were exchanged. "
         f"Compare the OID of {replaced.live_name}: {replaced.old_oid} is the old database, "
@@ -220,14 +228,12 @@ def reconcile_swap(connection: psycopg.Connection, replaced: ReplacedDatabase) -
     oid = server.database_oid(connection, replaced.live_name)
     swap.set_open(connection, replaced.live_name, is_open=True)
     happened = oid == replaced.new_oid
-    if happened:
-        _record_exchange(replaced)
     if not happened and replaced.undoes:
         swap.set_open(connection, replaced.built_name, is_open=False)
     return happened
 
 
-def _record_exchange(replaced: ReplacedDatabase) -> None:
+def record_exchange(replaced: ReplacedDatabase) -> None:
     """Write down when it happened, and what it took back; either may be written already."""
     with transaction.atomic():
         rows = ReplacedDatabase.objects

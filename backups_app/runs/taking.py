@@ -25,6 +25,7 @@ from opsconsole.environments import secrets
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.formats import size
 from opsconsole.runs.documents import Parameters
+from opsconsole.runs.patience import save_new
 from opsconsole.runs.step import Estimate, Note, RunContext
 from opsconsole.targets import activity, content, server
 from opsconsole.targets.event_triggers import read_event_triggers
@@ -105,7 +106,7 @@ def keep_archive(
         f"compression), sha256 {written.sha256[:8]}…{written.sha256[-4:]}",
         "ok",
     )
-    backup = Backup.objects.create(
+    backup = Backup(
         environment=context.environment,
         target=context.run.target,
         run=context.run,
@@ -117,7 +118,8 @@ def keep_archive(
         manifest=manifest,
         taken_at=str(manifest["taken_at"]),
     )
-    BackupCopy.objects.create(backup=backup, storage=storage)
+    save_new(backup)
+    save_new(BackupCopy(backup=backup, storage=storage))
     context.put(BACKUP, backup)
     context.result.backup = backup.pk
     return backup
@@ -144,6 +146,8 @@ def _new_key(context: RunContext, form: StoredForm) -> str:
 def _dump(
     context: RunContext, policy: BackupPolicy, form: StoredForm, store: Store, key: str
 ) -> tuple[Manifest, Written]:
+    # Nothing is asked of the console's own database while the snapshot is held.
+    last = _last_of(context)
     with context.connect("backup:snapshot", autocommit=False) as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         row = connection.execute("SELECT pg_export_snapshot(), now()").fetchone()
@@ -156,7 +160,7 @@ def _dump(
         written_by_table = activity.rows_written_by_table(connection)
         sequences_before = content.read_sequences(connection)
         began = time.monotonic()
-        with _raw(context, tools, policy, snapshot, facts) as (raw, on_progress):
+        with _raw(context, tools, policy, snapshot, facts, last) as (raw, on_progress):
             with store.writer(key) as file:
                 written = write_archive(raw, form, file, on_progress)
         seconds = time.monotonic() - began
@@ -196,6 +200,12 @@ def _dump(
     return manifest, written
 
 
+def _last_of(context: RunContext) -> Backup | None:
+    """The newest backup that was taken of the run's target."""
+    taken = Backup.objects.filter(target=context.run.target)
+    return taken.exclude(reason=BackupReason.IMPORTED).first()
+
+
 @contextmanager
 def _raw(
     context: RunContext,
@@ -203,10 +213,9 @@ def _raw(
     policy: BackupPolicy,
     snapshot: str,
     facts: ServerFacts,
+    last: Backup | None,
 ) -> Iterator[tuple[Iterator[bytes], Callable[[int], None]]]:
-    """The dump's bytes as a stream, and whom to tell how many have passed."""
-    taken = Backup.objects.filter(target=context.run.target)
-    last = taken.exclude(reason=BackupReason.IMPORTED).first()
+    """The dump's bytes as a stream, and whom to tell how many have passed of as many as `last`."""
     total = last.raw_bytes if last else facts.size_bytes * RAW_SHARE_OF_DATABASE
     session = building.tool_session(context, "backup:dump")
     with _what_is_copied(context, session.application_name, facts) as describe:

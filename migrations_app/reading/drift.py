@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Case, F, OuterRef, Q, Subquery, When
 from django.utils import timezone
 from django.utils.translation import ngettext
@@ -22,6 +22,7 @@ from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import AdapterError
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
+from opsconsole.runs.patience import save_new
 from opsconsole.targets import ddl_log, server
 from opsconsole.targets.schema import read_schema, schema_hash
 
@@ -132,10 +133,12 @@ def expect(
     run: Run | None = None, accepted_by: User | None = None, reason: str = "",
 ) -> ExpectedSchema:  # fmt: skip
     """Say which schema the target should have from now on."""
-    return ExpectedSchema.objects.create(
+    row = ExpectedSchema(
         target=target, schema=schema, because=because, run=run, accepted_by=accepted_by,
         reason=reason,
     )  # fmt: skip
+    save_new(row)
+    return row
 
 
 def check_drift(target: Target) -> SchemaReading | None:
@@ -184,12 +187,16 @@ def _unsettled_runs(target: Target) -> list[Run]:
     )
 
 
+@transaction.atomic
 def _settle(run: Run, seen: Seen) -> None:
+    """All of it or nothing, and once: a restore compares with what the reading replaces."""
     run.result["schema_after"] = schema_hash(seen.objects)
     before = _schema_before(run)
     keep_reading(run.target, seen)
     expected = run.target.expected_schemas.select_related("schema").first()
     if before is None or expected is None or before.pk == run.result["schema_after"]:
+        return
+    if expected.run_id == run.pk:
         return
     after = patched(expected.schema.definitions, before.definitions, seen.objects)
     expect(run.target, _keep(after), ExpectedSchema.Because.RUN, run=run)

@@ -19,6 +19,7 @@ from opsconsole.environments.models import Target, TargetState
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import AdapterError
 from opsconsole.runs.models import Plan
+from opsconsole.runs.patience import patiently
 from opsconsole.targets import server
 from opsconsole.targets.relations import read_catalogue
 
@@ -145,10 +146,8 @@ def store_scripts(scripts: list[MigrationScript]) -> None:
     """Keep the text of every script seen, by its hash."""
     by_hash = {script.checksum: script for script in scripts}
     known = set(ScriptText.objects.filter(pk__in=by_hash.keys()).values_list("pk", flat=True))
-    ScriptText.objects.bulk_create(
-        [ScriptText(sha256=key, sql=by_hash[key].sql) for key in by_hash.keys() - known],
-        ignore_conflicts=True,
-    )
+    rows = [ScriptText(sha256=key, sql=by_hash[key].sql) for key in by_hash.keys() - known]
+    patiently(lambda: ScriptText.objects.bulk_create(rows, ignore_conflicts=True))
 
 
 def observe_target(target: Target) -> TargetState:

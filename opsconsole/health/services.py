@@ -30,6 +30,7 @@ from opsconsole.health.models import (
 )
 from opsconsole.health.probes import PROBES, ProbeAnswer, ProbeRequest
 from opsconsole.runs.models import Run
+from opsconsole.runs.patience import patiently
 from opsconsole.work.sending import send_short, task_key
 
 SAMPLE_HEALTH = task_key("opsconsole.sample_health")
@@ -46,15 +47,18 @@ def check_environment(environment: Environment) -> list[HealthResult]:
 
 def check_target(target: Target, *, run: Run, phase: str) -> list[HealthResult]:
     """The same for a run: those in SQL of its target alone."""
-    return keep_results(_answers(target.environment, [target], run, phase))
+    results = _answers(target.environment, [target], run, phase)
+    return patiently(lambda: keep_results(results))
 
 
 def keep_results(results: list[HealthResult]) -> list[HealthResult]:
     """Store answers, and count those of no run into their half hours."""
     with transaction.atomic():
-        kept = HealthResult.objects.bulk_create(results)
-        HealthRollup.objects.add([result for result in kept if result.run_id is None])
-    return kept
+        for result in results:
+            # Once, however often it is done: a row that has its key is found under it.
+            result.save()
+        HealthRollup.objects.add([result for result in results if result.run_id is None])
+    return results
 
 
 def _answers(

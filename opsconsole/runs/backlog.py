@@ -127,6 +127,7 @@ class Spill:
     def close(self) -> None:
         if self._file:
             self._file.close()
+            self._file = None
 
     def _opened(self) -> BinaryIO:
         if self._file is None:

@@ -23,7 +23,10 @@ POINTS = {
         DEFERRED, "PERFORM set_config('synchronous_commit', 'on', true)", "SyncRep",
     ),
 }  # fmt: skip
-HELD = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s AND wait_event = %s"
+HELD = (
+    "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity"
+    " WHERE datname = %s AND wait_event = %s"
+)
 
 
 def cut_all(other: psycopg.Connection | None = None) -> None:
@@ -56,44 +59,47 @@ def cutting(every: float) -> Iterator[None]:
 
 
 @contextmanager
-def cut_once(table: str, event: str, point: str) -> Iterator[None]:
-    """Cut the session that does the first such write (`INSERT`, `UPDATE`) of a table, at a point."""
+def cut_once(event: str, point: str, *tables: str) -> Iterator[None]:
+    """Cut the session that does the first such write (`INSERT`, `UPDATE`) of each table, at a point."""
     trigger, act, waits_for = POINTS[point]
     database = connection.settings_dict["NAME"]
     with superuser(database) as other:
-        other.execute("CREATE SEQUENCE held_once_seq")
-        other.execute("GRANT USAGE ON held_once_seq TO PUBLIC")
         other.execute(
             "CREATE FUNCTION held_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-            f" IF nextval('held_once_seq') = 1 THEN {act}; END IF; RETURN NEW; END $$"
+            f" IF nextval('held_' || TG_TABLE_NAME) = 1 THEN {act}; END IF; RETURN NEW; END $$"
         )
-        when = f"{event} ON {table}"
-        other.execute(f"{trigger.format(when)} FOR EACH ROW EXECUTE FUNCTION held_once()")
+        for table in tables:
+            other.execute(f"CREATE SEQUENCE held_{table}")
+            other.execute(f"GRANT USAGE ON held_{table} TO PUBLIC")
+            when = f"{event} ON {table}"
+            other.execute(f"{trigger.format(when)} FOR EACH ROW EXECUTE FUNCTION held_once()")
         if waits_for == "SyncRep":
             _let_commits_wait(other, "nobody")
-        cutter = _Cutter(database, waits_for)
+        cutter = _Cutter(database, waits_for, len(tables))
         cutter.start()
         try:
             yield
         finally:
             cutter.join()
-            _let_commits_wait(other, "")
+            if waits_for == "SyncRep":
+                _let_commits_wait(other, "")
             other.execute("DROP FUNCTION held_once CASCADE")
-            other.execute("DROP SEQUENCE held_once_seq")
-    assert cutter.has_cut, f"no write of {table} was held {point}"
+            for table in tables:
+                other.execute(f"DROP SEQUENCE held_{table}")
+    assert not cutter.left, f"a write of {' or '.join(tables)} was not held {point}"
 
 
 class _Cutter(threading.Thread):
-    def __init__(self, database: str, waits_for: str) -> None:
+    def __init__(self, database: str, waits_for: str, left: int) -> None:
         super().__init__()
         self._held = [database, waits_for]
-        self.has_cut = False
+        self.left = left
 
     def run(self) -> None:
         deadline = time.monotonic() + 20
         with superuser() as other:
-            while not self.has_cut and time.monotonic() < deadline:
-                self.has_cut = other.execute(HELD, self._held).fetchone() != (0,)
+            while self.left and time.monotonic() < deadline:
+                self.left -= other.execute(HELD, self._held).fetchone()[0]
                 time.sleep(0.01)
 
 

@@ -33,6 +33,7 @@ from opsconsole.exceptions import Cancelled, NeedsAttention, StepFailed
 from opsconsole.formats import counted, duration, size
 from opsconsole.health.step import UNHEALTHY_BEFORE, check_once, failing
 from opsconsole.runs.documents import Parameters
+from opsconsole.runs.patience import patiently
 from opsconsole.runs.step import Note, Promise, RunContext, Step
 from opsconsole.targets import activity, content, schema, server
 from opsconsole.web.keys import key_from
@@ -153,9 +154,9 @@ class Snapshot(Step[Parameters, WithSchema]):
     def run(self, context: RunContext[Parameters, WithSchema]) -> str:
         with context.connect("snapshot") as connection:
             seen = drift.look_at(connection, context.run.target)
-            drift.keep_reading(context.run.target, seen)
             before = seen.objects
             rows = _row_counts(connection)
+        patiently(lambda: drift.keep_reading(context.run.target, seen))
         context.put(SCHEMA, before)
         context.put(ROWS, rows)
         context.close_sessions()

@@ -23,6 +23,7 @@ from migrations_app.runs.steps.migrate import limits_of
 from migrations_app.sources.folders import engine_for
 from opsconsole.environments.models import Target
 from opsconsole.exceptions import AdapterError, StepFailed
+from opsconsole.runs.patience import patiently
 from opsconsole.runs.step import Promise, RunContext, Step
 from opsconsole.targets import schema, server
 
@@ -79,10 +80,13 @@ class FinishRest(Step[FinishParameters, WithSchema]):
         engine = engine_for(context.environment, context.dsn)
         script = _script(engine, asked.migration)
         limits = limits_of(context.environment)
+        # Kept before the tool's lock is taken: nothing is written to the console under it.
+        with context.connect("finish") as connection:
+            seen = look_at(connection, context.run.target)
+        before = patiently(lambda: keep_reading(context.run.target, seen))
         with context.connect("resolve:lock") as lock, context.connect("migrate") as connection:
             engine.take_lock(lock, limits, context.sleep)
             self._require_unchanged(context, engine, connection, script)
-            before = keep_reading(context.run.target, look_at(connection, context.run.target))
             context.result.schema_before = before.schema_id
             rest = script.statements[asked.landed :]
             for statement in rest:
