@@ -98,7 +98,15 @@ TEMPLATES = [
 
 DATABASES = {"default": env.db_url_config(DATABASE_URL or "postgresql://opsconsole@/opsconsole")}
 DATABASES["default"].setdefault("OPTIONS", {}).update(
-    {"application_name": "opsconsole", "connect_timeout": 5}
+    {
+        "application_name": "opsconsole",
+        "connect_timeout": 5,
+        # A server that is gone without a word is known to be within 11 s, well within a lease.
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 11_000,
+    }
 )
 DATABASES["default"]["CONN_MAX_AGE"] = 60
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True

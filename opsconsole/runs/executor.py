@@ -26,7 +26,7 @@ from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.lease import LeaseKeeper
 from opsconsole.runs.models import Run
 from opsconsole.runs.operation import Operation
-from opsconsole.runs.patience import Lease, patiently, surviving
+from opsconsole.runs.patience import Lease, is_away, patiently, surviving
 from opsconsole.runs.recorder import Recorder, redact
 from opsconsole.runs.registry import OPERATIONS, PERIODIC, STATE_READERS
 from opsconsole.runs.step import RunContext, Step
@@ -41,9 +41,8 @@ logger = logging.getLogger(__name__)
 def execute_run(run_id: int, worker_name: str) -> None:
     """Claim the run and execute it; a run that cannot be claimed is left alone."""
     try:
-        run = _claim(run_id, worker_name)
-        if run:
-            lease = Lease()
+        if claimed := _claim(run_id, worker_name):
+            run, lease = claimed
             with surviving(lease):
                 _execute(run, lease)
     except FencedOut as error:
@@ -52,9 +51,16 @@ def execute_run(run_id: int, worker_name: str) -> None:
         connections.close_all()
 
 
-def _claim(run_id: int, worker_name: str) -> Run | None:
+def _claim(run_id: int, worker_name: str) -> tuple[Run, Lease] | None:
+    """The claimed run, and its lease as of the try that was answered."""
     token = uuid.uuid4()
-    return Lease().patiently(lambda: runs.claim_run(run_id, worker_name, token))
+
+    def claim() -> tuple[Run, Lease] | None:
+        lease = Lease()
+        run = runs.claim_run(run_id, worker_name, token)
+        return (run, lease) if run else None
+
+    return Lease().patiently(claim)
 
 
 def _execute(run: Run, lease: Lease) -> None:
@@ -70,16 +76,17 @@ def _execute(run: Run, lease: Lease) -> None:
         status, summary = _with_lock(context, operation)
         context.check_fence()
         run.result = result.stored_over(run.result)
+        if run.changes_target:
+            _read_state(context)
     # The terminal status is written only after the last line, and after what pages will show.
-    if run.changes_target:
-        _read_state(run)
     _end(run, status, recorder.redact(summary))
     tell_state_changed(run)
 
 
-def _read_state(run: Run) -> None:
-    for read_state in STATE_READERS:
-        patiently(partial(read_state, run))
+def _read_state(context: RunContext) -> None:
+    with LeaseKeeper(context, lock=None):
+        for read_state in STATE_READERS:
+            patiently(partial(read_state, context.run))
 
 
 def _end(run: Run, status: RunStatus, summary: str) -> None:
@@ -201,6 +208,9 @@ def _run_step(context: RunContext, step: Step) -> None:
         raise
     except Exception as error:
         context.check_fence()
+        if is_away(error):
+            # Nothing is known against the step: how far it came is read from the target.
+            raise FencedOut("the console's database is away") from error
         if isinstance(error, Cancelled) or context.is_stopping:
             recorder.end_step(
                 StepStatus.CANCELLED, str(error) if isinstance(error, Cancelled) else ""

@@ -26,7 +26,8 @@ class LeaseKeeper:
     """A thread that renews the lease, reads the cancel flag, and checks the target's lock.
 
     When the lease cannot be renewed before it runs out, the run is fenced: its statements are
-    cancelled, its tools end for want of heartbeats, and nothing more is written.
+    cancelled, its tools end, and nothing more is written. A second thread sees to that, for the
+    first may be waiting for an answer that never comes.
     """
 
     def __init__(self, context: RunContext, lock: TargetLock | None) -> None:
@@ -35,21 +36,26 @@ class LeaseKeeper:
         self._lease = context.recorder.lease
         self._renew_at = time.monotonic() + settings.LEASE_RENEW_SECONDS
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, name="lease", daemon=True),
+            threading.Thread(target=self._fence_in_time, name="fence", daemon=True),
+        ]
         self._told_to_stop = False
 
     def __enter__(self) -> LeaseKeeper:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._done.set()
-        self._thread.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=10)
 
     def _run(self) -> None:
         poll = pause = settings.CANCEL_POLL_SECONDS
         try:
-            while not self._done.wait(pause):
+            while not self._done.wait(pause) and not self._lease.is_over:
                 pause = poll if self._look() else min(poll, RETRY_SECONDS)
         except (FencedOut, AdapterError) as error:
             if not self._done.is_set():
@@ -57,14 +63,18 @@ class LeaseKeeper:
         finally:
             connections.close_all()
 
+    def _fence_in_time(self) -> None:
+        while not self._done.wait(self._lease.seconds_left):
+            if self._lease.is_over:
+                self._context.fence("the console's database is away")
+                return
+
     def _look(self) -> bool:
         """Ask once, and act on it; False when the console's database did not answer."""
         try:
             self._hear(self._ask())
         except DatabaseError:
             connections.close_all()
-            if self._lease.is_over:
-                raise FencedOut("the console's database is away") from None
             return False
         return True
 

@@ -11,7 +11,16 @@ from contextvars import ContextVar
 from typing import TypeVar
 
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connection, models, transaction
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    connection,
+    models,
+    transaction,
+)
+from psycopg.errors import ReadOnlySqlTransaction
 
 from opsconsole.exceptions import ConsoleError, FencedOut
 
@@ -35,8 +44,12 @@ class Lease:
         self._ends_at: float = asked_at + settings.LEASE_SECONDS
 
     @property
+    def seconds_left(self) -> float:
+        return max(0.0, self._ends_at - time.monotonic())
+
+    @property
     def is_over(self) -> bool:
-        return time.monotonic() > self._ends_at
+        return not self.seconds_left
 
     def patiently(self, work: Callable[[], T]) -> T:
         """Do `work` on the console's database, again whenever its connection was cut.
@@ -51,8 +64,8 @@ class Lease:
         while True:
             try:
                 return work()
-            except (*AWAY, ConsoleError) as error:
-                if not _is_away(error):
+            except (DatabaseError, InterfaceError, ConsoleError) as error:
+                if not is_away(error):
                     raise
                 connection.close()
                 if self.is_over:
@@ -93,9 +106,17 @@ def surviving(lease: Lease) -> Iterator[None]:
         _held.reset(token)
 
 
-def _is_away(error: Exception) -> bool:
-    """Also of a refusal because the audit trail could not be written."""
-    return isinstance(error, AWAY) or isinstance(error.__cause__, AWAY)
+def is_away(error: BaseException | None) -> bool:
+    """Whether the console's database was not there to write to: gone, or a standby for now.
+
+    Also of a refusal because of that: the audit trail could not be written.
+    """
+    if isinstance(error, ConsoleError):
+        return is_away(error.__cause__)
+    only_reads = isinstance(error, InternalError) and isinstance(
+        error.__cause__, ReadOnlySqlTransaction
+    )
+    return isinstance(error, AWAY) or only_reads
 
 
 def _read_again(

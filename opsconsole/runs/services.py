@@ -175,15 +175,20 @@ def dispatch(run_id: int) -> bool:
 def claim_run(run_id: int, worker_name: str, token: uuid.UUID | None = None) -> Run | None:
     """Claim a queued run for this worker, in one transaction without network.
 
-    The same token again finds the claim that it made before. Judges again the gates that were
-    judged at the request. Returns None for a duplicate delivery or a refused claim (audited), and
-    for a run that a gate keeps waiting: that one stays queued, and the sweeper sends it again.
+    The same token again finds the claim that it made before, and renews its lease; raises FencedOut
+    when that has ended. Judges again the gates that were judged at the request. Returns None for a
+    duplicate delivery or a refused claim (audited), and for a run that a gate keeps waiting: that
+    one stays queued, and the sweeper sends it again.
     """
     with transaction.atomic():
         run = Run.objects.select_for_update(of=("self",)).select_related(
             "environment__application", "target__environment__application", "plan", "requested_by"
         ).get(pk=run_id)  # fmt: skip
         if token and run.claim_token == token:
+            # An earlier try did it, and only its acknowledgement was lost.
+            if run.state not in RunStatus.claimed():
+                return None
+            renew_lease(run)
             return run
         if run.status != RunStatus.QUEUED:
             audit.record(
@@ -199,7 +204,7 @@ def claim_run(run_id: int, worker_name: str, token: uuid.UUID | None = None) -> 
         except _NotYet:
             return None
         if refusal:
-            _change(run, RunStatus.FAILED, summary=refusal, finished_at=Now())
+            _change(run, RunStatus.FAILED, summary=refusal, finished_at=Now(), claim_token=token)
             audit.record(events.RUN_REFUSED, actor=None, run=run, reason=refusal,
                          outcome=AuditEvent.Outcome.DENIED)  # fmt: skip
             return None

@@ -40,6 +40,15 @@ def cut_all(other: psycopg.Connection | None = None) -> None:
 
 
 @contextmanager
+def locked(table: str) -> Iterator[None]:
+    """Keep everybody from a table: the console's database answers, and does not get on."""
+    with superuser(connection.settings_dict["NAME"]) as session:
+        session.execute("BEGIN")
+        session.execute(f"LOCK TABLE {table}")
+        yield
+
+
+@contextmanager
 def cutting(every: float) -> Iterator[None]:
     """Cut all of them again and again, so many seconds apart."""
     done = threading.Event()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 
 from backups_app.parameters import BackupParameters
+from opsconsole.clock import in_seconds
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import FencedOut
 from opsconsole.runs import executor
@@ -20,9 +22,9 @@ from opsconsole.runs.lease import LeaseKeeper
 from opsconsole.runs.models import LogChunk, Run
 from opsconsole.runs.patience import Lease, patiently, surviving
 from opsconsole.runs.recorder import Recorder
-from opsconsole.runs.step import RunContext
+from opsconsole.runs.step import Promise, RunContext, Step
 from tests.conftest import log_of, superuser
-from tests.runs.cutting import POINTS, cut_all, cut_once, cutting
+from tests.runs.cutting import POINTS, cut_all, cut_once, cutting, locked
 
 each_point = pytest.mark.parametrize("point", list(POINTS))
 
@@ -45,19 +47,6 @@ def run(queued) -> Run:
     claimed = runs.claim_run(queued.pk, "w")
     assert claimed is not None
     return claimed
-
-
-@pytest.fixture
-def chunks_locked() -> Callable:
-    """`chunks_locked()` is a session that keeps everybody from the log until it is closed."""
-
-    def lock():
-        session = superuser(connection.settings_dict["NAME"])
-        session.execute("BEGIN")
-        session.execute("LOCK TABLE opsconsole_logchunk")
-        return session
-
-    return lock
 
 
 def numbers(run: Run) -> list[int]:
@@ -111,9 +100,9 @@ def test_no_line_is_lost_while_connections_are_cut_again_and_again(run, settings
     assert numbers(run) == list(range(1, 501))
 
 
-def test_who_logs_does_not_wait_for_the_database(run, chunks_locked):
+def test_who_logs_does_not_wait_for_the_database(run):
     with Recorder(run) as recorder:
-        with chunks_locked():
+        with locked("opsconsole_logchunk"):
             began = time.monotonic()
             for number in range(3000):
                 recorder.log(f"line {number}")
@@ -129,12 +118,12 @@ def files_of_worker() -> list[tuple[str, int]]:
 
 
 def test_lines_beyond_the_memory_wait_in_a_private_file_and_keep_their_order(
-    run, settings, tmp_path, chunks_locked
+    run, settings, tmp_path
 ):
     settings.LOG_MEMORY_BYTES, settings.LOG_SPILL_FOLDER = 2000, tmp_path / "spill"
     with Recorder(run, ["hunter2"]) as recorder:
         for _round in range(2):
-            with chunks_locked():
+            with locked("opsconsole_logchunk"):
                 for number in range(5000):
                     recorder.log(f"line {number} of hunter2 – “ünïcode” \\ \r")
                 found = [each for each in files_of_worker() if str(tmp_path) in each[0]]
@@ -147,14 +136,12 @@ def test_lines_beyond_the_memory_wait_in_a_private_file_and_keep_their_order(
 
 
 @pytest.mark.parametrize("has_folder", [True, False])
-def test_log_says_where_lines_were_dropped_and_how_many(
-    run, settings, tmp_path, chunks_locked, has_folder
-):
+def test_log_says_where_lines_were_dropped_and_how_many(run, settings, tmp_path, has_folder):
     (tmp_path / "file").write_text("")
     settings.LOG_SPILL_FOLDER = tmp_path if has_folder else tmp_path / "file"
     settings.LOG_MEMORY_BYTES, settings.LOG_SPILL_BYTES = 5000, 5000
     with Recorder(run) as recorder:
-        with chunks_locked():
+        with locked("opsconsole_logchunk"):
             for number in range(1000):
                 recorder.log(f"line {number}")
         recorder.flush()
@@ -227,8 +214,7 @@ def test_result_survives_a_cut(run):
 @each_point
 def test_claim_that_is_cut_is_the_worker_s_own(queued, point):
     with cut_once("UPDATE", point, "opsconsole_run"):
-        claimed = executor._claim(queued.pk, "w")
-    assert claimed is not None
+        claimed, _lease = executor._claim(queued.pk, "w")
     queued.refresh_from_db()
     assert (claimed.claim_token, claimed.status) == (queued.claim_token, RunStatus.RUNNING)
     assert events_of(queued) == ["run.requested", "run.started"]
@@ -265,3 +251,84 @@ def test_cut_costs_the_lease_keeper_a_try_and_no_renewal(run, settings):
         time.sleep(0.8)
         assert Run.objects.get(pk=run.pk).lease_expires_at > before
     context.check()
+
+
+def test_run_is_fenced_in_time_while_the_database_does_not_answer(run, settings):
+    settings.LEASE_SECONDS, settings.CANCEL_POLL_SECONDS = 0.6, 0.1
+    context = RunContext(run, None, None, None, Recorder(run))
+    with LeaseKeeper(context, None), locked("opsconsole_run"):
+        time.sleep(0.4)
+        context.check()
+        time.sleep(0.5)
+        with pytest.raises(FencedOut, match="database is away"):
+            context.check()
+
+
+def test_lease_is_kept_while_the_state_of_the_target_is_read(run, settings, monkeypatch):
+    settings.LEASE_RENEW_SECONDS, settings.CANCEL_POLL_SECONDS = 0.1, 0.05
+    monkeypatch.setattr(executor, "STATE_READERS", [lambda _run: time.sleep(0.5)])
+    before = Run.objects.get(pk=run.pk).lease_expires_at
+    executor._read_state(RunContext(run, None, None, None, Recorder(run)))
+    assert Run.objects.get(pk=run.pk).lease_expires_at - before > timedelta(seconds=0.3)
+
+
+def test_write_is_repeated_after_a_server_that_only_reads(run):
+    recorder = Recorder(run)
+    recorder.log("one")
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = on")
+    try:
+        recorder.flush()
+    finally:
+        connection.close()
+    assert log_of(run) == "one"
+
+
+class Unguarded(Step):
+    """Writes to the console's database without patience."""
+
+    name = "unguarded"
+
+    def promise(self, environment, parameters) -> Promise:
+        return Promise("")
+
+    def run(self, context) -> str:
+        with connection.cursor() as cursor:
+            cursor.execute("CALL cut()")
+        return ""
+
+
+def test_cut_that_a_step_does_not_survive_is_no_failure_of_the_step(run):
+    with superuser(connection.settings_dict["NAME"]) as other:
+        other.execute(
+            "CREATE PROCEDURE cut() LANGUAGE sql AS 'SELECT pg_terminate_backend(pg_backend_pid())'"
+        )
+    context = RunContext(run, None, None, None, Recorder(run))
+    context.recorder.plan_steps(["unguarded"])
+    try:
+        with pytest.raises(FencedOut, match="database is away"):
+            executor._run_step(context, Unguarded())
+    finally:
+        connection.close()
+    assert run.steps.get().status == StepStatus.RUNNING
+
+
+@pytest.mark.parametrize("seconds", [5, -5])
+def test_claim_found_again_counts_from_when_it_was_found(queued, seconds):
+    token = uuid.uuid4()
+    assert runs.claim_run(queued.pk, "w", token)
+    Run.objects.filter(pk=queued.pk).update(lease_expires_at=in_seconds(seconds))
+    if seconds < 0:
+        with pytest.raises(FencedOut):
+            runs.claim_run(queued.pk, "w", token)
+        return
+    assert runs.claim_run(queued.pk, "w", token)
+    left = Run.objects.get(pk=queued.pk).lease_expires_at - timezone.now()
+    assert left > timedelta(seconds=20)
+
+
+def test_refused_claim_whose_acknowledgement_was_lost_is_no_duplicate(queued, operator):
+    operator.memberships.all().delete()
+    with cut_once("UPDATE", "after it was committed", "opsconsole_run"):
+        assert executor._claim(queued.pk, "w") is None
+    assert events_of(queued) == ["run.requested", "run.refused"]
