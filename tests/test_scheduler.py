@@ -5,11 +5,18 @@ from __future__ import annotations
 import pytest
 from celery import current_app
 
+from backups_app.parameters import BackupParameters
+from opsconsole.clock import in_seconds
 from opsconsole.environments.services import TEST_CONNECTION
+from opsconsole.events.models import AuditEvent
 from opsconsole.project.management.commands.scheduler import Command
+from opsconsole.runs import services as runs
+from opsconsole.runs.choices import RunStatus
+from opsconsole.runs.models import Run
 from opsconsole.runs.registry import PERIODIC
 from opsconsole.work.models import WorkItem
 from opsconsole.work.services import DO_WORK
+from tests.runs.cutting import cut_once
 
 pytestmark = pytest.mark.django_db
 
@@ -50,3 +57,21 @@ def test_broker_that_is_away_is_asked_once_a_tick_and_gets_all_when_it_is_back(
         scheduler._tick()
     hints = [(periodic.task, periodic.about(environment.targets.get())) for periodic in PERIODIC]
     assert asked == [*hints, (DO_WORK, item.pk)]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_cut_while_a_lost_run_is_recorded_ends_neither_the_scheduler_nor_the_search(
+    environment, operator
+):
+    run = runs.request_run(
+        actor=operator, parameters=BackupParameters(), environment=environment,
+        idempotency_key="k",
+    )  # fmt: skip
+    runs.claim_run(run.pk, "w")
+    Run.objects.filter(pk=run.pk).update(lease_expires_at=in_seconds(-3600))
+    scheduler, found = Command(), AuditEvent.objects.filter(run=run, action="run.lost")
+    with cut_once("INSERT", "while it is written", "opsconsole_auditevent"):
+        for _tick in range(2):
+            scheduler.look()
+    run.refresh_from_db()
+    assert (run.status, found.count()) == (RunStatus.LOST, 1)

@@ -11,6 +11,7 @@ from celery import signals
 from django.conf import settings
 from django.db import DatabaseError, connections
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from opsconsole.environments import secrets
 from opsconsole.runs.lease import worker_is_ending
@@ -49,14 +50,12 @@ def _cancel_runs(**_kwargs: object) -> None:
 
 def _report(queues: list[str]) -> None:
     row = {"host": socket.gethostname(), "pid": os.getpid(), "queues": queues}
-    try:
-        Worker.objects.update_or_create(
-            name=_name, defaults=row | {"started_at": Now(), "last_seen_at": Now()}
-        )
-        while not _closing.wait(settings.WORKER_SEEN_SECONDS):
-            try:
-                Worker.objects.filter(name=_name).update(last_seen_at=Now())
-            except DatabaseError:
-                connections.close_all()
-    finally:
-        connections.close_all()
+    row |= {"started_at": timezone.now()}
+    while True:
+        try:
+            Worker.objects.update_or_create(name=_name, defaults=row | {"last_seen_at": Now()})
+        except DatabaseError:
+            connections.close_all()
+        if _closing.wait(settings.WORKER_SEEN_SECONDS):
+            break
+    connections.close_all()

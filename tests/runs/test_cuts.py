@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import uuid
 from datetime import timedelta
@@ -15,7 +16,7 @@ from backups_app.parameters import BackupParameters
 from opsconsole.clock import in_seconds
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import FencedOut
-from opsconsole.runs import executor
+from opsconsole.runs import executor, reporting
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.lease import LeaseKeeper
@@ -23,6 +24,7 @@ from opsconsole.runs.models import LogChunk, Run
 from opsconsole.runs.patience import Lease, patiently, surviving
 from opsconsole.runs.recorder import Recorder
 from opsconsole.runs.step import Promise, RunContext, Step
+from opsconsole.runs.workers import Worker
 from tests.conftest import log_of, superuser
 from tests.runs.cutting import POINTS, cut_all, cut_once, cutting, locked
 
@@ -325,6 +327,23 @@ def test_claim_found_again_counts_from_when_it_was_found(queued, seconds):
     assert runs.claim_run(queued.pk, "w", token)
     left = Run.objects.get(pk=queued.pk).lease_expires_at - timezone.now()
     assert left > timedelta(seconds=20)
+
+
+def test_worker_that_begins_while_the_database_is_away_reports_itself_later(
+    transactional_db, settings
+):
+    settings.WORKER_SEEN_SECONDS = 0.05
+    reporting._closing.clear()
+    report = threading.Thread(target=reporting._report, args=[["runs"]])
+    with cut_once("INSERT", "while it is written", "opsconsole_worker"):
+        report.start()
+    deadline = time.monotonic() + 5
+    while not Worker.objects.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    reporting._closing.set()
+    report.join()
+    reporting._closing.clear()
+    assert Worker.objects.get().queues == ["runs"]
 
 
 def test_refused_claim_whose_acknowledgement_was_lost_is_no_duplicate(queued, operator):

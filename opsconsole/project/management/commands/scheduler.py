@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError, connection, connections
 
 from opsconsole.environments.models import Target
+from opsconsole.exceptions import Refused
 from opsconsole.health import services as health
 from opsconsole.runs import services as runs
 from opsconsole.runs.registry import PERIODIC
@@ -38,12 +39,17 @@ class Command(BaseCommand):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self._stop.set())
         while not self._stop.wait(settings.SCHEDULER_TICK_SECONDS):
-            try:
-                if self._leads():
-                    self._tick()
-            except DatabaseError as error:
-                logger.warning("the console's database is away: %s", type(error).__name__)
-                connections.close_all()
+            self.look()
+
+    def look(self) -> None:
+        """Do what is due if this process leads; what the console's database does not take waits."""
+        try:
+            if self._leads():
+                self._tick()
+        except (DatabaseError, Refused) as error:
+            # Refused: the audit trail could not be written.
+            logger.warning("the console's database is away: %s", type(error).__name__)
+            connections.close_all()
 
     def _leads(self) -> bool:
         """Whether this process holds the leader's lock; taking it twice on a session is free."""
