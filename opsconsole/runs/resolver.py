@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import psycopg
-from django.db import connection
+from django.db import connection, transaction
 
 from opsconsole.exceptions import AdapterError
 from opsconsole.runs import services as runs
@@ -13,6 +13,7 @@ from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.documents import Unreadable
 from opsconsole.runs.models import Run
 from opsconsole.runs.operation import LostRun, Resolution
+from opsconsole.runs.recorder import Recorder
 from opsconsole.runs.registry import OPERATIONS, PERIODIC, STATE_READERS
 from opsconsole.work.sending import send_short
 
@@ -30,7 +31,7 @@ def resolve_lost_run(run_id: int) -> None:
         if not cursor.fetchone()[0]:
             return
         try:
-            run.refresh_from_db(fields=["status", "claim_token", "result"])
+            run.refresh_from_db(fields=["status", "claim_token", "result", "log_seq"])
             if run.status == RunStatus.LOST:
                 _resolve(run)
         finally:
@@ -46,9 +47,17 @@ def _resolve(run: Run) -> None:
     if run.changes_target:
         for read_state in STATE_READERS:
             read_state(run)
-    runs.finish_run(run, resolution.status, resolution.summary)
+    with transaction.atomic():
+        _say_where_the_log_ends(run)
+        runs.finish_run(run, resolution.status, resolution.summary)
     for periodic in PERIODIC:
         send_short(periodic.task, periodic.about(run.target))
+
+
+def _say_where_the_log_ends(run: Run) -> None:
+    recorder = Recorder(run)
+    recorder.log("the worker was lost: lines after this one may be missing", "hm")
+    recorder.flush()
 
 
 def _resolution_of(run: Run) -> Resolution:

@@ -21,6 +21,7 @@ from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.documents import Unreadable
 from opsconsole.runs.models import Run
 from opsconsole.runs.registry import OPERATIONS, parameters_of, register
+from tests.conftest import log_of
 from tests.worker import resolve_lost_run
 
 OPERATIONS_NAMED = ("opsconsole", "0009_operations")
@@ -307,3 +308,4 @@ def test_lost_run_that_the_console_cannot_resolve_waits_for_a_person(environment
     run.refresh_from_db()
     assert run.status == RunStatus.NEEDS_ATTENTION
     assert "how the run ended cannot be read" in run.summary
+    assert log_of(run) == "the worker was lost: lines after this one may be missing"
