@@ -51,11 +51,13 @@ class MarkExpired(Step):
         for decision in decide_for(context.target, policy):
             if decision.keeps:
                 marked_before = rows.filter(pk=decision.id).exclude(expires_at=None)
-                if patiently(partial(marked_before.update, expires_at=None, expiry_reason="")):
+                if marked_before.exists():
+                    patiently(partial(marked_before.update, expires_at=None, expiry_reason=""))
                     context.log(f"backup {decision.id} stays after all: {decision.why}")
                 continue
             unmarked = rows.filter(pk=decision.id, expires_at=None)
-            if patiently(partial(unmarked.update, expires_at=due_at, expiry_reason=decision.why)):
+            if unmarked.exists():
+                patiently(partial(unmarked.update, expires_at=due_at, expiry_reason=decision.why))
                 marked += 1
                 context.log(f"backup {decision.id} goes on {due_at:%d %b %Y}: {decision.why}")
         return f"{marked} marked, {policy.grace_days} days of grace"

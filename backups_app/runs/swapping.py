@@ -112,7 +112,12 @@ def swap_in(
     the server cannot be asked.
     """
     replaced = _record_intent(context, built, undoes)
+    if undoes:
+        # A replaced database is closed; it has to be open when it takes the live name.
+        _open(context, built)
     context.close_sessions()
+    # What was recorded may have waited longer than the lease: nothing stops the child.
+    context.check()
     order = swap.Order(
         conninfo=context.dsn.conninfo(
             application_name=context.session_name("swap"), database=server.MAINTENANCE_DATABASE
@@ -141,9 +146,6 @@ def _record_intent(
             raise StepFailed("one of the two databases is gone")
         row = connection.execute("SELECT pg_database_size(%s::oid)", [old]).fetchone()
         foreign = sessions_not_ours_to_end(connection, live)
-        if undoes and not foreign:
-            # A replaced database is closed; it has to be open when it takes the live name.
-            swap.set_open(connection, built, is_open=True)
     if foreign:
         raise StepFailed(
             f"sessions of a role this one may not end are in the way: {', '.join(foreign)}"
@@ -161,6 +163,11 @@ def _record_intent(
     )
     save_new(replaced)
     return replaced
+
+
+def _open(context: RunContext, name: str) -> None:
+    with context.connect("swap:before", database=server.MAINTENANCE_DATABASE) as connection:
+        swap.set_open(connection, name, is_open=True)
 
 
 def sessions_not_ours_to_end(connection: psycopg.Connection, database: str) -> list[str]:
