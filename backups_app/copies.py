@@ -24,6 +24,7 @@ from opsconsole.formats import size
 from opsconsole.runs.models import Run
 from opsconsole.runs.patience import patiently, surviving
 from opsconsole.runs.step import RunContext
+from opsconsole.sentences import say
 
 MANIFEST = ".json"
 GLOBALS = ".globals.sql"
@@ -42,8 +43,13 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise StepFailed(
-            f"{size(free)} are free in {what} and up to {size(needed)} may be needed: "
-            "free some space and run again"
+            say(
+                "%(free)s are free in %(what)s and up to %(needed)s may be needed: free some space and "
+                "run again",
+                free=size(free),
+                what=what,
+                needed=size(needed),
+            )
         )
 
 
@@ -115,7 +121,11 @@ def _first_whole(
     unknown = backup.copies.filter(state=CopyState.UNREACHABLE).select_related("storage").first()
     if unknown:
         raise StepFailed(
-            f"no copy of the backup could be read: {unknown.storage}: {unknown.problem}"
+            say(
+                "no copy of the backup could be read: %(storage)s: %(problem)s",
+                storage=unknown.storage,
+                problem=unknown.problem,
+            )
         )
     raise ArchiveCorrupt("no copy of the backup is whole")
 

@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from opsconsole.runs.gates import Closed, Gate, Open, Verdict
+from opsconsole.sentences import say
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class BackupProven(Gate):
 
     def check(self, now: datetime) -> Verdict:
         if self.is_deleted:
-            return Closed(_("This backup has been deleted."), self.link)
+            return Closed(say("This backup has been deleted."), self.link)
         if not self.is_proven:
-            return Closed(_("This backup was never proven: prove it first."), self.link)
+            return Closed(say("This backup was never proven: prove it first."), self.link)
         return Open()
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
 
-from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from opsconsole.runs.gates import Closed, Gate, Open, Verdict
+from opsconsole.sentences import say
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class SomethingPending(Gate):
     def check(self, now: datetime) -> Verdict:
         if self.count:
             return Open()
-        return Closed(_("%(where)s is up to date: nothing is pending.") % {"where": self.where})
+        return Closed(say("%(where)s is up to date: nothing is pending.", where=self.where))
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,10 @@ class PlanCurrent(Gate):
         if not self.changes:
             return Open()
         return Closed(
-            _("Not started, because it changed since it was shown: %(changes)s.")
-            % {"changes": "; ".join(self.changes)}
+            say(
+                "Not started, because it changed since it was shown: %(changes)s.",
+                changes="; ".join(self.changes),
+            )
         )
 
 
@@ -75,6 +77,6 @@ class ChecklistAnswered(Gate):
         if not self.missing:
             return Open()
         return Closed(
-            _("Not confirmed yet: %(items)s.") % {"items": "; ".join(self.missing)},
+            say("Not confirmed yet: %(items)s.", items="; ".join(self.missing)),
             field="checklist",
         )

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
+from opsconsole.sentences import Text
+
 
 class ConsoleError(Exception):
-    """Base of the errors a person is shown: the message says what, where, and what to do."""
+    """Base of the errors a person is shown: the message says what, where, and what to do.
+
+    What is kept of it, or is part of a sentence that is kept, is its `text`.
+    """
+
+    def __init__(self, text: Text = "") -> None:
+        super().__init__(text)
+        self.text = text
 
 
 class Kind(Enum):
@@ -26,8 +35,8 @@ class Refused(ConsoleError):
     `field` names the input that it is about (`reason`, `typed_name`, ...), if it is about one.
     """
 
-    def __init__(self, message: str, *, kind: Kind = Kind.CONFLICT, field: str = "") -> None:
-        super().__init__(message)
+    def __init__(self, text: Text, *, kind: Kind = Kind.CONFLICT, field: str = "") -> None:
+        super().__init__(text)
         self.kind = kind
         self.field = field
 
@@ -42,8 +51,8 @@ class NeedsAttention(ConsoleError):
     `ways` is stored with the run: a list of `{action, title, takes, leaves}`.
     """
 
-    def __init__(self, message: str, *, ways: list[dict[str, str]] | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, text: Text, *, ways: list[dict[str, str]] | None = None) -> None:
+        super().__init__(text)
         self.ways = ways or []
 
 

@@ -16,6 +16,7 @@ from backups_app.services import consent
 from opsconsole.environments import secrets
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runs.step import Estimate, RunContext
+from opsconsole.sentences import say
 from opsconsole.targets import content, ddl_log, server
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.server import ServerFacts
@@ -66,8 +67,11 @@ def require_scratch(context: RunContext, own: ServerFacts) -> None:
         context.log(f"preflight: scratch server {place.shown()}, PostgreSQL {facts.version}")
     if not facts.may_create_databases:
         raise StepFailed(
-            f"the role {facts.user} may not create databases, so no backup could be proven: "
-            f"ALTER ROLE {facts.user} CREATEDB"
+            say(
+                "the role %(user)s may not create databases, so no backup could be proven: ALTER ROLE "
+                "%(user)s CREATEDB",
+                user=facts.user,
+            )
         )
 
 
@@ -76,7 +80,9 @@ def _facts_of(context: RunContext, place: Dsn) -> ServerFacts:
         with context.connect("scratch", database=server.MAINTENANCE_DATABASE, on=place) as session:
             return server.read_facts(session)
     except AdapterError as error:
-        raise StepFailed(f"the scratch server {place.shown()}: {error}") from error
+        raise StepFailed(
+            say("the scratch server %(place)s: %(error)s", place=place.shown(), error=error)
+        ) from error
 
 
 def scratch_folder() -> Path:
@@ -89,8 +95,12 @@ def require_restorer(tools: ClientTools, backup: Backup) -> None:
     archived_by = int(str(backup.manifest["client"]).split(".")[0])
     if tools.major < archived_by:
         raise StepFailed(
-            f"the archive was made by pg_dump {archived_by}, and a PostgreSQL {tools.major} server "
-            "needs an archive of its own version or older"
+            say(
+                "the archive was made by pg_dump %(made_by)s, and a PostgreSQL %(major)s server needs an "
+                "archive of its own version or older",
+                made_by=archived_by,
+                major=tools.major,
+            )
         )
 
 
@@ -150,7 +160,9 @@ def mask_if_needed(context: RunContext, backup: Backup, database: str) -> None:
         with context.connect("mask", database=database, autocommit=False) as connection:
             connection.execute(script.encode())
     except psycopg.Error as error:
-        raise StepFailed(f"the masking script failed: {server.reason_of(error)}") from error
+        raise StepFailed(
+            say("the masking script failed: %(error)s", error=server.reason_of(error))
+        ) from error
     context.log("restore: masked", "ok")
 
 

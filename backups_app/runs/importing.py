@@ -22,6 +22,7 @@ from backups_app.stores.kinds import Store
 from opsconsole.environments import secrets
 from opsconsole.exceptions import StepFailed
 from opsconsole.runs.step import Estimate, RunContext
+from opsconsole.sentences import say
 from opsconsole.targets import server
 
 
@@ -74,7 +75,7 @@ def _listing(context: RunContext, archive: ForeignArchive) -> Listing:
         session=building.tool_session(context, "import"),
     )  # fmt: skip
     if not listing.client_version:
-        raise StepFailed("the archive does not say which pg_dump made it")
+        raise StepFailed(say("the archive does not say which pg_dump made it"))
     context.log(
         f"import: {archive.format} archive of {listing.database or 'a database'}, made "
         f"{listing.dumped_at} by pg_dump {listing.client_version} from PostgreSQL "

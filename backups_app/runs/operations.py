@@ -46,6 +46,7 @@ from opsconsole.runs.models import Run
 from opsconsole.runs.operation import Asked, LostRun, Operation, Resolution
 from opsconsole.runs.registry import PERIODIC, Periodic, register
 from opsconsole.runs.step import RunContext, Step
+from opsconsole.sentences import Text, say
 from opsconsole.targets import server
 
 P = TypeVar("P", bound=Parameters)
@@ -76,18 +77,24 @@ class _Proving(_WithScratch[P, WithBackup]):
 
     action = "run.start"
 
-    def describe(self, context: RunContext[P, WithBackup]) -> str:
+    def describe(self, context: RunContext[P, WithBackup]) -> Text:
         backup = context.find(BACKUP)
         if backup is None:
-            return "No backup was taken. The database was only read."
+            return say("No backup was taken. The database was only read.")
         unknown = backup.copies.filter(state=CopyState.UNREACHABLE).select_related("storage")
-        return (
-            f"Backup {backup.pk}, {size(backup.size_bytes)}, {backup.proof_level.label}."
-            + "".join(
-                f" The copy in {copy.storage} could not be checked; the proof stays as it was."
-                for copy in unknown
-            )
+        summary = say(
+            "Backup %(number)s, %(size)s, %(proof)s.",
+            number=backup.pk,
+            size=size(backup.size_bytes),
+            proof=backup.proof_level.label,
         )
+        for copy in unknown:
+            summary = say(
+                "%(before)s The copy in %(storage)s could not be checked; the proof stays as it was.",
+                before=summary,
+                storage=copy.storage,
+            )
+        return summary
 
     def resolve(self, lost: LostRun[P, WithBackup]) -> Resolution:
         return _resolved_backup(lost.run)
@@ -107,25 +114,32 @@ class _Exchanging(_WithScratch[P, Exchanged]):
             "back."
         )
 
-    def describe(self, context: RunContext[P, Exchanged]) -> str:
+    def describe(self, context: RunContext[P, Exchanged]) -> Text:
         replaced = context.result.replaced
         if not replaced:
-            return "The live database was not touched."
-        return f"The restored database is live; the replaced one is kept as {replaced}."
+            return say("The live database was not touched.")
+        return say(
+            "The restored database is live; the replaced one is kept as %(replaced)s.",
+            replaced=replaced,
+        )
 
     def resolve(self, lost: LostRun[P, Exchanged]) -> Resolution:
         happened = settle_server(lost.run)
         if not happened:
             return Resolution(
                 RunStatus.FAILED,
-                "The worker was lost, and the server shows that the live database was not "
-                "replaced.",
+                say(
+                    "The worker was lost, and the server shows that the live database was not replaced."
+                ),
             )
         lost.result.replaced = happened[-1].replaced_name
         return Resolution(
             RunStatus.SUCCEEDED,
-            "The worker was lost, and the server shows that the restored database is live; "
-            f"the replaced one is kept as {happened[-1].replaced_name}.",
+            say(
+                "The worker was lost, and the server shows that the restored database is live; the "
+                "replaced one is kept as %(replaced)s.",
+                replaced=happened[-1].replaced_name,
+            ),
         )
 
 
@@ -181,13 +195,19 @@ class Import(_WithScratch[ImportParameters, WithBackup]):
             steps.CopyBackup(),
         ]
 
-    def describe(self, context: RunContext[ImportParameters, WithBackup]) -> str:
+    def describe(self, context: RunContext[ImportParameters, WithBackup]) -> Text:
         backup = context.find(BACKUP)
         if backup is None:
-            return "Nothing was imported. No database was touched."
+            return say("Nothing was imported. No database was touched.")
         if backup.proof < ProofLevel.RESTORED:
-            return f"Backup {backup.pk} stays in quarantine: it was not restored yet."
-        return f"Backup {backup.pk}, {size(backup.size_bytes)}, was restored and counted."
+            return say(
+                "Backup %(number)s stays in quarantine: it was not restored yet.", number=backup.pk
+            )
+        return say(
+            "Backup %(number)s, %(size)s, was restored and counted.",
+            number=backup.pk,
+            size=size(backup.size_bytes),
+        )
 
     def resolve(self, lost: LostRun[ImportParameters, WithBackup]) -> Resolution:
         importing.discard_upload(lost.parameters)
@@ -252,11 +272,14 @@ class RestoreAs(_WithScratch[RestoreAsParameters, RestoreAsResult]):
     ) -> Sequence[Step[RestoreAsParameters, RestoreAsResult]]:
         return [steps.RestorePreflight(exchanges=False), steps.BuildNewDatabase()]
 
-    def describe(self, context: RunContext[RestoreAsParameters, RestoreAsResult]) -> str:
+    def describe(self, context: RunContext[RestoreAsParameters, RestoreAsResult]) -> Text:
         made = context.result.database
         if not made:
-            return "The live database was not touched."
-        return f"The new database {made} holds the backup. The live database was not touched."
+            return say("The live database was not touched.")
+        return say(
+            "The new database %(made)s holds the backup. The live database was not touched.",
+            made=made,
+        )
 
     def resolve(self, lost: LostRun[RestoreAsParameters, RestoreAsResult]) -> Resolution:
         settle_server(lost.run)
@@ -264,13 +287,17 @@ class RestoreAs(_WithScratch[RestoreAsParameters, RestoreAsResult]):
         if not _exists(lost.run, made):
             return Resolution(
                 RunStatus.FAILED,
-                "The worker was lost, and the server shows that the live database was not "
-                "replaced.",
+                say(
+                    "The worker was lost, and the server shows that the live database was not replaced."
+                ),
             )
         lost.result.database = made
         return Resolution(
             RunStatus.SUCCEEDED,
-            f"The worker was lost after the backup was restored into {made} and compared.",
+            say(
+                "The worker was lost after the backup was restored into %(made)s and compared.",
+                made=made,
+            ),
         )
 
 
@@ -302,15 +329,19 @@ class Prune(Operation[PruneParameters, PruneResult]):
     ) -> Sequence[Step[PruneParameters, PruneResult]]:
         return [pruning.MarkExpired(), pruning.DeleteExpired()]
 
-    def describe(self, context: RunContext[PruneParameters, PruneResult]) -> str:
-        return f"{context.result.deleted} backups deleted. No database was touched."
+    def describe(self, context: RunContext[PruneParameters, PruneResult]) -> Text:
+        return say(
+            "%(deleted)s backups deleted. No database was touched.", deleted=context.result.deleted
+        )
 
     def resolve(self, lost: LostRun[PruneParameters, PruneResult]) -> Resolution:
         pruning.forget_deletions(lost.run)
         return Resolution(
             RunStatus.FAILED,
-            "The worker was lost while backups were being deleted. What was marked is marked, and "
-            "the next pruning goes on.",
+            say(
+                "The worker was lost while backups were being deleted. What was marked is marked, and "
+                "the next pruning goes on.",
+            ),
         )
 
 
@@ -387,15 +418,19 @@ def _resolved_backup(run: Run) -> Resolution:
     backup = run.backups.first()
     if backup and backup.proof >= ProofLevel.RESTORED:
         return Resolution(
-            RunStatus.SUCCEEDED, f"The worker was lost after backup {backup.pk} was proven."
+            RunStatus.SUCCEEDED,
+            say("The worker was lost after backup %(number)s was proven.", number=backup.pk),
         )
     if backup:
         return Resolution(
             RunStatus.FAILED,
-            f"The worker was lost before backup {backup.pk} was proven; it stays listed as "
-            f"{backup.proof_level.label}.",
+            say(
+                "The worker was lost before backup %(number)s was proven; it stays listed as %(label)s.",
+                number=backup.pk,
+                label=backup.proof_level.label,
+            ),
         )
     return Resolution(
         RunStatus.FAILED,
-        "The worker was lost. No backup was taken; the database was only read.",
+        say("The worker was lost. No backup was taken; the database was only read."),
     )

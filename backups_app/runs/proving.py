@@ -18,6 +18,7 @@ from opsconsole.exceptions import StepFailed
 from opsconsole.formats import counted
 from opsconsole.runs.patience import patiently
 from opsconsole.runs.step import RunContext
+from opsconsole.sentences import say
 from opsconsole.targets import content
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.server import reason_of
@@ -81,9 +82,15 @@ def _prove_checksum(context: RunContext, backup: Backup) -> None:
         raise _NotProven(bad[0] if bad else "there is no copy of it")
     if unknown:
         rest = "another copy is whole" if has_whole else "no copy is known to be whole"
-        raise StepFailed(f"one copy could not be checked, {rest}: {unknown[0]}")
+        raise StepFailed(
+            say(
+                "one copy could not be checked, %(rest)s: %(problem)s",
+                rest=rest,
+                problem=unknown[0],
+            )
+        )
     if bad:
-        raise StepFailed(f"one copy is not whole, another is: {bad[0]}")
+        raise StepFailed(say("one copy is not whole, another is: %(problem)s", problem=bad[0]))
 
 
 def _said(copy: BackupCopy) -> str:

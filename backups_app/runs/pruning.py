@@ -24,6 +24,7 @@ from opsconsole.runs.documents import Parameters
 from opsconsole.runs.models import Run
 from opsconsole.runs.patience import patiently
 from opsconsole.runs.step import Promise, RunContext, Step
+from opsconsole.sentences import Text, say
 
 
 class MarkExpired(Step):
@@ -43,7 +44,7 @@ class MarkExpired(Step):
             % {"n": days},
         )
 
-    def run(self, context: RunContext) -> str:
+    def run(self, context: RunContext) -> Text:
         policy = BackupPolicy.objects.of(context.environment)
         due_at = timezone.now() + timedelta(days=policy.grace_days)
         marked = 0
@@ -60,7 +61,9 @@ class MarkExpired(Step):
                 patiently(partial(unmarked.update, expires_at=due_at, expiry_reason=decision.why))
                 marked += 1
                 context.log(f"backup {decision.id} goes on {due_at:%d %b %Y}: {decision.why}")
-        return f"{marked} marked, {policy.grace_days} days of grace"
+        return say(
+            "%(marked)s marked, %(days)s days of grace", marked=marked, days=policy.grace_days
+        )
 
 
 class DeleteExpired(Step[PruneParameters, PruneResult]):
@@ -71,7 +74,7 @@ class DeleteExpired(Step[PruneParameters, PruneResult]):
     def promise(self, target: Target, parameters: PruneParameters) -> Promise:
         return Promise(_("Delete"), _("deletes every copy of what was marked long enough ago"))
 
-    def run(self, context: RunContext[PruneParameters, PruneResult]) -> str:
+    def run(self, context: RunContext[PruneParameters, PruneResult]) -> Text:
         goes = {d.id for d in decide_for(context.target) if not d.keeps}
         due = Backup.objects.filter(pk__in=goes, deleted_at=None, expires_at__lte=timezone.now())
         deleted, problems = 0, []
@@ -84,8 +87,15 @@ class DeleteExpired(Step[PruneParameters, PruneResult]):
                 problems.append(f"backup {backup.pk}: {error}")
         context.result.deleted = deleted
         if problems:
-            raise StepFailed(f"{len(problems)} could not be deleted, {deleted} were: {problems[0]}")
-        return f"{deleted} deleted"
+            raise StepFailed(
+                say(
+                    "%(left)s could not be deleted, %(deleted)s were: %(problem)s",
+                    left=len(problems),
+                    deleted=deleted,
+                    problem=problems[0],
+                )
+            )
+        return say("%(deleted)s deleted", deleted=deleted)
 
 
 def delete_backup(context: RunContext, backup: Backup) -> bool:

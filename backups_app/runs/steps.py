@@ -27,6 +27,7 @@ from opsconsole.exceptions import StepFailed
 from opsconsole.formats import count, counted, duration, size
 from opsconsole.runs.documents import Parameters
 from opsconsole.runs.step import Note, Promise, RunContext, Step
+from opsconsole.sentences import Text, say, say_count
 from opsconsole.targets import server
 
 RESTORES = Note[Backup]("backup to restore")
@@ -42,7 +43,7 @@ class BackupPreflight(Step):
             _("Preflight"), _("checks the server's version, the client tools and the free space")
         )
 
-    def run(self, context: RunContext) -> str:
+    def run(self, context: RunContext) -> Text:
         with context.connect("preflight") as connection:
             facts = server.read_facts(connection)
         tools = building.tools_for(context.dsn, facts.major)
@@ -52,7 +53,9 @@ class BackupPreflight(Step):
             f"preflight: PostgreSQL {facts.version}, pg_dump {tools.version}, "
             f"{size(facts.size_bytes)}"
         )
-        return f"PostgreSQL {facts.version}, {size(facts.size_bytes)}"
+        return say(
+            "PostgreSQL %(version)s, %(size)s", version=facts.version, size=size(facts.size_bytes)
+        )
 
 
 class TakeBackup(Step[Parameters, WithBackup]):
@@ -64,7 +67,7 @@ class TakeBackup(Step[Parameters, WithBackup]):
     def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(_("Backup"), _dumped(target))
 
-    def run(self, context: RunContext[Parameters, WithBackup]) -> str:
+    def run(self, context: RunContext[Parameters, WithBackup]) -> Text:
         backup = taking.take_backup(context, self.reason)
         return size(backup.size_bytes)
 
@@ -75,10 +78,12 @@ class ProveBackup(Step):
     def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(_("Prove"), _proven(target))
 
-    def run(self, context: RunContext) -> str:
+    def run(self, context: RunContext) -> Text:
         backup = context.get(BACKUP)
         proving.prove_backup(context, backup)
-        return f"content equal, {counted(backup.rows, 'row')}"
+        return say_count(
+            "content equal, %(count)s row", "content equal, %(count)s rows", backup.rows
+        )
 
 
 class ImportPreflight(Step):
@@ -91,11 +96,11 @@ class ImportPreflight(Step):
             _("Preflight"), _("checks that a scratch database can be made to restore it into")
         )
 
-    def run(self, context: RunContext) -> str:
+    def run(self, context: RunContext) -> Text:
         with context.connect("preflight") as connection:
             facts = server.read_facts(connection)
         building.require_scratch(context, facts)
-        return f"PostgreSQL {facts.version}"
+        return say("PostgreSQL %(version)s", version=facts.version)
 
 
 class ImportArchive(Step[ImportParameters, WithBackup]):
@@ -112,9 +117,9 @@ class ImportArchive(Step[ImportParameters, WithBackup]):
             % {"storage": storage},
         )
 
-    def run(self, context: RunContext[ImportParameters, WithBackup]) -> str:
+    def run(self, context: RunContext[ImportParameters, WithBackup]) -> Text:
         backup = importing.import_archive(context)
-        return f"{size(backup.size_bytes)}, in quarantine"
+        return say("%(size)s, in quarantine", size=size(backup.size_bytes))
 
 
 class ReleaseFromQuarantine(Step):
@@ -133,10 +138,10 @@ class ReleaseFromQuarantine(Step):
             % {"where": _where_scratch(target)},
         )
 
-    def run(self, context: RunContext) -> str:
+    def run(self, context: RunContext) -> Text:
         backup = context.get(BACKUP)
         proving.prove_backup(context, backup, ProofLevel.RESTORED)
-        return f"restored, {counted(backup.rows, 'row')}"
+        return say_count("restored, %(count)s row", "restored, %(count)s rows", backup.rows)
 
 
 class CopyBackup(Step):
@@ -155,11 +160,16 @@ class CopyBackup(Step):
             % {"storages": ", ".join(names)},
         )
 
-    def run(self, context: RunContext) -> str:
+    def run(self, context: RunContext) -> Text:
         problems = taking.copy_backup(context, context.get(BACKUP))
         if problems:
-            raise StepFailed(f"the backup is proven, but not copied everywhere: {problems[0]}")
-        return "in every storage of the policy"
+            raise StepFailed(
+                say(
+                    "the backup is proven, but not copied everywhere: %(problem)s",
+                    problem=problems[0],
+                )
+            )
+        return say("in every storage of the policy")
 
 
 class TakeProvenBackup(Step[Parameters, WithBackup]):
@@ -173,12 +183,12 @@ class TakeProvenBackup(Step[Parameters, WithBackup]):
     def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(_("Backup"), f"{_dumped(target)}; {_proven(target)}")
 
-    def run(self, context: RunContext[Parameters, WithBackup]) -> str:
+    def run(self, context: RunContext[Parameters, WithBackup]) -> Text:
         backup = taking.take_backup(context, self.reason)
         proving.prove_backup(context, backup)
         # A copy that fails is told, and does not stop the run: one proven backup is there.
         taking.copy_backup(context, backup)
-        return f"proven: content equal, {size(backup.size_bytes)}"
+        return say("proven: content equal, %(size)s", size=size(backup.size_bytes))
 
 
 class ProveAgain(Step[ProveParameters, WithBackup]):
@@ -193,14 +203,18 @@ class ProveAgain(Step[ProveParameters, WithBackup]):
         }
         return Promise(_("Prove"), how.get(parameters.level, ""))
 
-    def run(self, context: RunContext[ProveParameters, WithBackup]) -> str:
+    def run(self, context: RunContext[ProveParameters, WithBackup]) -> Text:
         backup = Backup.objects.get(pk=context.parameters.backup)
         context.put(BACKUP, backup)
         context.result.backup = backup.pk
         level = context.parameters.level
         proving.prove_backup(context, backup, level)
         if level >= ProofLevel.RESTORED:
-            return f"{level.label}, restored in {duration(backup.restore_seconds or 0)}"
+            return say(
+                "%(proof)s, restored in %(time)s",
+                proof=level.label,
+                time=duration(backup.restore_seconds or 0),
+            )
         return str(level.label)
 
 
@@ -219,7 +233,7 @@ class RestorePreflight(Step[OfBackup]):
             how = _("checks versions, rights, extensions and roles")
         return Promise(_("Preflight"), how)
 
-    def run(self, context: RunContext[OfBackup]) -> str:
+    def run(self, context: RunContext[OfBackup]) -> Text:
         backup = Backup.objects.get(pk=context.parameters.backup)
         context.put(RESTORES, backup)
         consent.require_restore(context.run.requested_by, backup, context.environment)
@@ -236,7 +250,7 @@ class RestorePreflight(Step[OfBackup]):
         blocking = [finding.text for finding in findings if not finding.is_ok]
         if blocking:
             raise StepFailed(blocking[0])
-        return "nothing blocks"
+        return say("nothing blocks")
 
 
 class BuildReplacement(Step[OfBackup]):
@@ -254,10 +268,12 @@ class BuildReplacement(Step[OfBackup]):
             % {"size": _size_of(parameters)},
         )
 
-    def run(self, context: RunContext[OfBackup]) -> str:
+    def run(self, context: RunContext[OfBackup]) -> Text:
         backup = context.get(RESTORES)
         context.put(BUILT, swapping.build_replacement(context, backup))
-        return f"{counted(backup.rows, 'row')}, content equal"
+        return say_count(
+            "%(count)s row, content equal", "%(count)s rows, content equal", backup.rows
+        )
 
 
 class BuildNewDatabase(Step[RestoreAsParameters, RestoreAsResult]):
@@ -275,25 +291,34 @@ class BuildNewDatabase(Step[RestoreAsParameters, RestoreAsResult]):
             % {"name": parameters.database, "size": _size_of(parameters)},
         )
 
-    def run(self, context: RunContext[RestoreAsParameters, RestoreAsResult]) -> str:
+    def run(self, context: RunContext[RestoreAsParameters, RestoreAsResult]) -> Text:
         backup = context.get(RESTORES)
         name = context.parameters.database
         built = building.built_name(context.dsn.database, context.run.pk)
         with context.connect("new", database=server.MAINTENANCE_DATABASE) as connection:
             if server.database_oid(connection, name) is not None:
-                raise StepFailed(f"there already is a database {name}: choose another name")
+                raise StepFailed(
+                    say("there already is a database %(name)s: choose another name", name=name)
+                )
         keeps_owners = backup.keeps_owners_in(context.run.target_id)
         building.build_database(context, backup, built, keeps_owners=keeps_owners)
         problems = building.compare_content(context, backup, built)
         if problems:
-            raise StepFailed(f"the restored copy differs from the backup: {problems[0]}")
+            raise StepFailed(
+                say("the restored copy differs from the backup: %(problem)s", problem=problems[0])
+            )
         building.mask_if_needed(context, backup, built)
         context.close_sessions()
         with context.connect("new", database=server.MAINTENANCE_DATABASE) as connection:
             server.rename_database(connection, built, name)
         context.result.database = name
         context.log(f"restore: {counted(backup.rows, 'row')} in {name}, content equal", "ok")
-        return f"{counted(backup.rows, 'row')} in {name}, content equal"
+        return say_count(
+            "%(count)s row in %(name)s, content equal",
+            "%(count)s rows in %(name)s, content equal",
+            backup.rows,
+            name=name,
+        )
 
 
 class UndoPreflight(Step[UndoParameters]):
@@ -305,20 +330,24 @@ class UndoPreflight(Step[UndoParameters]):
             _("checks that the replaced database is still there, and no other took its place"),
         )
 
-    def run(self, context: RunContext[UndoParameters]) -> str:
+    def run(self, context: RunContext[UndoParameters]) -> Text:
         replaced = ReplacedDatabase.objects.get(pk=context.parameters.replaced)
         with context.connect("preflight", database=server.MAINTENANCE_DATABASE) as connection:
             kept = server.database_oid(connection, replaced.replaced_name)
             live = server.database_oid(connection, replaced.live_name)
         if kept != replaced.old_oid:
-            raise StepFailed(f"{replaced.replaced_name} is no longer on the server")
+            raise StepFailed(
+                say("%(replaced)s is no longer on the server", replaced=replaced.replaced_name)
+            )
         if live != replaced.new_oid:
             raise StepFailed(
-                f"{replaced.live_name} is not the database that this restore made: another one "
-                "has replaced it since"
+                say(
+                    "%(live)s is not the database that this restore made: another one has replaced it since",
+                    live=replaced.live_name,
+                )
             )
         context.put(UNDOES, replaced)
-        return f"{replaced.replaced_name} is there, closed"
+        return say("%(replaced)s is there, closed", replaced=replaced.replaced_name)
 
 
 class SwapBack(Step[UndoParameters, WithReplaced]):
@@ -341,10 +370,12 @@ class SwapBack(Step[UndoParameters, WithReplaced]):
             },
         )
 
-    def run(self, context: RunContext[UndoParameters, WithReplaced]) -> str:
+    def run(self, context: RunContext[UndoParameters, WithReplaced]) -> Text:
         undoes = context.get(UNDOES)
         replaced = swapping.swap_in(context, undoes.replaced_name, undoes)
-        return f"undone; the restored database is kept as {replaced.replaced_name}"
+        return say(
+            "undone; the restored database is kept as %(replaced)s", replaced=replaced.replaced_name
+        )
 
 
 class SwapIn(Step[OfBackup, WithReplaced]):
@@ -364,9 +395,9 @@ class SwapIn(Step[OfBackup, WithReplaced]):
             },
         )
 
-    def run(self, context: RunContext[OfBackup, WithReplaced]) -> str:
+    def run(self, context: RunContext[OfBackup, WithReplaced]) -> Text:
         replaced = swapping.swap_in(context, context.get(BUILT))
-        return f"replaced database kept as {replaced.replaced_name}"
+        return say("replaced database kept as %(replaced)s", replaced=replaced.replaced_name)
 
 
 # -- what people are told before

@@ -25,6 +25,7 @@ from opsconsole.processes.process import allowed_environment
 from opsconsole.runs.documents import Parameters
 from opsconsole.runs.patience import patiently, save_new
 from opsconsole.runs.step import RunContext
+from opsconsole.sentences import say
 from opsconsole.targets import server, swap
 
 
@@ -91,7 +92,9 @@ def build_replacement(context: RunContext, backup: Backup) -> str:
     building.build_database(context, backup, name, keeps_owners=keeps_owners)
     problems = building.compare_content(context, backup, name)
     if problems:
-        raise StepFailed(f"the restored copy differs from the backup: {problems[0]}")
+        raise StepFailed(
+            say("the restored copy differs from the backup: %(problem)s", problem=problems[0])
+        )
     building.mask_if_needed(context, backup, name)
     prepare_for_swap(context, name)
     context.log(f"restore: {counted(backup.rows, 'row')}, content equal", "ok")
@@ -129,7 +132,9 @@ def swap_in(
     said = _run_swap(context, order)
     if not settle_swap(context, replaced):
         why = next((s for s in reversed(said) if s.startswith("failed")), "the swap did not finish")
-        raise StepFailed(f"the databases were not exchanged, the live one is open: {why}")
+        raise StepFailed(
+            say("the databases were not exchanged, the live one is open: %(why)s", why=why)
+        )
     context.result.replaced = replaced.replaced_name
     context.log(f"swap: done; the replaced database is kept as {replaced.replaced_name}", "ok")
     return replaced
@@ -143,12 +148,15 @@ def _record_intent(
     with context.connect("swap:before", database=server.MAINTENANCE_DATABASE) as connection:
         old, new = server.database_oid(connection, live), server.database_oid(connection, built)
         if old is None or new is None:
-            raise StepFailed("one of the two databases is gone")
+            raise StepFailed(say("one of the two databases is gone"))
         row = connection.execute("SELECT pg_database_size(%s::oid)", [old]).fetchone()
         foreign = sessions_not_ours_to_end(connection, live)
     if foreign:
         raise StepFailed(
-            f"sessions of a role this one may not end are in the way: {', '.join(foreign)}"
+            say(
+                "sessions of a role this one may not end are in the way: %(foreign)s",
+                foreign=", ".join(foreign),
+            )
         )
     replaced = ReplacedDatabase(
         undoes=undoes,
@@ -224,9 +232,13 @@ def _reconcile(context: RunContext, replaced: ReplacedDatabase) -> bool:
         except (AdapterError, psycopg.Error):
             time.sleep(0.25)
     raise NeedsAttention(
-        "The server cannot be asked whether the databases were exchanged. "
-        f"Compare the OID of {replaced.live_name}: {replaced.old_oid} is the old database, "
-        f"{replaced.new_oid} the restored one."
+        say(
+            "The server cannot be asked whether the databases were exchanged. Compare the OID of "
+            "%(live)s: %(old_oid)s is the old database, %(new_oid)s the restored one.",
+            live=replaced.live_name,
+            old_oid=replaced.old_oid,
+            new_oid=replaced.new_oid,
+        )
     )
 
 

@@ -27,6 +27,7 @@ from opsconsole.formats import size
 from opsconsole.runs.documents import Parameters
 from opsconsole.runs.patience import save_new
 from opsconsole.runs.step import Estimate, Note, RunContext
+from opsconsole.sentences import say
 from opsconsole.targets import activity, content, server
 from opsconsole.targets.event_triggers import read_event_triggers
 from opsconsole.targets.server import ServerFacts
@@ -49,8 +50,10 @@ def form_of(policy: BackupPolicy) -> StoredForm:
         own = secrets.backup_identities()
         if not own:
             raise StepFailed(
-                "the console has no backup key of its own, so it could not prove an encrypted "
-                "backup: set OPSCONSOLE_BACKUP_IDENTITIES"
+                say(
+                    "the console has no backup key of its own, so it could not prove an encrypted backup: "
+                    "set OPSCONSOLE_BACKUP_IDENTITIES",
+                )
             )
         recipients = list(dict.fromkeys([public_key(own[0]), *recipients]))
     return StoredForm(policy.format, policy.level, tuple(recipients))
@@ -62,8 +65,13 @@ def require_space(context: RunContext, database_bytes: int) -> None:
     free = copies.store_of(policy.storage).free_bytes()
     if free is not None and free < database_bytes:
         raise StepFailed(
-            f"{size(free)} are free in {policy.storage} and the archive may need up to "
-            f"{size(database_bytes)}: free some space and run again"
+            say(
+                "%(free)s are free in %(storage)s and the archive may need up to %(needed)s: free some "
+                "space and run again",
+                free=size(free),
+                storage=policy.storage,
+                needed=size(database_bytes),
+            )
         )
     if policy.format == BackupPolicy.Format.DIRECTORY:
         copies.require_space(building.scratch_folder(), database_bytes, "the temporary folder")

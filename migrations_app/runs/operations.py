@@ -45,6 +45,7 @@ from opsconsole.runs.models import Run
 from opsconsole.runs.operation import Asked, LostRun, Operation, P, R, Resolution
 from opsconsole.runs.registry import Periodic, register
 from opsconsole.runs.step import Promise, RunContext, Step
+from opsconsole.sentences import Sentence, Text, say, say_count
 from opsconsole.targets import activity, server
 
 Migrating = RunContext[MigrateParameters, MigrateResult]
@@ -117,18 +118,21 @@ class Migrate(Operation[MigrateParameters, MigrateResult]):
     def way_back(self, context: Migrating) -> MigrateSteps:
         return way_back(context)
 
-    def describe(self, context: Migrating) -> str:
+    def describe(self, context: Migrating) -> Text:
         result = context.result
         if result.replaced:
-            return (
-                "The backup taken before the migration is live again; the migrated database is "
-                f"kept as {result.replaced}."
+            return say(
+                "The backup taken before the migration is live again; the migrated database is kept as "
+                "%(replaced)s.",
+                replaced=result.replaced,
             )
         if result.applied is None:
-            return "Nothing was changed."
+            return say("Nothing was changed.")
         if result.migrating:
-            return f"{result.applied_before} {_landed(result)}"
-        return f"Applied: {', '.join(result.applied)}."
+            return say(
+                "%(before)s %(landed)s", before=result.applied_before, landed=_landed(result)
+            )
+        return say("Applied: %(applied)s.", applied=", ".join(result.applied))
 
     def resolve(self, lost: LostMigrate) -> Resolution:
         return resolve_migrate(lost)
@@ -163,7 +167,7 @@ class Resolve(_Repair[ResolveParameters]):
     ) -> Sequence[Step[ResolveParameters]]:
         return [steps.ResolveHistory()]
 
-    def describe(self, context: RunContext[ResolveParameters]) -> str:
+    def describe(self, context: RunContext[ResolveParameters]) -> Text:
         return ONLY_HISTORY
 
     def resolve(self, lost: LostRun[ResolveParameters]) -> Resolution:
@@ -187,11 +191,13 @@ class Finish(_Repair[FinishParameters, FinishResult]):
     ) -> Sequence[Step[FinishParameters, FinishResult]]:
         return [*backup_first(target.environment), steps.FinishRest(), HealthStep("after")]
 
-    def describe(self, context: RunContext[FinishParameters, FinishResult]) -> str:
+    def describe(self, context: RunContext[FinishParameters, FinishResult]) -> Text:
         name = context.parameters.migration
         if context.failure:
-            return f"{name} is still failed; what of it is in the database is on its page."
-        return f"{name} is complete and marked applied."
+            return say(
+                "%(name)s is still failed; what of it is in the database is on its page.", name=name
+            )
+        return say("%(name)s is complete and marked applied.", name=name)
 
     def resolve(self, lost: LostRun[FinishParameters, FinishResult]) -> Resolution:
         return _resolved_by_history(lost.run, lost.parameters.migration)
@@ -214,12 +220,12 @@ class EndSession(_Repair[EndSessionParameters]):
     ) -> Sequence[Step[EndSessionParameters]]:
         return [steps.EndSession()]
 
-    def describe(self, context: RunContext[EndSessionParameters]) -> str:
-        return "Nothing in the database was changed."
+    def describe(self, context: RunContext[EndSessionParameters]) -> Text:
+        return say("Nothing in the database was changed.")
 
     def resolve(self, lost: LostRun[EndSessionParameters]) -> Resolution:
         settle_server(lost.run)
-        return Resolution(RunStatus.FAILED, "The worker was lost. Nothing was changed.")
+        return Resolution(RunStatus.FAILED, say("The worker was lost. Nothing was changed."))
 
 
 class AdoptDrift(_Repair[AdoptDriftParameters]):
@@ -239,15 +245,17 @@ class AdoptDrift(_Repair[AdoptDriftParameters]):
     ) -> Sequence[Step[AdoptDriftParameters]]:
         return [steps.AdoptDrift()]
 
-    def describe(self, context: RunContext[AdoptDriftParameters]) -> str:
+    def describe(self, context: RunContext[AdoptDriftParameters]) -> Text:
         return ONLY_HISTORY
 
     def resolve(self, lost: LostRun[AdoptDriftParameters]) -> Resolution:
         settle_server(lost.run)
         return Resolution(
             RunStatus.FAILED,
-            "The worker was lost. The schema was not changed; whether the history was, the "
-            "environment's page says.",
+            say(
+                "The worker was lost. The schema was not changed; whether the history was, the "
+                "environment's page says.",
+            ),
         )
 
 
@@ -255,14 +263,22 @@ def backup_first(environment: Environment) -> list[Step[Parameters, WithBackup]]
     return [TakeProvenBackup(BackupReason.PRE_MIGRATION)] if environment.takes_backup else []
 
 
-def _landed(result: MigrateResult) -> str:
+def _landed(result: MigrateResult) -> Sentence:
     failed = result.failed_script
     if not failed:
-        return "Nothing else was changed."
+        return say("Nothing else was changed.")
     if result.landed:
         lines = ", ".join(str(each.line) for each in result.landed)
-        return f"Of {failed.file}, the statements at lines {lines} have landed."
-    return f"PostgreSQL rolled {failed.file} back: it left nothing."
+        return say(
+            "Of %(file)s, the statements at lines %(lines)s have landed.",
+            file=failed.file,
+            lines=lines,
+        )
+    return _rolled_back(failed.file)
+
+
+def _rolled_back(file: str) -> Sentence:
+    return say("PostgreSQL rolled %(file)s back: it left nothing.", file=file)
 
 
 def way_back(context: Migrating) -> MigrateSteps:
@@ -278,7 +294,10 @@ def way_back(context: Migrating) -> MigrateSteps:
     policy = AutoRollback(context.environment.auto_rollback)
     if backup is None:
         raise NeedsAttention(
-            f"{context.failure} All migrations are applied, and no backup was taken before them.",
+            say(
+                "%(failure)s All migrations are applied, and no backup was taken before them.",
+                failure=context.failure,
+            ),
             ways=[keep_way(result.applied)],
         )
     with context.connect("writes") as connection:
@@ -287,13 +306,20 @@ def way_back(context: Migrating) -> MigrateSteps:
     context.log(f"rollback: others have written up to {counted(written, 'row')} since the backup")
     if policy is AutoRollback.NEVER or (policy is AutoRollback.NO_WRITES and written):
         why = (
-            f"others have written up to {counted(written, 'row')} since the backup"
+            say_count(
+                "others have written up to %(count)s row since the backup",
+                "others have written up to %(count)s rows since the backup",
+                written,
+            )
             if written
-            else "this environment leaves going back to a person"
+            else say("this environment leaves going back to a person")
         )
         raise NeedsAttention(
-            f"{context.failure} All migrations are applied; not rolled back by itself, because "
-            f"{why}.",
+            say(
+                "%(failure)s All migrations are applied; not rolled back by itself, because %(why)s.",
+                failure=context.failure,
+                why=why,
+            ),
             ways=[restore_way(backup, written), keep_way(result.applied)],
         )
     return [steps.Rollback(), HealthStep("rolled back")]
@@ -341,8 +367,11 @@ def resolve_migrate(lost: LostMigrate) -> Resolution:
         lost.result.replaced = happened[-1].replaced_name
         return Resolution(
             RunStatus.ROLLED_BACK,
-            "The worker was lost. The server shows that the backup is live again; the migrated "
-            f"database is kept as {happened[-1].replaced_name}.",
+            say(
+                "The worker was lost. The server shows that the backup is live again; the migrated "
+                "database is kept as %(replaced)s.",
+                replaced=happened[-1].replaced_name,
+            ),
         )
     dsn = resolve_dsn(run.target)
     commit = run.plan.content.get("commit", "") if run.plan else ""
@@ -374,8 +403,12 @@ def _may_have_begun(
     lost.result.ways = steps.unknown_ways(following.name)
     return Resolution(
         RunStatus.NEEDS_ATTENTION,
-        f"The worker was lost, and {following.file} may have begun: it is not atomic, and the "
-        f"history of its tool does not say. {lost.result.applied_before}",
+        say(
+            "The worker was lost, and %(file)s may have begun: it is not atomic, and the history of "
+            "its tool does not say. %(before)s",
+            file=following.file,
+            before=lost.result.applied_before,
+        ),
     )
 
 
@@ -388,7 +421,11 @@ def _resolved_by_history(run: Run, name: str) -> Resolution:
     state = next((s.state for s in states if s.name == name), "pending")
     return Resolution(
         RunStatus.FAILED if state == "failed" else RunStatus.SUCCEEDED,
-        f"The worker was lost. The history shows {name} as {state.replace('_', ' ')}.",
+        say(
+            "The worker was lost. The history shows %(name)s as %(state)s.",
+            name=name,
+            state=state.replace("_", " "),
+        ),
     )
 
 
@@ -401,27 +438,41 @@ def _resolve_interrupted(
     if script is None:
         return Resolution(
             RunStatus.NEEDS_ATTENTION,
-            f"The worker was lost during {stuck.name}, whose file is gone. {before}",
+            say(
+                "The worker was lost during %(name)s, whose file is gone. %(before)s",
+                name=stuck.name,
+                before=before,
+            ),
         )
     if script.is_atomic:
-        landed, text = [], f"PostgreSQL rolled {script.file} back: it left nothing."
+        landed, text = [], _rolled_back(script.file)
     elif [s.concurrent_index for s in script.statements] != [""] and len(script.statements) == 1:
         index = script.statements[0].concurrent_index
         if has_valid_index(connection, index):
             landed = list(script.statements)
-            text = f"The index {index} is there and valid: mark {stuck.name} applied."
+            text = say(
+                "The index %(index)s is there and valid: mark %(name)s applied.",
+                index=index,
+                name=stuck.name,
+            )
         else:
             dropped = drop_invalid_index(connection, index)
             landed = []
             text = (
-                f"{script.file} left {'an invalid index, now dropped' if dropped else 'nothing'}."
+                say("%(file)s left an invalid index, now dropped.", file=script.file)
+                if dropped
+                else say("%(file)s left nothing.", file=script.file)
             )
     else:
         lost.result.ways = steps.unknown_ways(stuck.name)
         return Resolution(
             RunStatus.NEEDS_ATTENTION,
-            f"The worker was lost during {script.file}, which is not atomic: how far it came "
-            f"cannot be known from the history. {before}",
+            say(
+                "The worker was lost during %(file)s, which is not atomic: how far it came cannot be "
+                "known from the history. %(before)s",
+                file=script.file,
+                before=before,
+            ),
         )
     lost.result.landed = Landed.each(landed)
     lost.result.failed_script = FailedScript(
@@ -433,7 +484,9 @@ def _resolve_interrupted(
         is_atomic=script.is_atomic,
     )
     engine.note_interrupted(connection, stuck.name, f"The worker was lost. {text}")
-    return Resolution(RunStatus.FAILED, f"The worker was lost. {text} {before}")
+    return Resolution(
+        RunStatus.FAILED, say("The worker was lost. %(text)s %(before)s", text=text, before=before)
+    )
 
 
 def _resolve_between(
@@ -442,18 +495,23 @@ def _resolve_between(
     """No script was under way: none, some or all of the plan are applied."""
     run, applied = lost.run, lost.result.applied
     if not applied:
-        return Resolution(RunStatus.FAILED, "The worker was lost before anything was changed.")
+        return Resolution(RunStatus.FAILED, say("The worker was lost before anything was changed."))
     if len(applied) < len(names):
         return Resolution(
             RunStatus.FAILED,
-            f"The worker was lost between two migrations. {lost.result.applied_before}",
+            say(
+                "The worker was lost between two migrations. %(before)s",
+                before=lost.result.applied_before,
+            ),
         )
     problem = failing(check_target(run.target, run=run, phase="after"))
     if not problem:
         return Resolution(
             RunStatus.SUCCEEDED,
-            "The worker was lost after the last migration. The history equals the plan and "
-            "health is good.",
+            say(
+                "The worker was lost after the last migration. The history equals the plan and health is "
+                "good.",
+            ),
         )
     backup = run.backups.first()
     written = None
@@ -465,5 +523,8 @@ def _resolve_between(
     ]
     return Resolution(
         RunStatus.NEEDS_ATTENTION,
-        f"The worker was lost after the last migration, and health is failing: {problem}.",
+        say(
+            "The worker was lost after the last migration, and health is failing: %(problem)s.",
+            problem=problem,
+        ),
     )

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from backups_app.runs.results import WithBackup, WithReplaced
 from migrations_app.engines.kinds import Statement
 from opsconsole.runs.documents import Result
+from opsconsole.sentences import Sentence, say
 
 
 class Landed(BaseModel):
@@ -67,8 +68,8 @@ class MigrateResult(WithBackup, WithReplaced, WithSchema):
         self.own_writes = (self.own_writes or 0) + rows
 
     @property
-    def applied_before(self) -> str:
-        """What of the plan is in the database, as a sentence."""
+    def applied_before(self) -> Sentence:
+        """What of the plan is in the database."""
         if not self.applied:
-            return "No migration was applied."
-        return f"Applied before it and still there: {', '.join(self.applied)}."
+            return say("No migration was applied.")
+        return say("Applied before it and still there: %(names)s.", names=", ".join(self.applied))

@@ -95,7 +95,7 @@ def current_plan(target: Target) -> tuple[Plan, TargetState]:
     """The plan of the newest state. Raises Refused when there is nothing to run, with why."""
     stop = in_the_way(judge(plan_gates(target), timezone.now()))
     if stop:
-        raise Refused(stop.why)
+        raise Refused(stop.told)
     state = target.latest_state
     assert state is not None
     return plan_for(target, state), state

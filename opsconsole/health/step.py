@@ -12,6 +12,7 @@ from opsconsole.health.models import HealthResult
 from opsconsole.health.services import check_target
 from opsconsole.runs.documents import Parameters
 from opsconsole.runs.step import Note, Promise, RunContext, Step
+from opsconsole.sentences import Text, say
 
 # What was failing before the run, one line; "" for nothing.
 UNHEALTHY_BEFORE = Note[str]("health before the run")
@@ -52,16 +53,20 @@ class HealthStep(Step):
             % {"time": duration(target.environment.settle_seconds)},
         )
 
-    def run(self, context: RunContext) -> str:
+    def run(self, context: RunContext) -> Text:
         if not context.environment.health_checks.filter(is_enabled=True).exists():
-            return "no health check is configured"
+            return say("no health check is configured")
         pause = context.environment.settle_seconds * settings.TIME_SCALE / (ROUNDS - 1)
         for number in range(ROUNDS):
             if number:
                 context.sleep(pause)
             self._round(context)
             context.progress(100 * (number + 1) / ROUNDS)
-        return f"good {ROUNDS} times over {duration(context.environment.settle_seconds)}"
+        return say(
+            "good %(times)s times over %(time)s",
+            times=ROUNDS,
+            time=duration(context.environment.settle_seconds),
+        )
 
     def _round(self, context: RunContext) -> None:
         for attempt in range(TRIES):
@@ -73,7 +78,11 @@ class HealthStep(Step):
         before = context.find(UNHEALTHY_BEFORE)
         if before:
             raise NeedsAttention(
-                f"Health is failing ({problem}), as it was before this run ({before}): "
-                "the console cannot tell whether this run made it worse."
+                say(
+                    "Health is failing (%(problem)s), as it was before this run (%(before)s): the console "
+                    "cannot tell whether this run made it worse.",
+                    problem=problem,
+                    before=before,
+                )
             )
         raise StepFailed(problem)

@@ -16,6 +16,7 @@ from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import (
     AdapterError,
     Cancelled,
+    ConsoleError,
     FencedOut,
     NeedsAttention,
     Refused,
@@ -30,12 +31,14 @@ from opsconsole.runs.patience import Lease, is_away, patiently, surviving
 from opsconsole.runs.recorder import Recorder, redact
 from opsconsole.runs.registry import OPERATIONS, PERIODIC, STATE_READERS
 from opsconsole.runs.step import RunContext, Step
+from opsconsole.sentences import Text, say
 from opsconsole.targets import server
 from opsconsole.targets.availability import AvailabilitySampler
 from opsconsole.targets.server import TargetLock
 from opsconsole.work.sending import send_short
 
 logger = logging.getLogger(__name__)
+End = tuple[RunStatus, Text]
 
 
 def execute_run(run_id: int, worker_name: str) -> None:
@@ -67,7 +70,7 @@ def _execute(run: Run, lease: Lease) -> None:
     try:
         dsn = resolve_dsn(run.target)
     except (AdapterError, Refused) as error:
-        _end(run, RunStatus.FAILED, f"Nothing was changed: {error}")
+        _end(run, RunStatus.FAILED, _nothing_changed(error))
         return
     operation = OPERATIONS[run.operation]
     with Recorder(run, [dsn.password], lease) as recorder:
@@ -79,7 +82,7 @@ def _execute(run: Run, lease: Lease) -> None:
         if run.changes_target:
             _read_state(context)
     # The terminal status is written only after the last line, and after what pages will show.
-    _end(run, status, recorder.redact(summary))
+    _end(run, status, recorder.redacted(summary))
     tell_state_changed(run)
 
 
@@ -89,7 +92,11 @@ def _read_state(context: RunContext) -> None:
             patiently(partial(read_state, context.run))
 
 
-def _end(run: Run, status: RunStatus, summary: str) -> None:
+def _nothing_changed(error: ConsoleError) -> Text:
+    return say("Nothing was changed: %(why)s", why=error.text)
+
+
+def _end(run: Run, status: RunStatus, summary: Text) -> None:
     patiently(lambda: runs.finish_run(run, status, summary))
 
 
@@ -99,7 +106,7 @@ def tell_state_changed(run: Run) -> None:
         send_short(periodic.task, periodic.about(run.target))
 
 
-def _with_lock(context: RunContext, operation: Operation) -> tuple[RunStatus, str]:
+def _with_lock(context: RunContext, operation: Operation) -> End:
     """Hold the target's lock and the lease while the operation runs."""
     lock: TargetLock | None = None
     try:
@@ -110,7 +117,7 @@ def _with_lock(context: RunContext, operation: Operation) -> tuple[RunStatus, st
         if lock:
             lock.release()
         context.log(f"refused: {error}", "no")
-        return RunStatus.FAILED, f"Nothing was changed: {error}"
+        return RunStatus.FAILED, _nothing_changed(error)
     try:
         with LeaseKeeper(context, lock):
             return _run_sampled(context, operation)
@@ -119,7 +126,7 @@ def _with_lock(context: RunContext, operation: Operation) -> tuple[RunStatus, st
             lock.release()
 
 
-def _run_sampled(context: RunContext, operation: Operation) -> tuple[RunStatus, str]:
+def _run_sampled(context: RunContext, operation: Operation) -> End:
     sampler = _start_sampler(context)
     try:
         return _run_steps(context, operation)
@@ -149,41 +156,50 @@ def _finish(context: RunContext, operation: Operation, sampler: AvailabilitySamp
     context.close_sessions()
 
 
-def _run_steps(context: RunContext, operation: Operation) -> tuple[RunStatus, str]:
+def _run_steps(context: RunContext, operation: Operation) -> End:
     try:
         _run_in_order(context, operation.steps(context.target, context.parameters))
     except Cancelled as error:
-        state = str(error) or operation.describe(context)
+        state = error.text or operation.describe(context)
         context.log(f"cancelled: {state}", "hm")
-        return RunStatus.CANCELLED, f"Cancelled. {state}"
+        return RunStatus.CANCELLED, say("Cancelled. %(state)s", state=state)
     except NeedsAttention as error:
         return _needs_attention(context, error)
     except StepFailed as error:
-        return _go_back(context, operation, str(error))
+        return _go_back(context, operation, error.text)
     return RunStatus.SUCCEEDED, operation.describe(context)
 
 
-def _go_back(context: RunContext, operation: Operation, why: str) -> tuple[RunStatus, str]:
+def _go_back(context: RunContext, operation: Operation, why: Text) -> End:
     """Run the way back of the operation, if it has one from here."""
     context.failure = why
     context.recorder.skip_pending()
     try:
         way_back = operation.way_back(context)
         if not way_back:
-            return RunStatus.FAILED, f"{why.rstrip('.')}. {operation.describe(context)}"
+            return RunStatus.FAILED, _and_now(why, context, operation)
         _run_in_order(context, way_back)
     except NeedsAttention as error:
         return _needs_attention(context, error)
     except (StepFailed, Cancelled) as error:
-        message = f"{why} Going back did not finish: {error or 'it was cancelled'}."
-        return _needs_attention(context, NeedsAttention(f"{message} {operation.describe(context)}"))
-    return RunStatus.ROLLED_BACK, f"{why.rstrip('.')}. {operation.describe(context)}"
+        stuck = say(
+            "%(why)s. Going back did not finish: %(what)s. %(state)s",
+            why=why,
+            what=error.text or say("it was cancelled"),
+            state=operation.describe(context),
+        )
+        return _needs_attention(context, NeedsAttention(stuck))
+    return RunStatus.ROLLED_BACK, _and_now(why, context, operation)
 
 
-def _needs_attention(context: RunContext, error: NeedsAttention) -> tuple[RunStatus, str]:
+def _and_now(why: Text, context: RunContext, operation: Operation) -> Text:
+    return say("%(why)s. %(state)s", why=why, state=operation.describe(context))
+
+
+def _needs_attention(context: RunContext, error: NeedsAttention) -> End:
     context.result.ways = error.ways
     context.log(f"needs a decision: {error}", "hm")
-    return RunStatus.NEEDS_ATTENTION, str(error)
+    return RunStatus.NEEDS_ATTENTION, error.text
 
 
 def _run_in_order(context: RunContext, steps: Sequence[Step]) -> None:
@@ -202,7 +218,7 @@ def _run_step(context: RunContext, step: Step) -> None:
         context.run.result = context.result.stored_over(context.run.result)
         patiently(lambda: runs.save_result(context.run))
     except NeedsAttention as error:
-        recorder.end_step(StepStatus.UNKNOWN, str(error))
+        recorder.end_step(StepStatus.UNKNOWN, error.text)
         raise
     except FencedOut:
         raise
@@ -213,19 +229,21 @@ def _run_step(context: RunContext, step: Step) -> None:
             raise FencedOut("the console's database is away") from error
         if isinstance(error, Cancelled) or context.is_stopping:
             recorder.end_step(
-                StepStatus.CANCELLED, str(error) if isinstance(error, Cancelled) else ""
+                StepStatus.CANCELLED, error.text if isinstance(error, Cancelled) else ""
             )
             raise error if isinstance(error, Cancelled) else Cancelled("") from error
         message = _message(context, step, error)
-        context.log(message, "no")
+        context.log(str(message), "no")
         recorder.end_step(StepStatus.FAILED, message)
-        raise StepFailed(f"{step.name.capitalize()} failed: {message}") from error
+        raise StepFailed(
+            say("%(step)s failed: %(why)s", step=step.name.capitalize(), why=message)
+        ) from error
     recorder.end_step(StepStatus.SUCCEEDED, summary)
 
 
-def _message(context: RunContext, step: Step, error: Exception) -> str:
+def _message(context: RunContext, step: Step, error: Exception) -> Text:
     if isinstance(error, (StepFailed, AdapterError, Refused)):
-        return str(error)
+        return error.text
     if isinstance(error, psycopg.Error):
         return server.reason_of(error)
     if isinstance(error, OSError):
@@ -238,4 +256,4 @@ def _message(context: RunContext, step: Step, error: Exception) -> str:
         redact(f"{type(error).__name__}: {error}", [context.dsn.password]),
         exc_info=settings.DEBUG,
     )
-    return f"unexpected {type(error).__name__}: {error}"
+    return say("unexpected %(type)s: %(error)s", type=type(error).__name__, error=error)

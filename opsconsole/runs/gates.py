@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar
 
-from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
+
+from opsconsole.language import tell
+from opsconsole.sentences import Text, say
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Open:
 class Waiting:
     """It cannot be said yet, or not before `until`; time or a fresh reading opens it."""
 
-    why: str
+    why: Text
     until: datetime | None = None
 
 
@@ -33,7 +35,7 @@ class Waiting:
 class Closed:
     """A person has to do something first. `link` is where, `field` which input it is about."""
 
-    why: str
+    why: Text
     link: str = ""
     field: str = ""
 
@@ -72,8 +74,13 @@ class Judged:
         return isinstance(self.verdict, Closed)
 
     @property
-    def why(self) -> str:
+    def why(self) -> Text:
         return "" if isinstance(self.verdict, Open) else self.verdict.why
+
+    @property
+    def told(self) -> str:
+        """Why, for the reader."""
+        return tell(self.why)
 
     @property
     def link(self) -> str:
@@ -110,7 +117,7 @@ class RequesterMay(Gate):
     def check(self, now: datetime) -> Verdict:
         if self.may:
             return Open()
-        return Closed(_("%(user)s no longer has the right to run this.") % {"user": self.requester})
+        return Closed(say("%(user)s no longer has the right to run this.", user=self.requester))
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ class PlanIntact(Gate):
     def check(self, now: datetime) -> Verdict:
         if self.hash == self.found:
             return Open()
-        return Closed(_("the stored plan is not the one that was confirmed."))
+        return Closed(say("the stored plan is not the one that was confirmed."))
 
 
 @dataclass(frozen=True)
@@ -139,9 +146,9 @@ class FreshReading(Gate):
 
     def check(self, now: datetime) -> Verdict:
         if self.read_at is None:
-            return Waiting(_("The database has not been read yet."))
+            return Waiting(say("The database has not been read yet."))
         if self.error:
-            return Waiting(_("The database cannot be read: %(error)s") % {"error": self.error})
+            return Waiting(say("The database cannot be read: %(error)s", error=self.error))
         if now - self.read_at > timedelta(seconds=self.seconds):
-            return Waiting(_("The database was read too long ago: open the page again."))
+            return Waiting(say("The database was read too long ago: open the page again."))
         return Open()

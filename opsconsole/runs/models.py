@@ -16,8 +16,10 @@ from django.utils import timezone
 from django.utils.translation import gettext as _g
 
 from opsconsole.environments.models import Target
+from opsconsole.language import tell_again
 from opsconsole.runs.choices import RunKind, RunStatus, StepStatus
 from opsconsole.runs.documents import Stored
+from opsconsole.sentences import Sentence, Text
 
 # What a run of each operation is called: given the run, and its environment's name within a
 # sentence. The registry of operations fills it.
@@ -74,7 +76,33 @@ class RunQuerySet(models.QuerySet["Run"]):
         return self.filter(target_id=target_id, changes_target=True, status__in=RunStatus.holding())
 
 
-class Run(models.Model):
+class Summed(models.Model):
+    """What is summed up in a sentence: kept in English as it was said, and in its parts."""
+
+    summary = models.TextField(blank=True)
+    summary_parts = models.JSONField(null=True)
+
+    class Meta:
+        abstract = True
+
+    @property
+    def sentence(self) -> Text:
+        """The summary as a part of another one."""
+        return Sentence.read(self.summary_parts) if self.summary_parts else self.summary
+
+    @property
+    def told(self) -> str:
+        """The summary for the reader."""
+        return tell_again(self.summary, self.summary_parts)
+
+
+def summed(text: Text) -> dict[str, object]:
+    """The fields of what is summed up so."""
+    parts = text.stored() if isinstance(text, Sentence) else None
+    return {"summary": str(text), "summary_parts": parts}
+
+
+class Run(Summed):
     """One execution of an operation against one target. Claimed once, never run again.
 
     `changes_target` and `excludes` are its operation's, as they were when it was requested: the
@@ -100,7 +128,6 @@ class Run(models.Model):
     parameters = models.JSONField(default=dict)
     parameters_version = models.PositiveSmallIntegerField(default=0)
     result = models.JSONField(default=dict)
-    summary = models.TextField(blank=True)
     idempotency_key = models.CharField(max_length=64, unique=True)
     # The way back that a person chose for a run that needed attention.
     way_back = models.OneToOneField(
@@ -182,14 +209,13 @@ class Run(models.Model):
         return availability["down_ms"] if availability else None
 
 
-class Step(models.Model):
+class Step(Summed):
     """One part of a run. `progress` is in per cent, `eta_seconds` an estimate of what is left."""
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="steps")
     position = models.PositiveSmallIntegerField()
     name = models.CharField(max_length=32)
     status = models.CharField(max_length=16, choices=StepStatus.choices, default=StepStatus.PENDING)
-    summary = models.TextField(blank=True)
     progress = models.FloatField(null=True)
     eta_seconds = models.FloatField(null=True)
     started_at = models.DateTimeField(null=True)

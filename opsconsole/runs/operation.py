@@ -17,6 +17,7 @@ from opsconsole.runs.documents import Parameters, Result, Unreadable
 from opsconsole.runs.gates import Gate
 from opsconsole.runs.models import Plan, Run
 from opsconsole.runs.step import Promise, RunContext, Step
+from opsconsole.sentences import Text
 
 P = TypeVar("P", bound=Parameters, default=Parameters)
 R = TypeVar("R", bound=Result, default=Result)
@@ -27,7 +28,7 @@ class Resolution:
     """How a lost run ended, as read from evidence."""
 
     status: RunStatus
-    summary: str
+    summary: Text
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Operation(ABC, Generic[P, R]):
         return []
 
     @abstractmethod
-    def describe(self, context: RunContext[P, R]) -> str:
+    def describe(self, context: RunContext[P, R]) -> Text:
         """In which state the database is now: a sentence or two of the summary."""
 
     @abstractmethod

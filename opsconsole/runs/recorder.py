@@ -16,8 +16,9 @@ from opsconsole.exceptions import FencedOut
 from opsconsole.formats import size
 from opsconsole.runs.backlog import Backlog, Line
 from opsconsole.runs.choices import RunStatus, StepStatus
-from opsconsole.runs.models import LogChunk, Run, Step
+from opsconsole.runs.models import LogChunk, Run, Step, summed
 from opsconsole.runs.patience import Lease
+from opsconsole.sentences import Sentence, Text
 
 logger = logging.getLogger(__name__)
 MAX_LINES = 500
@@ -68,7 +69,7 @@ class Recorder:
         self._closed = threading.Event()
         self._full = threading.Event()
         self._step: Step | None = None
-        self._progress: tuple[float, float | None, str] | None = None
+        self._progress: tuple[float, float | None, Text] | None = None
         self._thread = threading.Thread(target=self._store_regularly, daemon=True)
 
     def __enter__(self) -> Recorder:
@@ -92,6 +93,9 @@ class Recorder:
 
     def redact(self, text: str) -> str:
         return redact(text, self._secrets)
+
+    def redacted(self, text: Text) -> Text:
+        return text.changed(self.redact) if isinstance(text, Sentence) else self.redact(text)
 
     def log(self, text: str, tone: str = "") -> None:
         """Add lines; `tone` is "", "ok", "no" or "hm". A secret split by nothing but us is caught:
@@ -146,15 +150,15 @@ class Recorder:
         self.fenced = True
         raise FencedOut(f"run {self.run.pk}: the claim is gone, nothing more is written")
 
-    def progress(self, percent: float, eta_seconds: float | None, detail: str) -> None:
+    def progress(self, percent: float, eta_seconds: float | None, detail: Text) -> None:
         """How far the step is; `detail` stands where its summary will."""
         with self._guard:
-            self._progress = (round(percent, 1), eta_seconds, self.redact(detail))
+            self._progress = (round(percent, 1), eta_seconds, self.redacted(detail))
 
     def _store_progress(self) -> None:
         progress, step = self._progress, self._step
         if progress and step:
-            self._change(step, progress=progress[0], eta_seconds=progress[1], summary=progress[2])
+            self._change(step, progress=progress[0], eta_seconds=progress[1], **summed(progress[2]))
         with self._guard:
             if self._progress is progress:
                 self._progress = None
@@ -185,17 +189,17 @@ class Recorder:
         )
         self._step = step
 
-    def end_step(self, status: StepStatus, summary: str) -> None:
+    def end_step(self, status: StepStatus, summary: Text) -> None:
         step, self._step = self._step, None
         if step:
             self.flush()
-            self.lease.patiently(lambda: self._end_step(step, status, self.redact(summary)))
+            self.lease.patiently(lambda: self._end_step(step, status, self.redacted(summary)))
 
-    def _end_step(self, step: Step, status: StepStatus, summary: str) -> None:
+    def _end_step(self, step: Step, status: StepStatus, summary: Text) -> None:
         # Not while the other thread still writes how far it is.
         with self._writing:
             self._change(
-                step, status=status, summary=summary, finished_at=Now(), eta_seconds=None,
+                step, status=status, finished_at=Now(), eta_seconds=None, **summed(summary),
                 progress=100 if status == StepStatus.SUCCEEDED else None,
             )  # fmt: skip
 

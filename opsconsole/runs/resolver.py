@@ -15,6 +15,7 @@ from opsconsole.runs.models import Run
 from opsconsole.runs.operation import LostRun, Resolution
 from opsconsole.runs.recorder import Recorder
 from opsconsole.runs.registry import OPERATIONS, PERIODIC, STATE_READERS
+from opsconsole.sentences import Text, say
 from opsconsole.work.sending import send_short
 
 logger = logging.getLogger(__name__)
@@ -64,18 +65,20 @@ def _resolution_of(run: Run) -> Resolution:
     """What the operation reads from evidence; a person decides where the console cannot ask it."""
     operation = OPERATIONS.get(run.operation)
     if operation is None:
-        return _unresolved(f"this console has no operation {run.operation or run.kind}")
+        return _unresolved(
+            say("this console has no operation %(operation)s", operation=run.operation or run.kind)
+        )
     try:
         lost = LostRun(run, operation.read(run), operation.Result.read(run.result))
     except Unreadable as error:
-        return _unresolved(str(error))
+        return _unresolved(error.text)
     resolution = operation.resolve(lost)
     run.result = lost.result.stored_over(run.result)
     return resolution
 
 
-def _unresolved(why: str) -> Resolution:
+def _unresolved(why: Text) -> Resolution:
     return Resolution(
         RunStatus.NEEDS_ATTENTION,
-        f"The worker was lost, and how the run ended cannot be read: {why}.",
+        say("The worker was lost, and how the run ended cannot be read: %(why)s.", why=why),
     )

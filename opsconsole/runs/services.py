@@ -25,10 +25,11 @@ from opsconsole.runs import events
 from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.documents import Parameters, Unreadable
 from opsconsole.runs.gates import Gate, Judged, PlanIntact, RequesterMay, in_the_way, judge
-from opsconsole.runs.models import Plan, Run, Step
+from opsconsole.runs.models import Plan, Run, Step, summed
 from opsconsole.runs.operation import Asked, Operation
 from opsconsole.runs.registry import OPERATIONS
 from opsconsole.runs.transitions import is_allowed
+from opsconsole.sentences import Text, say
 from opsconsole.work.sending import send, task_key
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def request_run(
     stop = in_the_way(_judged(operation, Asked(target, actor, parameters, plan)))
     if stop:
         raise Refused(
-            stop.why, kind=Kind.INVALID if stop.field else Kind.CONFLICT, field=stop.field
+            stop.told, kind=Kind.INVALID if stop.field else Kind.CONFLICT, field=stop.field
         )
     try:
         with transaction.atomic():
@@ -204,8 +205,8 @@ def claim_run(run_id: int, worker_name: str, token: uuid.UUID | None = None) -> 
         except _NotYet:
             return None
         if refusal:
-            _change(run, RunStatus.FAILED, summary=refusal, finished_at=Now(), claim_token=token)
-            audit.record(events.RUN_REFUSED, actor=None, run=run, reason=refusal,
+            _change(run, RunStatus.FAILED, **summed(refusal), finished_at=Now(), claim_token=token)
+            audit.record(events.RUN_REFUSED, actor=None, run=run, reason=str(refusal),
                          outcome=AuditEvent.Outcome.DENIED)  # fmt: skip
             return None
         _change(
@@ -226,23 +227,21 @@ class _NotYet(Exception):
     """A gate has to be waited for."""
 
 
-def _claim_refusal(run: Run) -> str:
+def _claim_refusal(run: Run) -> Text:
     """Why the run may not be claimed, "" when it may. Raises _NotYet when it may not for now."""
     operation = OPERATIONS.get(run.operation)
     if operation is None:
-        return _("Refused: this version of the console cannot run %(title)s.") % {
-            "title": run.title
-        }
+        return say("Refused: this version of the console cannot run %(title)s.", title=run.title)
     try:
         asked = Asked(run.target, run.requested_by, operation.read(run), run.plan)
     except Unreadable as error:
-        return _("Refused: what was asked cannot be read: %(why)s.") % {"why": error}
+        return say("Refused: what was asked cannot be read: %(why)s.", why=error)
     stop = in_the_way(_judged(operation, asked), at_claim=True)
     if stop is None:
         return ""
     if not stop.is_closed:
         raise _NotYet
-    return _("Refused: %(why)s") % {"why": stop.why}
+    return say("Refused: %(why)s", why=stop.why)
 
 
 def _change(run: Run, status: RunStatus, **fields: object) -> None:
@@ -294,19 +293,20 @@ def save_result(run: Run) -> None:
         raise FencedOut(f"run {run.pk} is no longer this worker's")
 
 
-def finish_run(run: Run, status: RunStatus, summary: str) -> None:
+def finish_run(run: Run, status: RunStatus, summary: Text) -> None:
     """End a claimed or lost run with its result; its audit row and its way back go with it.
 
     Does nothing where it did all of this before, and only its acknowledgement was lost.
     """
+    kept = summed(summary)
     with transaction.atomic():
         fresh = Run.objects.select_for_update().get(pk=run.pk)
         if fresh.claim_token != run.claim_token:
             raise FencedOut(f"run {run.pk} is claimed by somebody else")
         run.status = fresh.status
-        if (fresh.status, fresh.summary) == (status, summary):
+        if (fresh.status, fresh.summary) == (status, kept["summary"]):
             return
-        _change(run, status, summary=summary, result=run.result, finished_at=Now(),
+        _change(run, status, **kept, result=run.result, finished_at=Now(),
                 lease_expires_at=None)  # fmt: skip
         _end_open_steps(run, status)
         audit.record(
@@ -316,7 +316,7 @@ def finish_run(run: Run, status: RunStatus, summary: str) -> None:
             outcome=AuditEvent.Outcome.OK
             if status in {RunStatus.SUCCEEDED, RunStatus.CANCELLED}
             else AuditEvent.Outcome.ERROR,
-            reason=summary,
+            reason=str(summary),
             data=events.RunEnded(status=status, applied=list(run.applied)),
         )
         _end_way_back(run, status)
@@ -338,8 +338,8 @@ def _end_way_back(run: Run, status: RunStatus) -> None:
         return
     if status == RunStatus.SUCCEEDED:
         _change(needing, RunStatus.ROLLED_BACK,
-                summary=_("%(before)s Rolled back by run %(run)s.")
-                % {"before": needing.summary, "run": run.pk})  # fmt: skip
+                **summed(say("%(before)s Rolled back by run %(run)s.",
+                             before=needing.sentence, run=run.pk)))  # fmt: skip
         audit.record(events.RUN_DECIDED, actor=run.requested_by, run=needing, reason=run.reason,
                      data=events.RunDecided(status=RunStatus.ROLLED_BACK, by_run=run.pk))  # fmt: skip
     else:
@@ -355,7 +355,7 @@ def request_cancel(*, actor: User, run: Run) -> Run:
             return run
         if run.status == RunStatus.QUEUED:
             _change(run, RunStatus.CANCELLED, finished_at=Now(), cancel_requested_at=Now(),
-                    summary=_("Cancelled before it started. Nothing was changed."))  # fmt: skip
+                    **summed(say("Cancelled before it started. Nothing was changed.")))  # fmt: skip
             _end_way_back(run, RunStatus.CANCELLED)
         elif run.status == RunStatus.RUNNING:
             _change(run, RunStatus.CANCELLING, cancel_requested_at=Now())
@@ -391,8 +391,14 @@ def decide_run(*, actor: User, run: Run, status: RunStatus, reason: str) -> Run:
         _change(
             run,
             status,
-            summary=_("%(before)s Decided by %(who)s: %(reason)s")
-            % {"before": run.summary, "who": actor, "reason": reason},
+            **summed(
+                say(
+                    "%(before)s Decided by %(who)s: %(reason)s",
+                    before=run.sentence,
+                    who=actor,
+                    reason=reason,
+                )
+            ),
         )
         audit.record(events.RUN_DECIDED, actor=actor, run=run, reason=reason,
                      data=events.RunDecided(status=status))  # fmt: skip
@@ -433,7 +439,9 @@ def reap_expired() -> list[int]:
                 status=RunStatus.LOST,
                 # The lost worker's token dies here: if it wakes up, it is fenced out.
                 claim_token=uuid.uuid4(),
-                summary=_("The worker was lost. The true state is being read from the database."),
+                **summed(
+                    say("The worker was lost. The true state is being read from the database.")
+                ),
             )
             if changed:
                 Step.objects.filter(run=run, status=StepStatus.RUNNING).update(

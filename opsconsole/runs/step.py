@@ -25,6 +25,7 @@ from opsconsole.exceptions import Cancelled, FencedOut
 from opsconsole.runs.documents import Parameters, Result
 from opsconsole.runs.models import Run
 from opsconsole.runs.recorder import Recorder
+from opsconsole.sentences import Text
 from opsconsole.targets import server
 from opsconsole.targets.dsn import Dsn
 
@@ -62,7 +63,7 @@ class Step(ABC, Generic[P_contra, R_contra]):
         """What it will do there, in the reader's language, from what is stored."""
 
     @abstractmethod
-    def run(self, context: RunContext[P_contra, R_contra]) -> str:
+    def run(self, context: RunContext[P_contra, R_contra]) -> Text:
         """Do it; returns one line that says what was done."""
 
 
@@ -76,7 +77,7 @@ class RunContext(Generic[P_co, R_co]):
     result: R_co
     dsn: Dsn
     recorder: Recorder
-    failure: str = ""
+    failure: Text = ""
     _notes: dict[object, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -116,7 +117,7 @@ class RunContext(Generic[P_co, R_co]):
     def log(self, text: str, tone: str = "") -> None:
         self.recorder.log(text, tone)
 
-    def progress(self, percent: float, eta_seconds: float | None = None, detail: str = "") -> None:
+    def progress(self, percent: float, eta_seconds: float | None = None, detail: Text = "") -> None:
         self.recorder.progress(percent, eta_seconds, detail)
 
     def connect(

@@ -35,6 +35,7 @@ from opsconsole.health.step import UNHEALTHY_BEFORE, check_once, failing
 from opsconsole.runs.documents import Parameters
 from opsconsole.runs.patience import patiently
 from opsconsole.runs.step import Note, Promise, RunContext, Step
+from opsconsole.sentences import Text, say, say_count
 from opsconsole.targets import activity, content, schema, server
 from opsconsole.web.keys import key_from
 
@@ -72,7 +73,7 @@ class Preflight(Step):
             ),
         )
 
-    def run(self, context: RunContext) -> str:
+    def run(self, context: RunContext) -> Text:
         plan = context.run.plan
         commit = plan.content.get("commit", "") if plan else ""
         engine = engine_for(context.environment, context.dsn, commit)
@@ -91,8 +92,11 @@ class Preflight(Step):
                             f"{size(facts.size_bytes)}")  # fmt: skip
                 if not facts.may_create_databases:
                     raise StepFailed(
-                        f"the role {facts.user} may not create databases, so there would be no "
-                        f"way back: ALTER ROLE {facts.user} CREATEDB"
+                        say(
+                            "the role %(user)s may not create databases, so there would be no way "
+                            "back: ALTER ROLE %(user)s CREATEDB",
+                            user=facts.user,
+                        )
                     )
                 building.require_scratch(context, facts)
             for role in swapping.sessions_not_ours_to_end(connection, facts.database):
@@ -108,9 +112,9 @@ class Preflight(Step):
         if unhealthy:
             context.log("preflight: health is already failing before this run", "hm")
         count = len(seen.pending)
-        return ngettext(
-            "%(n)d migration, nothing blocks", "%(n)d migrations, nothing blocks", count
-        ) % {"n": count}  # fmt: skip
+        return say_count(
+            "%(count)s migration, nothing blocks", "%(count)s migrations, nothing blocks", count
+        )
 
     def _end_older_sessions(self, context: RunContext, connection: psycopg.Connection) -> None:
         """Sessions of older runs: this run holds the target's lock, so they are leftovers."""
@@ -130,13 +134,23 @@ class Preflight(Step):
         found = seen.plan_content()
         changes = plan_changes(plan.content, found)
         if changes:
-            raise StepFailed(f"refused, it changed after it was confirmed: {'; '.join(changes)}")
+            raise StepFailed(
+                say(
+                    "refused, it changed after it was confirmed: %(changes)s",
+                    changes="; ".join(changes),
+                )
+            )
 
     def _wait_for_blockers(self, context: RunContext, connection: psycopg.Connection) -> None:
         deadline = time.monotonic() + BLOCKER_PATIENCE_SECONDS * settings.TIME_SCALE
         while found := activity.blockers(connection, context.dsn.database):
             if time.monotonic() > deadline:
-                raise StepFailed(f"{found[0]}: a schema change would queue behind it; end it first")
+                raise StepFailed(
+                    say(
+                        "%(session)s: a schema change would queue behind it; end it first",
+                        session=found[0],
+                    )
+                )
             context.sleep(0.2)
 
 
@@ -151,7 +165,7 @@ class Snapshot(Step[Parameters, WithSchema]):
             _("keeps the schema and the row counts, to say afterwards exactly what changed"),
         )
 
-    def run(self, context: RunContext[Parameters, WithSchema]) -> str:
+    def run(self, context: RunContext[Parameters, WithSchema]) -> Text:
         with context.connect("snapshot") as connection:
             seen = drift.look_at(connection, context.run.target)
             before = seen.objects
@@ -162,7 +176,7 @@ class Snapshot(Step[Parameters, WithSchema]):
         context.close_sessions()
         digest = schema.schema_hash(before)
         context.result.schema_before = digest
-        tables = ngettext("%(n)d table", "%(n)d tables", len(rows)) % {"n": len(rows)}
+        tables = say_count("%(count)s table", "%(count)s tables", len(rows))
         context.log(f"snapshot: schema {digest[:4]}…{digest[-4:]}, {tables}")
         found = drift.drift_of(context.run.target)
         if found:
@@ -206,7 +220,7 @@ class Migrate(Step[Parameters, MigrateResult]):
             },
         )
 
-    def run(self, context: Migrating) -> str:
+    def run(self, context: Migrating) -> Text:
         engine, scripts = context.get(ENGINE), context.get(SCRIPTS)
         context.result.begin()
         with context.connect("migrate:lock") as lock:
@@ -218,7 +232,7 @@ class Migrate(Step[Parameters, MigrateResult]):
                 context.result.applied = [s.name for s in scripts[: number + 1]]
                 context.progress(100 * (number + 1) / len(scripts))
         context.result.migrating = False
-        return f"{len(scripts)} of {len(scripts)} applied"
+        return say("%(scripts)s of %(scripts)s applied", scripts=len(scripts))
 
     def _apply(
         self, context: Migrating, engine: Engine, script: MigrationScript, place: tuple[int, int]
@@ -272,7 +286,14 @@ class Migrate(Step[Parameters, MigrateResult]):
             is_atomic=failure.script.is_atomic,
         )
         context.log(f"  {failure.script.file} line {failure.line}: {failure.statement.shown}", "no")
-        raise StepFailed(f"{failure.script.file} line {failure.line}: {failure.reason}.")
+        raise StepFailed(
+            say(
+                "%(file)s line %(line)s: %(reason)s.",
+                file=failure.script.file,
+                line=failure.line,
+                reason=failure.reason,
+            )
+        )
 
     def _given_up(
         self, context: Migrating, engine: Engine, connection: psycopg.Connection,
@@ -286,8 +307,14 @@ class Migrate(Step[Parameters, MigrateResult]):
         engine.note_interrupted(connection, failure.script.name, f"{why}; nothing of it landed.")
         engine.mark_rolled_back(connection, failure.script.name)
         raise StepFailed(
-            f"{failure.script.file} line {failure.line}: {why}. PostgreSQL rolled the file back, "
-            f"it left nothing and is pending again. {context.result.applied_before}"
+            say(
+                "%(file)s line %(line)s: %(why)s. PostgreSQL rolled the file back, it left nothing and "
+                "is pending again. %(before)s",
+                file=failure.script.file,
+                line=failure.line,
+                why=why,
+                before=context.result.applied_before,
+            )
         )
 
     def _cancelled(
@@ -301,19 +328,31 @@ class Migrate(Step[Parameters, MigrateResult]):
                 connection.execute("ROLLBACK")
             engine.note_interrupted(connection, script.name, "Cancelled; nothing of it landed.")
             engine.mark_rolled_back(connection, script.name)
-            state = f"{script.name} was rolled back by PostgreSQL and left nothing."
+            state = say(
+                "%(name)s was rolled back by PostgreSQL and left nothing.", name=script.name
+            )
         else:
             lines = ", ".join(str(s.line) for s in outcome.landed)
-            state = f"{script.file}: the statements at lines {lines} have landed, the rest has not."
-            engine.note_interrupted(connection, script.name, state)
+            state = say(
+                "%(file)s: the statements at lines %(lines)s have landed, the rest has not.",
+                file=script.file,
+                lines=lines,
+            )
+            engine.note_interrupted(connection, script.name, str(state))
             context.result.landed = Landed.each(outcome.landed)
-        raise Cancelled(f"{state} {context.result.applied_before}")
+        raise Cancelled(
+            say("%(state)s %(before)s", state=state, before=context.result.applied_before)
+        )
 
     def _unknown(self, context: Migrating, unknown: ScriptUnknown) -> None:
         context.result.add_writes(unknown.outcome.rows_written)
         raise NeedsAttention(
-            f"{unknown} Whether this statement took effect cannot be known from the history: "
-            f"{unknown.statement.shown}",
+            say(
+                "%(unknown)s Whether this statement took effect cannot be known from the history: "
+                "%(shown)s",
+                unknown=unknown,
+                shown=unknown.statement.shown,
+            ),
             ways=unknown_ways(unknown.script.name),
         ) from unknown
 
@@ -333,7 +372,9 @@ class Migrate(Step[Parameters, MigrateResult]):
         failure = ScriptFailed(script, statement.line, statement, reason, Outcome())
         context.log("  the session was lost, and the history shows it was not applied", "no")
         context.result.landed = []
-        raise StepFailed(f"{failure}. PostgreSQL rolled the whole file back.") from error
+        raise StepFailed(
+            say("%(failure)s. PostgreSQL rolled the whole file back.", failure=failure)
+        ) from error
 
 
 def unknown_ways(name: str) -> list[dict[str, str]]:
@@ -357,7 +398,7 @@ class Verify(Step[Parameters, MigrateResult]):
             ),
         )
 
-    def run(self, context: Migrating) -> str:
+    def run(self, context: Migrating) -> Text:
         engine = context.get(ENGINE)
         with context.connect("verify") as connection:
             seen = observe(engine, connection)
@@ -366,7 +407,9 @@ class Verify(Step[Parameters, MigrateResult]):
             rows = _row_counts(connection)
         self._history_equals_plan(context, seen)
         if invalid:
-            raise StepFailed(f"invalid indexes were left behind: {', '.join(invalid)}")
+            raise StepFailed(
+                say("invalid indexes were left behind: %(invalid)s", invalid=", ".join(invalid))
+            )
         changes = schema.schema_changes(context.get(SCHEMA), after)
         for line in changes:
             context.log(f"  {line[:300]}")
@@ -374,18 +417,20 @@ class Verify(Step[Parameters, MigrateResult]):
         self._only_mentioned_tables(context, changes)
         self._no_rows_missing(context, rows)
         count = len(changes)
-        return ngettext(
-            "history equals plan, %(n)d schema change",
-            "history equals plan, %(n)d schema changes",
+        return say_count(
+            "history equals plan, %(count)s schema change",
+            "history equals plan, %(count)s schema changes",
             count,
-        ) % {"n": count}  # fmt: skip
+        )
 
     def _history_equals_plan(self, context: Migrating, seen: Observation) -> None:
         assert context.run.plan is not None
         applied = {s.name for s in seen.states if s.state == "applied"}
         missing = [name for name in context.run.plan.names if name not in applied]
         if missing:
-            raise StepFailed(f"the history does not show {', '.join(missing)} as applied")
+            raise StepFailed(
+                say("the history does not show %(missing)s as applied", missing=", ".join(missing))
+            )
 
     def _only_mentioned_tables(self, context: Migrating, changes: list[str]) -> None:
         scripts = context.get(SCRIPTS)
@@ -400,7 +445,9 @@ class Verify(Step[Parameters, MigrateResult]):
             table = _table_of(line)
             if table and table not in mentioned:
                 context.log(f"  not mentioned by any of the migrations: {line}", "hm")
-                raise StepFailed(f"{table} changed, and no migration of the plan mentions it")
+                raise StepFailed(
+                    say("%(table)s changed, and no migration of the plan mentions it", table=table)
+                )
 
     def _no_rows_missing(self, context: Migrating, rows: dict[str, int]) -> None:
         """Fewer rows in an untouched table under live writes is a warning, not a failure."""
@@ -427,9 +474,9 @@ class Rollback(Step[Parameters, WithReplaced]):
             _("restores the backup beside the migrated database and exchanges the two"),
         )
 
-    def run(self, context: RunContext[Parameters, WithReplaced]) -> str:
+    def run(self, context: RunContext[Parameters, WithReplaced]) -> Text:
         # What failed before the run is in the backup too, and says nothing about the way back.
         context.put(UNHEALTHY_BEFORE, "")
         built = swapping.build_replacement(context, context.get(BACKUP))
         replaced = swapping.swap_in(context, built)
-        return f"replaced database kept as {replaced.replaced_name}"
+        return say("replaced database kept as %(replaced)s", replaced=replaced.replaced_name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import psycopg
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
 
 from migrations_app.engines import Engine, MigrationScript, ScriptFailed
 from migrations_app.engines.applying import finish_rest
@@ -25,6 +24,7 @@ from opsconsole.environments.models import Target
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runs.patience import patiently
 from opsconsole.runs.step import Promise, RunContext, Step
+from opsconsole.sentences import Text, say, say_count
 from opsconsole.targets import schema, server
 
 END_SECONDS = 10
@@ -43,7 +43,7 @@ class ResolveHistory(Step[ResolveParameters]):
             % {"name": parameters.migration, "word": word},
         )
 
-    def run(self, context: RunContext[ResolveParameters]) -> str:
+    def run(self, context: RunContext[ResolveParameters]) -> Text:
         name, mark = context.parameters.migration, context.parameters.mark
         engine = engine_for(context.environment, context.dsn)
         with context.connect("resolve") as connection:
@@ -54,7 +54,7 @@ class ResolveHistory(Step[ResolveParameters]):
                 engine.mark_applied(connection, _script(engine, name))
         shown = mark.replace("_", " ")
         context.log(f"resolve: {name} is marked {shown}", "ok")
-        return f"{name} marked {shown}"
+        return say("%(name)s marked %(shown)s", name=name, shown=shown)
 
 
 class FinishRest(Step[FinishParameters, WithSchema]):
@@ -75,7 +75,7 @@ class FinishRest(Step[FinishParameters, WithSchema]):
             % {"name": parameters.migration},
         )
 
-    def run(self, context: RunContext[FinishParameters, WithSchema]) -> str:
+    def run(self, context: RunContext[FinishParameters, WithSchema]) -> Text:
         asked = context.parameters
         engine = engine_for(context.environment, context.dsn)
         script = _script(engine, asked.migration)
@@ -103,13 +103,20 @@ class FinishRest(Step[FinishParameters, WithSchema]):
                 lines = ", ".join(str(s.line) for s in failure.outcome.landed) or "none"
                 why = watch.gave_up or failure.reason
                 raise StepFailed(
-                    f"{script.file} line {failure.line}: {why}. Of the rest, landed at lines: {lines}"
+                    say(
+                        "%(file)s line %(line)s: %(why)s. Of the rest, landed at lines: %(lines)s",
+                        file=script.file,
+                        line=failure.line,
+                        why=why,
+                        lines=lines,
+                    )
                 ) from failure
-        return ngettext(
-            "%(n)d statement applied, %(name)s marked applied",
-            "%(n)d statements applied, %(name)s marked applied",
+        return say_count(
+            "%(count)s statement applied, %(name)s marked applied",
+            "%(count)s statements applied, %(name)s marked applied",
             len(rest),
-        ) % {"n": len(rest), "name": script.name}  # fmt: skip
+            name=script.name,
+        )
 
     def _require_unchanged(
         self, context: RunContext[FinishParameters], engine: Engine,
@@ -117,12 +124,16 @@ class FinishRest(Step[FinishParameters, WithSchema]):
     ) -> None:  # fmt: skip
         asked = context.parameters
         if script.checksum != asked.checksum:
-            raise StepFailed(f"{script.file} was changed since it was shown")
+            raise StepFailed(say("%(file)s was changed since it was shown", file=script.file))
         evidence = read_evidence(connection, script.statements, engine.schema)
         if not evidence.fits(asked.landed):
             raise StepFailed(
-                f"the first {asked.landed} statements of {script.file} had landed when this was "
-                "shown, and the catalogue shows something else now"
+                say(
+                    "the first %(landed)s statements of %(file)s had landed when this was shown, and the "
+                    "catalogue shows something else now",
+                    landed=asked.landed,
+                    file=script.file,
+                )
             )
 
 
@@ -138,19 +149,19 @@ class EndSession(Step[EndSessionParameters]):
             % {"pid": parameters.pid, "user": parameters.user},
         )
 
-    def run(self, context: RunContext[EndSessionParameters]) -> str:
+    def run(self, context: RunContext[EndSessionParameters]) -> Text:
         asked = context.parameters
         engine = engine_for(context.environment, context.dsn)
         with context.connect("end-session") as connection:
             holder = server.read_facts(connection, engine.advisory_lock).lock_holder
             if holder is None:
-                return "it had ended by itself"
+                return say("it had ended by itself")
             if (holder["pid"], holder["since"]) != (asked.pid, asked.since):
-                raise StepFailed("another session holds the lock now: look again")
+                raise StepFailed(say("another session holds the lock now: look again"))
             server.terminate(connection, holder["pid"])
             self._wait_for_its_end(context, connection, engine, holder["pid"])
         context.log(f"end session: process {asked.pid} of {asked.user} was ended", "ok")
-        return f"process {asked.pid} ended"
+        return say("process %(pid)s ended", pid=asked.pid)
 
     def _wait_for_its_end(
         self, context: RunContext, connection: psycopg.Connection, engine: Engine, pid: int
@@ -161,8 +172,11 @@ class EndSession(Step[EndSessionParameters]):
                 return
             context.sleep(0.1)
         raise StepFailed(
-            f"process {pid} is still there: this role may not end it; a superuser can, with "
-            f"SELECT pg_terminate_backend({pid})"
+            say(
+                "process %(pid)s is still there: this role may not end it; a superuser can, with SELECT "
+                "pg_terminate_backend(%(pid)s)",
+                pid=pid,
+            )
         )
 
 
@@ -178,7 +192,7 @@ class AdoptDrift(Step[AdoptDriftParameters]):
             % {"name": parameters.migration},
         )
 
-    def run(self, context: RunContext[AdoptDriftParameters]) -> str:
+    def run(self, context: RunContext[AdoptDriftParameters]) -> Text:
         asked = context.parameters
         engine = engine_for(context.environment, context.dsn)
         text = ScriptText.objects.get(pk=asked.checksum).sql
@@ -186,7 +200,7 @@ class AdoptDrift(Step[AdoptDriftParameters]):
             engine.take_lock(connection, limits_of(context.environment), context.sleep)
             objects = schema.read_schema(connection)
             if schema.schema_hash(objects) != asked.shown_schema:
-                raise StepFailed("the schema was changed since it was shown")
+                raise StepFailed(say("the schema was changed since it was shown"))
             engine.ensure_history(connection)
             engine.mark_applied(connection, engine.script_of(asked.migration, text))
         expect(
@@ -195,7 +209,7 @@ class AdoptDrift(Step[AdoptDriftParameters]):
             accepted_by=context.run.requested_by, reason=context.run.reason,
         )  # fmt: skip
         context.log(f"adopt: {asked.migration} is marked applied; commit its file", "ok")
-        return f"{asked.migration} marked applied"
+        return say("%(migration)s marked applied", migration=asked.migration)
 
 
 def _script(engine: Engine, name: str) -> MigrationScript:
