@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import zstandard
 
@@ -238,36 +238,43 @@ def _unpack_member(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Pa
 
 
 def unpack_tar(read_into: Callable[[Writer], None], folder: Path) -> None:
-    """Unpack a tar stream into a folder. `read_into(writer)` writes the stream, on a thread.
+    """Unpack the tar stream that `read_into(writer)` writes into a folder.
 
     Raises what `read_into` raises; AdapterError when the stream is no tar file or the disk is full.
     """
     read_end, write_end = os.pipe()
     problems: list[Exception] = []
 
-    def feed() -> None:
-        with os.fdopen(write_end, "wb") as pipe, suppress(BrokenPipeError):
-            try:
-                read_into(pipe)
-            except Exception as error:
-                problems.append(error)
-
-    thread = threading.Thread(target=feed, daemon=True)
-    thread.start()
-    problem: AdapterError | None = None
-    with os.fdopen(read_end, "rb") as pipe:
+    def unpack() -> None:
         try:
-            with tarfile.open(fileobj=pipe, mode="r|") as archive:
-                for member in archive:
-                    _unpack_member(archive, member, folder)
-            while pipe.read(CHUNK_BYTES):
-                pass
-        except (tarfile.TarError, OSError) as error:
-            reason = getattr(error, "strerror", None) or error
-            problem = AdapterError(f"cannot unpack the archive: {reason}")
-    thread.join()
-    told = [error for error in problems if not isinstance(error, BrokenPipeError)]
-    if told:
-        raise told[0]
-    if problem:
-        raise problem
+            with os.fdopen(read_end, "rb") as pipe:
+                _unpack_members(pipe, folder)
+        except Exception as error:
+            problems.append(error)
+
+    # `read_into` stays on the caller's thread: it may use what belongs to a thread, such as its
+    # connection to the console's database.
+    thread = threading.Thread(target=unpack, daemon=True)
+    thread.start()
+    pipe = os.fdopen(write_end, "wb")
+    try:
+        with suppress(BrokenPipeError):
+            read_into(pipe)
+    finally:
+        with suppress(BrokenPipeError):
+            pipe.close()
+        thread.join()
+    if problems:
+        raise problems[0]
+
+
+def _unpack_members(pipe: IO[bytes], folder: Path) -> None:
+    try:
+        with tarfile.open(fileobj=pipe, mode="r|") as archive:
+            for member in archive:
+                _unpack_member(archive, member, folder)
+        while pipe.read(CHUNK_BYTES):
+            pass
+    except (tarfile.TarError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AdapterError(f"cannot unpack the archive: {reason}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -167,6 +168,17 @@ def test_folder_goes_through_a_tar_stream_unchanged(tmp_path):
         destination,
     )
     assert {p.name: p.read_bytes() for p in destination.iterdir()} == contents
+
+
+def test_tar_is_fed_on_the_callers_thread_which_has_connections_of_its_own(tmp_path):
+    fed_on = []
+
+    def feed(taker):
+        fed_on.append(threading.current_thread())
+        taker.write(b"\0" * 1024)
+
+    unpack_tar(feed, tmp_path)
+    assert fed_on == [threading.current_thread()]
 
 
 def test_corrupt_tar_is_named_as_corrupt_and_not_as_a_bad_tar(tmp_path):
