@@ -217,10 +217,11 @@ class Tool:
         process = self.supervised.process
         lines = process.stderr or process.stdout
         assert lines is not None
-        for raw in lines:
-            line = raw.decode(errors="replace").rstrip()
-            self.last_lines = [*self.last_lines[-9:], line]
-            on_line(line)
+        with lines:
+            for raw in lines:
+                line = raw.decode(errors="replace").rstrip()
+                self.last_lines = [*self.last_lines[-9:], line]
+                on_line(line)
 
 
 def _widen(stream: IO[Any]) -> None:

@@ -51,7 +51,8 @@ def test_exit_status_and_signals_are_passed_on():
 @pytest.mark.parametrize("how", ["stop", "kill", "close"])
 def test_command_and_its_orphans_end(how):
     command = Supervised([sys.executable, "-c", FAMILY], stdout=subprocess.PIPE, grace_seconds=1)
-    processes = [psutil.Process(int(p)) for p in command.process.stdout.readline().split()]
+    with command.process.stdout as said:
+        processes = [psutil.Process(int(p)) for p in said.readline().split()]
     getattr(command, how)()
     assert command.process.wait(30) == 125
     assert all(gone(process) for process in processes)
@@ -62,7 +63,8 @@ def test_orphan_of_a_killed_command_ends_its_work_within_its_grace_and_no_later(
     quick, slow = tmp_path / "quick", tmp_path / "slow"
     orphans = f"(sleep 0.2; touch {quick}) & (sleep 30; touch {slow}) & echo $! && kill -9 $$"
     command = Supervised(["sh", "-c", orphans], stdout=subprocess.PIPE, orphan_grace_seconds=3)
-    stays = psutil.Process(int(command.process.stdout.readline()))
+    with command.process.stdout as said:
+        stays = psutil.Process(int(said.readline()))
     assert command.wait(30) == 137
     assert quick.exists()
     assert gone(stays)
@@ -72,7 +74,8 @@ def test_orphan_of_a_killed_command_ends_its_work_within_its_grace_and_no_later(
 def test_command_that_ignores_the_stop_signal_is_killed_after_the_grace():
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(99)"
     command = Supervised([sys.executable, "-c", code], stdout=subprocess.PIPE, grace_seconds=0.3)
-    command.process.stdout.readline()
+    with command.process.stdout as said:
+        said.readline()
     began = time.monotonic()
     command.stop()
     assert command.wait(30) == 125
@@ -93,8 +96,9 @@ def test_kill_9_of_the_parent_ends_everything(tmp_path):
         "time.sleep(300)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    processes = [psutil.Process(int(p)) for p in parent.stdout.readline().split()]
-    processes += [psutil.Process(int(p)) for p in parent.stdout.readline().split()]
+    with parent.stdout as said:
+        processes = [psutil.Process(int(p)) for p in said.readline().split()]
+        processes += [psutil.Process(int(p)) for p in said.readline().split()]
     assert len(processes) == 3
     parent.kill()
     parent.wait()
@@ -103,7 +107,8 @@ def test_kill_9_of_the_parent_ends_everything(tmp_path):
 
 def test_kill_9_of_the_supervisor_ends_the_command():
     command = Supervised([sys.executable, "-c", FAMILY], stdout=subprocess.PIPE)
-    child = psutil.Process(int(command.process.stdout.readline().split()[0]))
+    with command.process.stdout as said:
+        child = psutil.Process(int(said.readline().split()[0]))
     os.kill(command.process.pid, signal.SIGKILL)
     assert gone(child)
     command.wait()
