@@ -9,21 +9,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backups_app.parameters import BackupParameters
-from opsconsole.exceptions import FencedOut
+from backups_app.runs.steps import BackupPreflight
+from opsconsole.access.models import User
+from opsconsole.environments.models import Environment
+from opsconsole.exceptions import FencedOut, StepFailed
 from opsconsole.runs import recorder as module
 from opsconsole.runs import services as runs
+from opsconsole.runs.choices import StepStatus
 from opsconsole.runs.models import LogChunk, Run
 from opsconsole.runs.recorder import REDACTED, Recorder, clean_line, redact
-from tests.conftest import log_of
+from tests.conftest import PASSWORD, log_of
+from tests.worker import execute_run
+
+
+def requested(environment: Environment, operator: User) -> Run:
+    return runs.request_run(
+        actor=operator,
+        parameters=BackupParameters(),
+        target=environment.targets.get(),
+        idempotency_key=uuid.uuid4().hex,
+    )
 
 
 @pytest.fixture
 def run(transactional_db, environment, operator) -> Run:
-    queued = runs.request_run(
-        actor=operator, parameters=BackupParameters(), target=environment.targets.get(),
-        idempotency_key=uuid.uuid4().hex,
-    )  # fmt: skip
-    claimed = runs.claim_run(queued.pk, "w")
+    claimed = runs.claim_run(requested(environment, operator).pk, "w")
     assert claimed is not None
     return claimed
 
@@ -81,6 +91,33 @@ def test_lines_above_a_number_are_read_in_order_wherever_a_chunk_ends(run, monke
     seen = [(line.number, line.tone, line.text) for line in run.log_chunks.read_lines(after=4)]
     assert seen == [(number, "ok", f"line {number}") for number in range(5, 9)]
     assert list(run.log_chunks.read_lines(after=8)) == []
+
+
+def test_secret_is_kept_out_of_steps_and_their_progress(run):
+    with Recorder(run, ["hunter2"]) as recorder:
+        recorder.plan_steps(["preflight"])
+        recorder.begin_step("preflight")
+        recorder.progress(50, None, "half of hunter2")
+        recorder.flush()
+        assert run.steps.get().summary == f"half of {REDACTED}"
+        recorder.end_step(StepStatus.FAILED, "hunter2 is wrong")
+    assert run.steps.get().summary == f"{REDACTED} is wrong"
+
+
+@pytest.mark.parametrize("error", [StepFailed, RuntimeError])
+def test_password_of_the_target_is_nowhere_in_what_a_failing_step_leaves(
+    transactional_db, environment, operator, monkeypatch, caplog, error
+):
+    def fail(step, context):
+        raise error(f"not let in with {PASSWORD}")
+
+    monkeypatch.setattr(BackupPreflight, "run", fail)
+    run = requested(environment, operator)
+    execute_run(run.pk, "w")
+    run.refresh_from_db()
+    said = [run.summary, log_of(run), caplog.text, *run.steps.values_list("summary", flat=True)]
+    assert [text for text in said if PASSWORD in text] == []
+    assert f"not let in with {REDACTED}" in run.summary
 
 
 def test_secret_hidden_while_a_line_is_redacted_breaks_nothing():

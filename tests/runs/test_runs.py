@@ -182,9 +182,12 @@ def claimed(environment, operator) -> Run:
 def test_lease_is_renewed_only_with_the_token(environment, operator):
     run = claimed(environment, operator)
     assert runs.renew_lease(run) == RunStatus.RUNNING
+    run.refresh_from_db()
+    until = run.lease_expires_at
     run.claim_token = uuid.uuid4()
     with pytest.raises(FencedOut):
         runs.renew_lease(run)
+    assert Run.objects.get(pk=run.pk).lease_expires_at == until
     with pytest.raises(FencedOut):
         runs.current_status(run)
     with pytest.raises(FencedOut):
@@ -201,6 +204,32 @@ def test_expired_lease_is_lost_and_its_worker_fenced_out(environment, operator):
     assert runs.lost_runs() == [run.pk]
     with pytest.raises(FencedOut):
         runs.finish_run(run, RunStatus.SUCCEEDED, "")
+
+
+def test_lease_that_ended_is_not_renewed(environment, operator):
+    run = claimed(environment, operator)
+    ended = timezone.now() - timedelta(seconds=1)
+    Run.objects.filter(pk=run.pk).update(lease_expires_at=ended)
+    with pytest.raises(FencedOut):
+        runs.renew_lease(run)
+    assert Run.objects.get(pk=run.pk).lease_expires_at == ended
+
+
+def test_lease_renewed_while_another_is_reaped_is_kept(
+    environment, make_environment, operator, monkeypatch
+):
+    claimed(environment, operator)
+    claimed(make_environment("production", position=2), operator)
+    now = timezone.now()
+    Run.objects.update(lease_expires_at=now - timedelta(hours=1))
+
+    def renew_the_others(event, row):
+        Run.objects.exclude(pk=row.run_id).update(lease_expires_at=now + timedelta(hours=1))
+
+    monkeypatch.setattr(audit, "LISTENERS", [renew_the_others])
+    reaped = runs.reap_expired()
+    assert len(reaped) == 1
+    assert Run.objects.exclude(pk__in=reaped).get().status == RunStatus.RUNNING
 
 
 def test_lease_that_just_ended_is_not_reaped_yet(environment, operator):
