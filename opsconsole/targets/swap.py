@@ -49,6 +49,12 @@ class Swap:
         self.connection.execute(f"SET lock_timeout = {STATEMENT_WAIT_MS}")
         self.connection.execute("SET statement_timeout = 5000")
 
+    def __enter__(self) -> Swap:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.connection.close()
+
     def run(self) -> None:
         """Exchange the names; on any failure reopen the live database and raise."""
         self._let_autovacuum_leave()
@@ -160,7 +166,8 @@ def main() -> int:
             return
 
     try:
-        Swap(order, say).run()
+        with Swap(order, say) as swap:
+            swap.run()
     except (psycopg.Error, TimeoutError) as error:
         lines = str(error).strip().splitlines()
         say(f"failed: {lines[0] if lines else type(error).__name__}")

@@ -83,8 +83,8 @@ def test_nobody_is_cut_off_before_autovacuum_has_left(environment, target):
         live=live, built=built, replaced=f"{live}_old", autovacuum_patience_seconds=60,
     )  # fmt: skip
     steps = []
-    with autovacuum_at_work(environment.dsn):
-        swapping = threading.Thread(target=lambda: swap.Swap(order, steps.append).run())
+    with autovacuum_at_work(environment.dsn), swap.Swap(order, steps.append) as exchange:
+        swapping = threading.Thread(target=exchange.run)
         swapping.start()
         time.sleep(0.5)
         assert steps == []
