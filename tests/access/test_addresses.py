@@ -117,6 +117,7 @@ def answers(
             client.cookies = deepcopy(signed_in)
             with transaction.atomic():
                 answer = getattr(client, method)(address, data)
+                answer.getvalue()  # what is streamed is made only when it is read
                 transaction.set_rollback(True)
             yield name, method, answer.status_code
 

@@ -6,6 +6,7 @@ import re
 from unittest.mock import Mock
 
 import pytest
+from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.files.uploadhandler import MemoryFileUploadHandler
 from django.test import Client
@@ -17,6 +18,7 @@ from opsconsole.access.models import Membership, User
 from opsconsole.environments.models import Environment, Target
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
+from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 from tests.conftest import url
 from tests.worker import observe_target
@@ -83,6 +85,10 @@ def make_many(environment: Environment, count: int) -> None:
             environment=copy, check_name="x", is_healthy=True, latency_ms=1, summary="ok"
         )
         health.keep_results([sample])
+        Run.objects.create(
+            kind=RunKind.BACKUP, status=RunStatus.FAILED, environment=copy, target=target,
+            idempotency_key=f"run of {copy.pk}",
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("path", ["/", "/runs", "/backups", "/find?q=init"])
@@ -158,6 +164,19 @@ def test_pages_carry_a_policy_without_inline_code(as_role):
     assert "unsafe" not in policy
     assert "default-src 'self'" in policy
     assert " style=" not in answer.content.decode()
+
+
+def test_no_template_has_code_or_style_in_it():
+    # The policy has browsers ignore it, on pages that no test opens too.
+    inline = re.compile(
+        r"<style|<script(?![^>]* src=)|\s(style|on\w+|hx-on[\w:-]*)=|javascript:|js:"
+    )
+    found = {
+        str(template): inline.findall(template.read_text())
+        for template in (settings.BASE_DIR / "templates").rglob("*.html")
+    }
+    assert len(found) > 50
+    assert {name: texts for name, texts in found.items() if texts} == {}
 
 
 @pytest.mark.django_db

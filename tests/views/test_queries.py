@@ -70,7 +70,7 @@ def test_environment_page_takes_20_queries_at_most(as_role, busy):
 
 
 def test_environment_page_takes_as_many_queries_for_three_of_each_as_for_one(
-    as_role, busy, operator
+    as_role, busy, operator, folder
 ):
     client = as_role("admin")
     few = queries(client, busy.get_absolute_url())
@@ -80,6 +80,8 @@ def test_environment_page_takes_as_many_queries_for_three_of_each_as_for_one(
             requested_by=operator, idempotency_key=f"r{number}",
         )  # fmt: skip
         sample(busy, check_name=f"c{number}", is_healthy=False)
+        folder.add(f"2025040{number}000000_drop", FINDING)
+    assert len(observe_target(busy.targets.get()).data["migrations"]) == 5
     assert len(queries(client, busy.get_absolute_url())) == len(few)
 
 
