@@ -21,6 +21,7 @@ from migrations_app.services.migrations import (
 from opsconsole.access.permissions import authorize
 from opsconsole.cli import DONE, Call, Verb, takes, wait_for
 from opsconsole.environments.cli import target_of
+from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Target
 from opsconsole.exceptions import Refused
 from opsconsole.runs.cli import started, starts
@@ -30,7 +31,7 @@ def list_pending(call: Call) -> int:
     state = _fresh_state(target_of(call))
     if state.error:
         raise Refused(state.error)
-    rows = [m for m in state.data["migrations"] if m["state"] in {"pending", "out_of_order"}]
+    rows = [m for m in state.data["migrations"] if MigrationStatus(m["state"]).is_pending]
     lines = [m["name"] for m in rows] or ["nothing is pending"]
     call.print(rows, lines + [f"refused: {text}" for text in state.data["refusals"]])
     return DONE

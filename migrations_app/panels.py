@@ -21,8 +21,12 @@ from opsconsole.access.models import User
 from opsconsole.access.permissions import can
 from opsconsole.access.places import CONSOLE
 from opsconsole.environments import engines
+from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Application, Target
-from opsconsole.environments.visibility import applications_for, visible_targets
+from opsconsole.environments.visibility import (
+    applications_for,
+    visible_targets,
+)
 from opsconsole.overview.panels import (
     APPLICATION_PANELS,
     ENVIRONMENT_ACTIONS,
@@ -38,7 +42,6 @@ from opsconsole.runs.panels import RUN_PANELS
 from opsconsole.runs.registry import parameters_of
 from opsconsole.web.pages import new_key
 
-PENDING_STATES = {"pending", "out_of_order"}
 LOGGED = 10
 
 
@@ -65,11 +68,11 @@ def migrations_card(request: ConsoleRequest, target: Target) -> SafeString:
     context = {
         "environment": environment,
         "state": state,
-        "pending": [m for m in rows if m["state"] in PENDING_STATES],
+        "pending": [m for m in rows if m["state"].is_pending],
         "diagnoses": doctor.diagnose(target, state),
         "holder": doctor.lock_holder(state),
         "tool": ENGINES[environment.application.engine].tool,
-        "applied": [m for m in reversed(rows) if m["state"] == "applied"],
+        "applied": [m for m in reversed(rows) if m["state"] is MigrationStatus.APPLIED],
         "key": new_key(),
     }
     return render_to_string("migrations_app/_environment_panel.html", context, request)
@@ -140,7 +143,7 @@ def _diagnoses(run: Run) -> list[doctor.Diagnosis]:
     if not failed or not run.state.is_terminal:
         return []
     found = doctor.diagnose(run.target, run.target.latest_state)
-    return [d for d in found if d.name == failed["name"] and d.state == "failed"]
+    return [d for d in found if d.name == failed["name"] and d.state is MigrationStatus.FAILED]
 
 
 def migrations_settings(request: ConsoleRequest) -> SafeString:

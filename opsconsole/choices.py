@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import models
+from django.utils.translation import gettext
+
+from opsconsole.statuses import Status
 
 
 class Shown(models.TextChoices):
@@ -25,4 +28,5 @@ class Shown(models.TextChoices):
 
 def look_of(choice: Any) -> tuple[str, str, str]:
     """Return (tone, icon, word) of a status value that has looks."""
-    return choice.tone, choice.icon, str(choice.label)
+    word = gettext(choice.word) if isinstance(choice, Status) else str(choice.label)
+    return choice.tone, choice.icon, word

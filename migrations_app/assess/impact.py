@@ -15,6 +15,7 @@ from pglast.parser import ParseError
 from migrations_app.assess.effects import Effect, LockMode, effect_of
 from migrations_app.engines.kinds import MigrationScript, Statement
 from migrations_app.engines.statements import without_wrapper
+from opsconsole.statuses import Status, gettext_noop
 from opsconsole.targets.relations import Catalogue
 
 # Bytes read or written while somebody waits. A server reads 100 MB in about a second.
@@ -23,7 +24,14 @@ WORK_OF_A_MOMENT = 10_000_000
 LARGE_TABLE = 100_000_000
 
 DATA_CHANGES = {"Update", "Delete", "Merge"}
-RISKS = ("low", "medium", "high")
+
+
+class Risk(Status):
+    """What a migration may cost, the least first. The values are stored: they stay."""
+
+    LOW = "low", gettext_noop("low"), "good", "circle-check"
+    MEDIUM = "medium", gettext_noop("medium"), "warn", "triangle-alert"
+    HIGH = "high", gettext_noop("high"), "bad", "triangle-alert"
 
 
 @dataclass(frozen=True)
@@ -154,14 +162,14 @@ def _renamed(statement: str, catalogue: Catalogue, schema: str) -> Catalogue:
     return catalogue
 
 
-def risk_of(impacts: list[StatementImpact], *, is_protected: bool) -> str:
+def risk_of(impacts: list[StatementImpact], *, is_protected: bool) -> Risk:
     """`low`, `medium` or `high`, from statements, sizes and environment together.
 
     High: somebody waits for seconds, or (in a protected environment) data is destroyed or the
     running application breaks. Medium: a moment's wait, a brief lock on a large table, many rows
     changed at once, the same destruction elsewhere, or code that cannot be read beforehand.
     """
-    return RISKS[max((_level(each, is_protected) for each in impacts), default=0)]
+    return list(Risk)[max((_level(each, is_protected) for each in impacts), default=0)]
 
 
 def _level(impact: StatementImpact, is_protected: bool) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from migrations_app.assess.effects import LockMode
-from migrations_app.assess.impact import WORK_OF_A_MOMENT, StatementImpact, impact_of, risk_of
+from migrations_app.assess.impact import WORK_OF_A_MOMENT, Risk, StatementImpact, impact_of, risk_of
 from migrations_app.engines.kinds import MigrationScript
 from opsconsole.exceptions import AdapterError
 from opsconsole.formats import size
@@ -104,13 +104,13 @@ class Assessment:
 
     impacts: list[StatementImpact]
     findings: list[Finding]
-    risk: str
+    risk: Risk
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "impact": [impact.as_dict() for impact in self.impacts],
             "findings": [finding.as_dict() for finding in self.findings],
-            "risk": self.risk,
+            "risk": self.risk.value,
         }
 
 
@@ -139,7 +139,7 @@ def assess(
         assessed[script.name] = Assessment(
             impacts,
             sorted(dict.fromkeys(found), key=lambda finding: (finding.line, finding.rule)),
-            "high" if script.refusal else risk_of(impacts, is_protected=is_protected),
+            Risk.HIGH if script.refusal else risk_of(impacts, is_protected=is_protected),
         )
     return assessed
 

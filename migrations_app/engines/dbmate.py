@@ -29,6 +29,7 @@ from migrations_app.engines.kinds import (
     ToolVerdict,
 )
 from migrations_app.engines.statements import left_open, split_statements
+from opsconsole.environments.migration_status import MigrationStatus as Status
 from opsconsole.exceptions import AdapterError
 
 TABLE = "schema_migrations"
@@ -100,18 +101,21 @@ class DbmateEngine(Engine):
         states = []
         for name in sorted(on_disk.keys() | applied.keys()):
             if name in applied:
-                state = "applied" if name in on_disk else "missing_locally"
+                is_here = name in on_disk
+                state = Status.APPLIED if is_here else Status.MISSING_LOCALLY
             else:
-                state = "out_of_order" if name < newest else "pending"
+                state = Status.OUT_OF_ORDER if name < newest else Status.PENDING
             states.append(MigrationState(name, state, on_disk.get(name), applied.get(name)))
         return states
 
     def tool_verdict(self, states: list[MigrationState]) -> ToolVerdict:
         """`dbmate status` lists the files it finds, and nothing that is only in the table."""
-        shown = [s for s in states if s.state != "missing_locally"]
-        pending = [s for s in shown if s.state != "applied"]
+        shown = [s for s in states if s.state is not Status.MISSING_LOCALLY]
+        pending = [s for s in shown if s.state is not Status.APPLIED]
         says = f"Applied: {len(shown) - len(pending)}, Pending: {len(pending)}"
-        silent = tuple(s.name for s in states if s.state in {"missing_locally", "out_of_order"})
+        silent = tuple(
+            s.name for s in states if s.state in {Status.MISSING_LOCALLY, Status.OUT_OF_ORDER}
+        )
         return ToolVerdict("dbmate status", says, silent)
 
     def take_lock(

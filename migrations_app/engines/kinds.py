@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import psycopg
 
+from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.exceptions import AdapterError
 
 Log = Callable[[str, str], None]
@@ -114,7 +115,7 @@ class MigrationState:
     """
 
     name: str
-    state: str
+    state: MigrationStatus
     script: MigrationScript | None = None
     row: AppliedMigration | None = None
     resolved_by_hand: bool = False
@@ -126,7 +127,7 @@ class MigrationState:
         script, row = self.script, self.row
         return {
             "name": self.name,
-            "state": self.state,
+            "state": self.state.value,
             "checksum": script.checksum if script else (row.checksum if row else ""),
             "applied_checksum": row.checksum if row else "",
             "file": script.file if script else "",

@@ -40,6 +40,7 @@ from migrations_app.engines.statements import (
     split_statements,
     without_wrapper,
 )
+from opsconsole.environments.migration_status import MigrationStatus as Status
 from opsconsole.exceptions import AdapterError
 
 TABLE = "_prisma_migrations"
@@ -187,25 +188,31 @@ class PrismaEngine(Engine):
             for name in sorted(on_disk.keys() | by_name.keys())
         ]
         # A name whose rows were all rolled back and whose folder is gone is only history.
-        states = [s for s in states if not (s.state == "pending" and s.script is None)]
-        newest = max((s.name for s in states if s.state in {"applied", "edited"}), default="")
+        states = [s for s in states if not (s.state is Status.PENDING and s.script is None)]
+        newest = max(
+            (s.name for s in states if s.state in {Status.APPLIED, Status.EDITED}), default=""
+        )
         return [
-            replace(s, state="out_of_order") if s.state == "pending" and s.name < newest else s
+            replace(s, state=Status.OUT_OF_ORDER)
+            if s.state is Status.PENDING and s.name < newest
+            else s
             for s in states
         ]
 
     def tool_verdict(self, states: list[MigrationState]) -> ToolVerdict:
         """Seen with the CLI 6.19: a pending list hides all else, and five states say nothing."""
-        pending = [s for s in states if s.state in {"pending", "out_of_order"}]
+        pending = [s for s in states if s.state.is_pending]
         listed = [s.name for s in pending if not s.was_rolled_back]
-        failed = [s.name for s in states if s.state in {"failed", "running"}]
+        failed = [s.name for s in states if s.state.is_unfinished]
         if listed:
             says, shown = f"not yet applied: {len(listed)}", set(listed)
         elif failed:
             says, shown = f"failed: {', '.join(failed)}", set(failed)
         else:
             says, shown = "Database schema is up to date!", set()
-        silent = tuple(s.name for s in states if s.state != "applied" and s.name not in shown)
+        silent = tuple(
+            s.name for s in states if s.state is not Status.APPLIED and s.name not in shown
+        )
         return ToolVerdict("prisma migrate status", says, silent)
 
     def take_lock(
@@ -324,16 +331,17 @@ def _state(
     """The rules of the history table, in Prisma's order of precedence."""
     unfinished = [r for r in rows if r.finished_at is None and r.rolled_back_at is None]
     if unfinished:
-        return MigrationState(name, "running" if is_locked else "failed", script, unfinished[-1])
+        state = Status.RUNNING if is_locked else Status.FAILED
+        return MigrationState(name, state, script, unfinished[-1])
     live = [r for r in rows if r.finished_at and r.rolled_back_at is None]
     if not live:
-        return MigrationState(name, "pending", script, None, was_rolled_back=bool(rows))
+        return MigrationState(name, Status.PENDING, script, None, was_rolled_back=bool(rows))
     row = live[-1]
     by_hand = row.steps == 0 and row.started_at == row.finished_at
     if script is None:
-        return MigrationState(name, "missing_locally", None, row, by_hand)
+        return MigrationState(name, Status.MISSING_LOCALLY, None, row, by_hand)
     is_same = script.checksum == row.checksum or matches(script.sql, row.checksum)
-    state = "applied" if is_same else "edited"
+    state = Status.APPLIED if is_same else Status.EDITED
     return MigrationState(name, state, script, row, by_hand)
 
 

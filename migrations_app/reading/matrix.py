@@ -9,28 +9,15 @@ from typing import Any
 from urllib.parse import quote
 
 from django.db.models import F, Func, JSONField, QuerySet
-from django.utils.translation import gettext_lazy as _
 
+from migrations_app.assess.impact import Risk
 from migrations_app.engines import ENGINES
+from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Environment, Target, TargetState
 from opsconsole.runs.models import Run
 
 # When a migration was applied (ISO 8601), and how many seconds it took, by its name.
 Times = dict[str, tuple[str, float]]
-
-# (word, tone, icon) of each state, in the order in which a person should look at them.
-LOOKS = {
-    "failed": (_("failed"), "bad", "circle-x"),
-    "running": (_("running"), "info", "loader"),
-    "edited": (_("edited"), "bad", "triangle-alert"),
-    "missing_locally": (_("missing locally"), "warn", "circle-help"),
-    "out_of_order": (_("out of order"), "warn", "triangle-alert"),
-    "pending": (_("pending"), "info", "clock"),
-    "by_hand": (_("marked by hand"), "idle", "user"),
-    "baseline": (_("baseline"), "idle", "user"),
-    "applied": (_("applied"), "good", "circle-check"),
-    "unknown": (_("not in this folder"), "idle", "circle-help"),
-}
 
 
 @dataclass(frozen=True)
@@ -38,23 +25,11 @@ class Cell:
     """One migration in one environment. `seconds` is how long it took to apply."""
 
     where: str
-    state: str
+    state: MigrationStatus
     url: str = ""
     applied_at: datetime | None = None
     seconds: float | None = None
-    risk: str = ""
-
-    @property
-    def word(self) -> str:
-        return str(LOOKS[self.state][0])
-
-    @property
-    def tone(self) -> str:
-        return LOOKS[self.state][1]
-
-    @property
-    def icon(self) -> str:
-        return LOOKS[self.state][2]
+    risk: Risk | None = None
 
 
 @dataclass(frozen=True)
@@ -81,11 +56,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """`rows` newest first; `counts` of every state over all rows, before any filter."""
+    """`rows` newest first; `counts` of every status over all rows, before any filter."""
 
     columns: list[Column]
     rows: list[Row]
-    counts: list[tuple[str, str, int]]
+    counts: list[tuple[MigrationStatus, int]]
 
 
 def read_board(targets: list[Target], *, state: str = "", text: str = "") -> Board:
@@ -102,7 +77,7 @@ def read_board(targets: list[Target], *, state: str = "", text: str = "") -> Boa
         Row(
             name,
             [
-                found.get(name) or Cell(column.environment.name, "unknown")
+                found.get(name) or Cell(column.environment.name, MigrationStatus.UNKNOWN)
                 for column, found in zip(columns, cells, strict=True)
             ],
         )
@@ -165,7 +140,11 @@ def _cells(column: Column, times: Times) -> dict[str, Cell]:
     migrations = column.state.data.get("migrations", []) if column.state else []
     where = column.environment.name
     first_applied = next(
-        (i for i, m in enumerate(migrations) if m["state"] == "applied" and not m["by_hand"]),
+        (
+            i
+            for i, m in enumerate(migrations)
+            if m["state"] == MigrationStatus.APPLIED and not m["by_hand"]
+        ),
         len(migrations),
     )
     return {
@@ -184,21 +163,25 @@ def _cell(
     where: str, migration: dict[str, Any], url: str, time: tuple[str, float] | None, *,
     is_baseline: bool,
 ) -> Cell:  # fmt: skip
-    state = migration["state"]
-    if state == "applied" and migration["by_hand"]:
-        state = "baseline" if is_baseline else "by_hand"
-    if time and state == "applied":
+    state = MigrationStatus(migration["state"])
+    if state is MigrationStatus.APPLIED and migration["by_hand"]:
+        state = MigrationStatus.BASELINE if is_baseline else MigrationStatus.BY_HAND
+    if time and state is MigrationStatus.APPLIED:
         return Cell(where, state, url, datetime.fromisoformat(time[0]), time[1])
     if not migration["finished_at"]:
-        return Cell(where, state, url, risk=migration.get("risk", ""))
+        return Cell(where, state, url, risk=_risk_of(migration))
     began = datetime.fromisoformat(migration["started_at"])
     ended = datetime.fromisoformat(migration["finished_at"])
     return Cell(where, state, url, ended, max(0.0, (ended - began).total_seconds()))
 
 
-def _counts(rows: Iterable[Row]) -> list[tuple[str, str, int]]:
-    found = dict.fromkeys(LOOKS, 0)
+def _risk_of(migration: dict[str, Any]) -> Risk | None:
+    return Risk(migration["risk"]) if migration.get("risk") else None
+
+
+def _counts(rows: Iterable[Row]) -> list[tuple[MigrationStatus, int]]:
+    found = dict.fromkeys(MigrationStatus, 0)
     for row in rows:
         for state in {cell.state for cell in row.cells}:
             found[state] += 1
-    return [(state, str(LOOKS[state][0]), count) for state, count in found.items() if count]
+    return [(state, count) for state, count in found.items() if count]

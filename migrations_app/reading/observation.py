@@ -15,6 +15,7 @@ from migrations_app.engines.evidence import Evidence, read_evidence
 from migrations_app.engines.kinds import Revision
 from migrations_app.models import ScriptText
 from migrations_app.sources.folders import engine_for
+from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Target, TargetState
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import AdapterError
@@ -24,7 +25,6 @@ from opsconsole.targets import server
 from opsconsole.targets.relations import read_catalogue
 
 KEPT_STATES = 500
-PENDING = {"pending", "out_of_order"}
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,20 @@ class Observation:
 
     @property
     def pending(self) -> list[MigrationScript]:
-        return [s.script for s in self.states if s.state in PENDING and s.script]
+        return [s.script for s in self.states if s.state.is_pending and s.script]
 
     @property
     def refusals(self) -> list[str]:
         """Why a migrate run would be refused now, one line each; empty when it would not."""
         lines = list(self.problems)
         for state in self.states:
-            if state.state == "failed":
+            if state.state is MigrationStatus.FAILED:
                 lines.append(
                     f"{state.name} failed and is unresolved: mark it rolled back or applied"
                 )
-            elif state.state == "running":
+            elif state.state is MigrationStatus.RUNNING:
                 lines.append(f"{state.name} is being applied by another session")
-            elif state.state == "edited":
+            elif state.state is MigrationStatus.EDITED:
                 lines.append(f"{state.name} was edited after it was applied: restore its text")
         lines += [f"{s.file}: {s.refusal}" for s in self.pending if s.refusal]
         return lines
@@ -111,9 +111,9 @@ def observe(
     evidence = {
         s.name: read_evidence(connection, s.script.statements, engine.schema)
         for s in states
-        if s.state == "failed" and s.script
+        if s.state is MigrationStatus.FAILED and s.script
     }
-    pending = [s.script for s in states if s.state in PENDING and s.script]
+    pending = [s.script for s in states if s.state.is_pending and s.script]
     assessments, problem = _assess(connection, pending, engine.schema, is_protected)
     return Observation(
         facts,

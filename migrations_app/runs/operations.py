@@ -31,6 +31,7 @@ from migrations_app.services.drift import CHECK_DRIFT
 from migrations_app.services.migrations import OBSERVE, confirmation_gates, plan_gates
 from migrations_app.sources.folders import engine_for
 from opsconsole.environments.choices import AutoRollback
+from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Environment, Target
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import NeedsAttention
@@ -379,9 +380,12 @@ def resolve_migrate(lost: LostMigrate) -> Resolution:
     with server.connect(dsn, application_name=f"opsconsole:resolve:{run.pk}") as connection:
         states = {s.name: s for s in observe(engine, connection).states}
         names = run.plan.names if run.plan else []
-        lost.result.applied = [n for n in names if n in states and states[n].state == "applied"]
+        lost.result.applied = [
+            n for n in names if n in states and states[n].state is MigrationStatus.APPLIED
+        ]
         stuck = next(
-            (states[n] for n in names if n in states and states[n].state == "failed"), None
+            (states[n] for n in names if n in states and states[n].state is MigrationStatus.FAILED),
+            None,
         )
         if stuck:
             return _resolve_interrupted(lost, connection, engine, stuck)
@@ -396,7 +400,12 @@ def _may_have_begun(
     if not lost.run.steps.filter(name="migrate").exclude(status=StepStatus.PENDING).exists():
         return None
     following = next(
-        (states[n].script for n in names if n in states and states[n].state != "applied"), None
+        (
+            states[n].script
+            for n in names
+            if n in states and states[n].state is not MigrationStatus.APPLIED
+        ),
+        None,
     )
     if following is None or following.is_atomic:
         return None
@@ -418,13 +427,13 @@ def _resolved_by_history(run: Run, name: str) -> Resolution:
     engine = engine_for(run.environment, dsn)
     with server.connect(dsn, application_name=f"opsconsole:resolve:{run.pk}") as connection:
         states = observe(engine, connection).states
-    state = next((s.state for s in states if s.name == name), "pending")
+    state = next((s.state for s in states if s.name == name), MigrationStatus.PENDING)
     return Resolution(
-        RunStatus.FAILED if state == "failed" else RunStatus.SUCCEEDED,
+        RunStatus.FAILED if state is MigrationStatus.FAILED else RunStatus.SUCCEEDED,
         say(
             "The worker was lost. The history shows %(name)s as %(state)s.",
             name=name,
-            state=state.replace("_", " "),
+            state=Sentence(state.word),
         ),
     )
 

@@ -17,6 +17,7 @@ from migrations_app.models import ScriptText
 from migrations_app.parameters import EndSessionParameters, FinishParameters, ResolveParameters
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
+from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Target, TargetState
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
@@ -24,7 +25,6 @@ from opsconsole.runs.models import Run
 from opsconsole.web.keys import key_from
 
 MARKS = {"rolled_back", "applied", "finish"}
-TROUBLED = ("failed", "running", "edited", "missing_locally")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Diagnosis:
     """
 
     name: str
-    state: str
+    state: MigrationStatus
     what: list[str]
     logs: str = ""
     traces: list[dict[str, Any]] = field(default_factory=list)
@@ -85,15 +85,15 @@ def diagnose(target: Target, state: TargetState | None) -> list[Diagnosis]:
         return []
     tool = ENGINES[target.environment.application.engine].tool
     readers = {
-        "failed": _failed,
-        "running": _running,
-        "edited": _edited,
-        "missing_locally": _missing,
+        MigrationStatus.FAILED: _failed,
+        MigrationStatus.RUNNING: _running,
+        MigrationStatus.EDITED: _edited,
+        MigrationStatus.MISSING_LOCALLY: _missing,
     }
     return [
-        readers[m["state"]](target, m, tool)
+        readers[MigrationStatus(m["state"])](target, m, tool)
         for m in state.data.get("migrations", [])
-        if m["state"] in TROUBLED
+        if MigrationStatus(m["state"]).is_troubled
     ]
 
 
@@ -128,7 +128,7 @@ def _failed(target: Target, migration: dict[str, Any], tool: str) -> Diagnosis:
     if traces:
         what.append(_extent(landed, len(traces)))
     return Diagnosis(
-        migration["name"], "failed", what, migration["logs"], traces, landed,
+        migration["name"], MigrationStatus.FAILED, what, migration["logs"], traces, landed,
         migration["checksum"], _ways_out(landed, len(traces), tool), run=run,
         backup=run.backups.first() if run else None,
     )  # fmt: skip
@@ -200,7 +200,7 @@ def _ways_out(landed: int | None, count: int, tool: str) -> list[Way]:
 def _running(_target: Target, migration: dict[str, Any], tool: str) -> Diagnosis:
     text = _("Its row in %(tool)s's history is open, and %(tool)s's lock is held: it is being "
              "applied now.") % {"tool": tool}  # fmt: skip
-    return Diagnosis(migration["name"], "running", [text])
+    return Diagnosis(migration["name"], MigrationStatus.RUNNING, [text])
 
 
 def _edited(_target: Target, migration: dict[str, Any], _tool: str) -> Diagnosis:
@@ -212,12 +212,14 @@ def _edited(_target: Target, migration: dict[str, Any], _tool: str) -> Diagnosis
               "the change as a new migration.")]  # fmt: skip
     if applied is None:
         what.append(_("This console never saw the text that was applied: look in your repository."))
-        return Diagnosis(migration["name"], "edited", what)
+        return Diagnosis(migration["name"], MigrationStatus.EDITED, what)
     diff = difflib.unified_diff(
         applied.sql.splitlines(), texts[migration["checksum"]].sql.splitlines(),
         _("applied"), _("file now"), lineterm="", n=2,
     )  # fmt: skip
-    return Diagnosis(migration["name"], "edited", what, diff=list(diff), has_text=True)
+    return Diagnosis(
+        migration["name"], MigrationStatus.EDITED, what, diff=list(diff), has_text=True
+    )
 
 
 def _missing(_target: Target, migration: dict[str, Any], _tool: str) -> Diagnosis:
@@ -226,7 +228,7 @@ def _missing(_target: Target, migration: dict[str, Any], _tool: str) -> Diagnosi
               "was deployed.")]  # fmt: skip
     if known:
         what.append(_("Put the file back: this console kept the text that was applied."))
-    return Diagnosis(migration["name"], "missing_locally", what, has_text=known)
+    return Diagnosis(migration["name"], MigrationStatus.MISSING_LOCALLY, what, has_text=known)
 
 
 def _run_that_failed(target: Target, name: str) -> Run | None:

@@ -10,10 +10,12 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 
 from migrations_app import events
+from migrations_app.assess.impact import Risk
 from migrations_app.assess.lint import RULES, Level
 from migrations_app.models import LintLevel, ScriptText, Waiver
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
+from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.events import recording as audit
 from opsconsole.events.catalogue import Changed
@@ -171,6 +173,8 @@ def as_shown(environment: Environment, migrations: list[dict[str, Any]]) -> list
     return [
         m
         | {
+            "state": MigrationStatus(m["state"]),
+            "risk": Risk(m["risk"]) if m.get("risk") else None,
             "sql": texts[m["checksum"]].sql if m["checksum"] in texts else "",
             "findings": judged.get(m["name"], []),
             "open_findings": [f for f in judged.get(m["name"], []) if not f.waiver],

@@ -21,6 +21,7 @@ from migrations_app.reading.observation import plan_changes, plan_for
 from migrations_app.services.findings import stopping
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
+from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Target, TargetState
 from opsconsole.environments.services import require_typed_name
 from opsconsole.exceptions import Kind, Refused
@@ -160,7 +161,7 @@ def _known_of_earlier(targets: list[Target], pending: list[str]) -> dict[str, tu
 
 def _applied_in(target: Target) -> set[str]:
     state = target.latest_state
-    return set(state.names("applied")) if state and not state.error else set()
+    return set(state.names(MigrationStatus.APPLIED)) if state and not state.error else set()
 
 
 def complete_checklist(

@@ -11,7 +11,9 @@ from django.utils.timezone import localtime
 from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 
-from migrations_app.reading.matrix import LOOKS, Cell
+from migrations_app.reading.matrix import Cell
+from opsconsole.choices import look_of
+from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.formats import duration
 from opsconsole.templatetags.console import icon
 
@@ -23,15 +25,15 @@ def board_cell(cell: Cell) -> SafeString:
     """The state with its icon and word, linked, and when it was applied or how risky it is."""
     shown = _look(cell.state, get_language())
     if not cell.url:
-        return mark_safe(f'<span class="muted">{escape(LOOKS[cell.state][0])}</span>')  # noqa: S308
-    link = f'<a class="cell {LOOKS[cell.state][1]}" href="{escape(cell.url)}">{shown}</a>'
+        return mark_safe(f'<span class="muted">{escape(_(cell.state.word))}</span>')  # noqa: S308
+    link = f'<a class="cell {cell.state.tone}" href="{escape(cell.url)}">{shown}</a>'
     note = escape(_note(cell))
     return mark_safe(f"{link}<small>{note}</small>" if note else link)  # noqa: S308
 
 
 @lru_cache(maxsize=100)
-def _look(state: str, _language: str | None) -> str:
-    word, tone, name = LOOKS[state]
+def _look(state: MigrationStatus, _language: str | None) -> str:
+    tone, name, word = look_of(state)
     return f"{icon(name, tone)}{escape(word)}"
 
 
@@ -40,4 +42,4 @@ def _note(cell: Cell) -> str:
         when = localtime(cell.applied_at)
         took = "" if cell.seconds is None else f", {duration(cell.seconds)}"
         return f"{when.day} {when:%b %Y, %H:%M}{took}"
-    return _("%(risk)s risk") % {"risk": cell.risk} if cell.risk else ""
+    return _("%(risk)s risk") % {"risk": _(cell.risk.word)} if cell.risk else ""

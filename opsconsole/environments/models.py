@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.access.places import Spot
 from opsconsole.environments.choices import AutoRollback
+from opsconsole.environments.migration_status import MigrationStatus
 
 
 class Application(models.Model):
@@ -217,25 +218,26 @@ class TargetState(models.Model):
     def __str__(self) -> str:
         return f"state of {self.target} at {self.observed_at:%Y-%m-%d %H:%M:%S}"
 
-    def names(self, *states: str) -> list[str]:
-        """Names of the migrations in any of the given states, in order."""
-        return [m["name"] for m in self.data.get("migrations", []) if m["state"] in states]
+    @property
+    def statuses(self) -> list[tuple[str, MigrationStatus]]:
+        """Every migration by its name, in order."""
+        return [(m["name"], MigrationStatus(m["state"])) for m in self.data.get("migrations", [])]
+
+    def names(self, *statuses: MigrationStatus) -> list[str]:
+        """Names of the migrations in any of the given statuses, in order."""
+        return [name for name, status in self.statuses if status in statuses]
 
     @property
     def pending(self) -> list[str]:
-        return self.names("pending", "out_of_order")
+        return [name for name, status in self.statuses if status.is_pending]
 
     @property
     def applied(self) -> list[str]:
-        return self.names("applied", "edited", "missing_locally")
+        return [name for name, status in self.statuses if status.is_finished]
 
     @property
-    def troubled(self) -> list[dict]:
-        return [
-            m
-            for m in self.data.get("migrations", [])
-            if m["state"] in {"failed", "running", "edited", "missing_locally"}
-        ]
+    def troubled(self) -> list[tuple[str, MigrationStatus]]:
+        return [(name, status) for name, status in self.statuses if status.is_troubled]
 
     def is_fresh(self, seconds: float) -> bool:
         return timezone.now() - self.observed_at < timedelta(seconds=seconds)

@@ -95,6 +95,12 @@ def migration_title(name: str) -> str:
 
 
 @register.filter
+def word(status: Any) -> str:
+    """That of a status, where no tag fits."""
+    return look_of(status)[2]
+
+
+@register.filter
 def state_word(state: str) -> str:
     """`missing_locally` -> `missing locally`."""
     return state.replace("_", " ")

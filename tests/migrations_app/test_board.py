@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from migrations_app.reading.matrix import read_board
+from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Target
 from opsconsole.project.demo import SOURCE
 from tests.migrations_app.test_prisma_cli import HERE, run_prisma
@@ -148,7 +149,7 @@ def test_board_filters_by_name_and_state(make_environment, folder):
     ]
     assert [row.name for row in read_board(made, state="applied").rows] == [FIRST]
     assert read_board(made, state="applied").counts == [
-        ("pending", "pending", 1), ("applied", "applied", 1),
+        (MigrationStatus.PENDING, 1), (MigrationStatus.APPLIED, 1),
     ]  # fmt: skip
 
 

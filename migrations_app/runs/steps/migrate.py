@@ -28,6 +28,7 @@ from migrations_app.runs.lock_watch import Watch
 from migrations_app.runs.results import FailedScript, Landed, MigrateResult, WithSchema
 from migrations_app.services.findings import stopping
 from migrations_app.sources.folders import engine_for
+from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Environment, Target
 from opsconsole.exceptions import Cancelled, NeedsAttention, StepFailed
 from opsconsole.formats import counted, duration, size
@@ -425,7 +426,7 @@ class Verify(Step[Parameters, MigrateResult]):
 
     def _history_equals_plan(self, context: Migrating, seen: Observation) -> None:
         assert context.run.plan is not None
-        applied = {s.name for s in seen.states if s.state == "applied"}
+        applied = {s.name for s in seen.states if s.state is MigrationStatus.APPLIED}
         missing = [name for name in context.run.plan.names if name not in applied]
         if missing:
             raise StepFailed(
