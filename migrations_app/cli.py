@@ -9,6 +9,7 @@ from typing import Any
 from django.utils.timezone import now
 
 from migrations_app.reading.drift import drift_of
+from migrations_app.reading.readings import reading_of
 from migrations_app.services.doctor import request_resolution
 from migrations_app.services.drift import request_check
 from migrations_app.services.migrations import (
@@ -21,7 +22,6 @@ from migrations_app.services.migrations import (
 from opsconsole.access.permissions import authorize
 from opsconsole.cli import DONE, Call, Verb, takes, wait_for
 from opsconsole.environments.cli import target_of
-from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Target
 from opsconsole.exceptions import Refused
 from opsconsole.runs.cli import started, starts
@@ -31,9 +31,13 @@ def list_pending(call: Call) -> int:
     state = _fresh_state(target_of(call))
     if state.error:
         raise Refused(state.error)
-    rows = [m for m in state.data["migrations"] if MigrationStatus(m["state"]).is_pending]
-    lines = [m["name"] for m in rows] or ["nothing is pending"]
-    call.print(rows, lines + [f"refused: {text}" for text in state.data["refusals"]])
+    reading = reading_of(state)
+    rows = [m for m in reading.migrations if m.state.is_pending]
+    lines = [m.name for m in rows] or ["nothing is pending"]
+    call.print(
+        [m.model_dump(mode="json", exclude_unset=True) for m in rows],
+        lines + [f"refused: {text}" for text in reading.refusals],
+    )
     return DONE
 
 

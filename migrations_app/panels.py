@@ -13,6 +13,7 @@ from migrations_app.engines import ENGINES
 from migrations_app.parameters import MigrateParameters
 from migrations_app.reading.drift import comparisons_of, drifts_of
 from migrations_app.reading.matrix import read_board, read_names, url_of
+from migrations_app.reading.readings import reading_of
 from migrations_app.services import doctor
 from migrations_app.services.drift import sql_of
 from migrations_app.services.findings import as_shown
@@ -64,10 +65,12 @@ def migrate_button(request: ConsoleRequest, target: Target) -> SafeString:
 
 def migrations_card(request: ConsoleRequest, target: Target) -> SafeString:
     environment, state = target.environment, target.latest_state
-    rows = as_shown(environment, state.data.get("migrations", [])) if state else []
+    reading = reading_of(state)
+    rows = as_shown(environment, reading.migrations)
     context = {
         "environment": environment,
         "state": state,
+        "reading": reading,
         "pending": [m for m in rows if m["state"].is_pending],
         "diagnoses": doctor.diagnose(target, state),
         "holder": doctor.lock_holder(state),

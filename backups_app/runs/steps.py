@@ -405,10 +405,10 @@ class SwapIn(Step[OfBackup, WithReplaced]):
 
 def _dumped(target: Target) -> str:
     state = target.latest_state
-    found = state.data.get("server", {}).get("size_bytes") if state else None
-    if found is None:
+    server = state.seen.server if state else None
+    if server is None or server.size_bytes is None:
         return _("dumps the database in one snapshot")
-    return _("dumps the %(size)s database in one snapshot") % {"size": size(found)}
+    return _("dumps the %(size)s database in one snapshot") % {"size": size(server.size_bytes)}
 
 
 def _proven(target: Target) -> str:

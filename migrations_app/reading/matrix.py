@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import cached_property
 from urllib.parse import quote
 
 from django.db.models import F, Func, JSONField, QuerySet
 
 from migrations_app.assess.impact import Risk
 from migrations_app.engines import ENGINES
+from migrations_app.reading.readings import MigrationRead, Reading, reading_of
 from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Environment, Target, TargetState
 from opsconsole.runs.models import Run
@@ -43,9 +44,9 @@ class Column:
     def environment(self) -> Environment:
         return self.target.environment
 
-    @property
-    def verdict(self) -> dict[str, Any]:
-        return self.state.data.get("tool_verdict", {}) if self.state else {}
+    @cached_property
+    def reading(self) -> Reading:
+        return reading_of(self.state)
 
 
 @dataclass(frozen=True)
@@ -137,22 +138,22 @@ def _times_of_runs(columns: list[Column]) -> dict[int, Times]:
 
 
 def _cells(column: Column, times: Times) -> dict[str, Cell]:
-    migrations = column.state.data.get("migrations", []) if column.state else []
+    migrations = column.reading.migrations
     where = column.environment.name
     first_applied = next(
         (
             i
             for i, m in enumerate(migrations)
-            if m["state"] == MigrationStatus.APPLIED and not m["by_hand"]
+            if m.state is MigrationStatus.APPLIED and not m.by_hand
         ),
         len(migrations),
     )
     return {
-        m["name"]: _cell(
+        m.name: _cell(
             where,
             m,
-            url_of(column.environment, m["name"]),
-            times.get(m["name"]),
+            url_of(column.environment, m.name),
+            times.get(m.name),
             is_baseline=i < first_applied,
         )
         for i, m in enumerate(migrations)
@@ -160,23 +161,18 @@ def _cells(column: Column, times: Times) -> dict[str, Cell]:
 
 
 def _cell(
-    where: str, migration: dict[str, Any], url: str, time: tuple[str, float] | None, *,
+    where: str, migration: MigrationRead, url: str, time: tuple[str, float] | None, *,
     is_baseline: bool,
 ) -> Cell:  # fmt: skip
-    state = MigrationStatus(migration["state"])
-    if state is MigrationStatus.APPLIED and migration["by_hand"]:
+    state = migration.state
+    if state is MigrationStatus.APPLIED and migration.by_hand:
         state = MigrationStatus.BASELINE if is_baseline else MigrationStatus.BY_HAND
     if time and state is MigrationStatus.APPLIED:
         return Cell(where, state, url, datetime.fromisoformat(time[0]), time[1])
-    if not migration["finished_at"]:
-        return Cell(where, state, url, risk=_risk_of(migration))
-    began = datetime.fromisoformat(migration["started_at"])
-    ended = datetime.fromisoformat(migration["finished_at"])
+    began, ended = migration.started_at, migration.finished_at
+    if began is None or ended is None:
+        return Cell(where, state, url, risk=migration.risk)
     return Cell(where, state, url, ended, max(0.0, (ended - began).total_seconds()))
-
-
-def _risk_of(migration: dict[str, Any]) -> Risk | None:
-    return Risk(migration["risk"]) if migration.get("risk") else None
 
 
 def _counts(rows: Iterable[Row]) -> list[tuple[MigrationStatus, int]]:

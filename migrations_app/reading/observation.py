@@ -14,9 +14,17 @@ from migrations_app.engines import Engine, MigrationScript, MigrationState, Tool
 from migrations_app.engines.evidence import Evidence, read_evidence
 from migrations_app.engines.kinds import Revision
 from migrations_app.models import ScriptText
+from migrations_app.reading.readings import (
+    MigrationRead,
+    Reading,
+    RevisionRead,
+    VerdictRead,
+    reading_of,
+)
 from migrations_app.sources.folders import engine_for
 from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Target, TargetState
+from opsconsole.environments.readings import ServerRead
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import AdapterError
 from opsconsole.runs.models import Plan
@@ -62,27 +70,31 @@ class Observation:
         return lines
 
     @property
-    def migrations(self) -> list[dict[str, Any]]:
+    def migrations(self) -> tuple[MigrationRead, ...]:
         """Every migration, with its assessment where it is pending and how far it came where it
         failed: as stored and shown."""
-        return [
-            state.as_dict()
-            | (self.assessments[state.name].as_dict() if state.name in self.assessments else {})
-            | (self.evidence[state.name].as_dict() if state.name in self.evidence else {})
+        return tuple(
+            MigrationRead.model_validate(
+                state.as_dict()
+                | (self.assessments[state.name].as_dict() if state.name in self.assessments else {})
+                | (self.evidence[state.name].as_dict() if state.name in self.evidence else {})
+            )
             for state in self.states
-        ]
+        )
 
-    def as_data(self) -> dict[str, Any]:
-        return {
-            "server": self.facts.as_dict(),
-            "migrations": self.migrations,
-            "lint_problem": self.lint_problem,
-            "tool_verdict": self.verdict.as_dict(),
-            "refusals": self.refusals,
-            "tool_version": self.tool_version,
-            "plan": self.plan_content(),
-            "revision": self.revision.as_dict() if self.revision else None,
-        }
+    @property
+    def reading(self) -> Reading:
+        revision = self.revision
+        return Reading(
+            server=ServerRead.model_validate(self.facts.as_dict()),
+            migrations=self.migrations,
+            lint_problem=self.lint_problem,
+            tool_verdict=VerdictRead.model_validate(self.verdict.as_dict()),
+            refusals=tuple(self.refusals),
+            tool_version=self.tool_version,
+            plan=self.plan_content(),
+            revision=RevisionRead.model_validate(revision.as_dict()) if revision else None,
+        )
 
     def plan_content(self) -> dict[str, Any]:
         """What is confirmed: this database, with this history, gets these migrations, from this
@@ -163,7 +175,7 @@ def observe_target(target: Target) -> TargetState:
     except (AdapterError, psycopg.Error) as error:
         reason = server.reason_of(error) if isinstance(error, psycopg.Error) else str(error)
         return TargetState.objects.create(target=target, error=reason)
-    state = TargetState.objects.create(target=target, data=seen.as_data())
+    state = TargetState.objects.create(target=target, data=seen.reading.stored())
     _forget_old_states(target)
     return state
 
@@ -223,7 +235,8 @@ def plan_changes(confirmed: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 def plan_for(target: Target, state: TargetState) -> Plan:
     """The plan that a stored state stands for; the same state gives the same plan."""
-    content = state.data["plan"]
+    content = reading_of(state).plan
+    assert content is not None
     plan, _created = Plan.objects.get_or_create(
         target=target, hash=Plan.hash_of(content), defaults={"content": content}
     )

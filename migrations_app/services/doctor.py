@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
@@ -15,10 +13,12 @@ from migrations_app.engines import ENGINES
 from migrations_app.engines.evidence import Evidence, Trace
 from migrations_app.models import ScriptText
 from migrations_app.parameters import EndSessionParameters, FinishParameters, ResolveParameters
+from migrations_app.reading.readings import MigrationRead, reading_of
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Target, TargetState
+from opsconsole.environments.readings import SessionRead
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.models import Run
@@ -50,7 +50,7 @@ class Diagnosis:
     state: MigrationStatus
     what: list[str]
     logs: str = ""
-    traces: list[dict[str, Any]] = field(default_factory=list)
+    traces: list[Trace] = field(default_factory=list)
     landed: int | None = None
     checksum: str = ""
     ways: list[Way] = field(default_factory=list)
@@ -58,25 +58,6 @@ class Diagnosis:
     run: Run | None = None
     backup: Backup | None = None
     has_text: bool = False
-
-
-@dataclass(frozen=True)
-class LockHolder:
-    """The session that holds the tool's lock, as it was read. `since`: when it connected.
-
-    What the target's role may not see of it is None.
-    """
-
-    pid: int
-    user: str
-    name: str
-    client: str | None
-    state: str | None
-    since: str | None
-
-    @property
-    def connected_at(self) -> datetime | None:
-        return datetime.fromisoformat(self.since) if self.since else None
 
 
 def diagnose(target: Target, state: TargetState | None) -> list[Diagnosis]:
@@ -91,62 +72,63 @@ def diagnose(target: Target, state: TargetState | None) -> list[Diagnosis]:
         MigrationStatus.MISSING_LOCALLY: _missing,
     }
     return [
-        readers[MigrationStatus(m["state"])](target, m, tool)
-        for m in state.data.get("migrations", [])
-        if MigrationStatus(m["state"]).is_troubled
+        readers[m.state](target, m, tool)
+        for m in reading_of(state).migrations
+        if m.state.is_troubled
     ]
 
 
-def lock_holder(state: TargetState | None) -> LockHolder | None:
+def lock_holder(state: TargetState | None) -> SessionRead | None:
     """Who holds the tool's lock, as the state says; None when nobody or a run at work does."""
-    found = state.data.get("server", {}).get("lock_holder") if state else None
-    if not found:
+    read = state.seen.server if state else None
+    found = read.lock_holder if read else None
+    if found is None:
         return None
-    program, _colon, rest = found["name"].partition(":")
+    program, _colon, rest = found.name.partition(":")
     run_id = key_from(rest.partition(":")[0]) if program == "opsconsole" else 0
     run = Run.objects.filter(pk=run_id).first() if run_id else None
     if run and not run.state.is_terminal:
         return None
-    return LockHolder(**found)
+    return found
 
 
-def _failed(target: Target, migration: dict[str, Any], tool: str) -> Diagnosis:
-    run = _run_that_failed(target, migration["name"])
-    traces = migration.get("traces", [])
-    landed, source = migration.get("landed"), _("follows from the other statements")
-    if landed is None and migration["is_atomic"]:
+def _failed(target: Target, migration: MigrationRead, tool: str) -> Diagnosis:
+    run = _run_that_failed(target, migration.name)
+    traces = list(migration.traces)
+    landed, source = migration.landed, _("follows from the other statements")
+    if landed is None and migration.is_atomic:
         landed, source = 0, _("the file is applied as a whole or not at all")
     elif landed is None:
         landed, source = _seen_by(run, migration), _("by the log of the run that failed")
     if landed is not None:
         traces = [
-            trace if trace["landed"] is not None
-            else trace | {"landed": number < landed, "shown": source}
+            trace if trace.landed is not None
+            else replace(trace, landed=number < landed, shown=source)
             for number, trace in enumerate(traces)
         ]  # fmt: skip
     what = [_begun(migration, tool)]
     if traces:
         what.append(_extent(landed, len(traces)))
     return Diagnosis(
-        migration["name"], MigrationStatus.FAILED, what, migration["logs"], traces, landed,
-        migration["checksum"], _ways_out(landed, len(traces), tool), run=run,
+        migration.name, MigrationStatus.FAILED, what, migration.logs, traces, landed,
+        migration.checksum, _ways_out(landed, len(traces), tool), run=run,
         backup=run.backups.first() if run else None,
     )  # fmt: skip
 
 
-def _seen_by(run: Run | None, migration: dict[str, Any]) -> int | None:
+def _seen_by(run: Run | None, migration: MigrationRead) -> int | None:
     """How many statements the run saw land, unless the file or the catalogue says otherwise."""
     if run is None or run.plan is None or "landed" not in run.result:
         return None
     ran = {m["name"]: m["checksum"] for m in run.plan.content["migrations"]}
-    evidence = Evidence([Trace(**trace) for trace in migration.get("traces", [])])
+    evidence = Evidence(list(migration.traces))
     landed = len(run.result["landed"])
-    is_same = ran.get(migration["name"]) == migration["checksum"]
+    is_same = ran.get(migration.name) == migration.checksum
     return landed if is_same and evidence.fits(landed) else None
 
 
-def _begun(migration: dict[str, Any], tool: str) -> str:
-    if migration["logs"]:
+def _begun(migration: MigrationRead, tool: str) -> str:
+    if migration.logs:
         return _("Its SQL failed, and its row in %(tool)s's history is still open.") % {
             "tool": tool
         }
@@ -197,38 +179,34 @@ def _ways_out(landed: int | None, count: int, tool: str) -> list[Way]:
     return ways
 
 
-def _running(_target: Target, migration: dict[str, Any], tool: str) -> Diagnosis:
+def _running(_target: Target, migration: MigrationRead, tool: str) -> Diagnosis:
     text = _("Its row in %(tool)s's history is open, and %(tool)s's lock is held: it is being "
              "applied now.") % {"tool": tool}  # fmt: skip
-    return Diagnosis(migration["name"], MigrationStatus.RUNNING, [text])
+    return Diagnosis(migration.name, MigrationStatus.RUNNING, [text])
 
 
-def _edited(_target: Target, migration: dict[str, Any], _tool: str) -> Diagnosis:
-    texts = ScriptText.objects.in_bulk(
-        [migration["checksum"], migration.get("applied_checksum", "")]
-    )
-    applied = texts.get(migration.get("applied_checksum", ""))
+def _edited(_target: Target, migration: MigrationRead, _tool: str) -> Diagnosis:
+    texts = ScriptText.objects.in_bulk([migration.checksum, migration.applied_checksum])
+    applied = texts.get(migration.applied_checksum)
     what = [_("Its file was changed after it was applied here. Put the old text back, and write "
               "the change as a new migration.")]  # fmt: skip
     if applied is None:
         what.append(_("This console never saw the text that was applied: look in your repository."))
-        return Diagnosis(migration["name"], MigrationStatus.EDITED, what)
+        return Diagnosis(migration.name, MigrationStatus.EDITED, what)
     diff = difflib.unified_diff(
-        applied.sql.splitlines(), texts[migration["checksum"]].sql.splitlines(),
+        applied.sql.splitlines(), texts[migration.checksum].sql.splitlines(),
         _("applied"), _("file now"), lineterm="", n=2,
     )  # fmt: skip
-    return Diagnosis(
-        migration["name"], MigrationStatus.EDITED, what, diff=list(diff), has_text=True
-    )
+    return Diagnosis(migration.name, MigrationStatus.EDITED, what, diff=list(diff), has_text=True)
 
 
-def _missing(_target: Target, migration: dict[str, Any], _tool: str) -> Diagnosis:
-    known = ScriptText.objects.filter(pk=migration.get("applied_checksum", "")).exists()
+def _missing(_target: Target, migration: MigrationRead, _tool: str) -> Diagnosis:
+    known = ScriptText.objects.filter(pk=migration.applied_checksum).exists()
     what = [_("It was applied here, and its file is missing: this checkout is not the one that "
               "was deployed.")]  # fmt: skip
     if known:
         what.append(_("Put the file back: this console kept the text that was applied."))
-    return Diagnosis(migration["name"], MigrationStatus.MISSING_LOCALLY, what, has_text=known)
+    return Diagnosis(migration.name, MigrationStatus.MISSING_LOCALLY, what, has_text=known)
 
 
 def _run_that_failed(target: Target, name: str) -> Run | None:

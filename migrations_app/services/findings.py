@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,11 @@ from django.db import transaction
 from django.utils.translation import gettext as _
 
 from migrations_app import events
-from migrations_app.assess.impact import Risk
 from migrations_app.assess.lint import RULES, Level
 from migrations_app.models import LintLevel, ScriptText, Waiver
+from migrations_app.reading.readings import MigrationRead, reading_of
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.events import recording as audit
 from opsconsole.events.catalogue import Changed
@@ -45,37 +44,34 @@ def levels_of(application: Application) -> dict[str, Level]:
 
 
 def judge(
-    application: Application, migrations: Iterable[dict[str, Any]]
+    application: Application, migrations: Iterable[MigrationRead]
 ) -> dict[str, list[JudgedFinding]]:
-    """The findings that are not off, by migration name. Two queries for all of them.
-
-    `migrations` are those of a TargetState, or any with `name`, `checksum` and `findings`.
-    """
-    found = [m for m in migrations if m.get("findings")]
+    """The findings that are not off, by migration name. Two queries for all of them."""
+    found = [m for m in migrations if m.findings]
     if not found:
         return {}
     levels = levels_of(application)
     waivers = {
         (waiver.migration, waiver.checksum, waiver.rule): waiver
         for waiver in Waiver.objects.filter(
-            application=application, migration__in=[m["name"] for m in found]
+            application=application, migration__in=[m.name for m in found]
         ).select_related("waived_by")
     }
     return {
-        m["name"]: [
+        m.name: [
             JudgedFinding(
-                **finding,
-                level=levels[finding["rule"]],
-                waiver=waivers.get((m["name"], m["checksum"], finding["rule"])),
+                **vars(finding),
+                level=levels[finding.rule],
+                waiver=waivers.get((m.name, m.checksum, finding.rule)),
             )
-            for finding in m["findings"]
-            if levels.get(finding["rule"], Level.OFF) is not Level.OFF
+            for finding in m.findings
+            if levels.get(finding.rule, Level.OFF) is not Level.OFF
         ]
         for m in found
     }
 
 
-def stopping(application: Application, migrations: Iterable[dict[str, Any]]) -> list[str]:
+def stopping(application: Application, migrations: Iterable[MigrationRead]) -> list[str]:
     """Why findings stop a migrate run, one line each; empty when they do not."""
     return [
         _("%(name)s line %(line)d: %(text)s Waive it with a reason, or change the migration")
@@ -99,12 +95,12 @@ def waive_finding(*, actor: User, target: Target, migration: str, rule: str, rea
             kind=Kind.INVALID,
             field="reason",
         )
-    state = target.latest_state
+    reading = reading_of(target.latest_state)
     found = next(
         (
             m
-            for m in (state.data.get("migrations", []) if state else [])
-            if m["name"] == migration and rule in {f["rule"] for f in m.get("findings", [])}
+            for m in reading.migrations
+            if m.name == migration and rule in {f.rule for f in m.findings}
         ),
         None,
     )
@@ -116,7 +112,7 @@ def waive_finding(*, actor: User, target: Target, migration: str, rule: str, rea
         waiver, _created = Waiver.objects.update_or_create(
             application=target.environment.application,
             migration=migration,
-            checksum=found["checksum"],
+            checksum=found.checksum,
             rule=rule,
             defaults={"reason": reason.strip(), "waived_by": actor},
         )
@@ -166,18 +162,16 @@ def set_levels(*, actor: User, application: Application, levels: dict[str, str])
         )  # fmt: skip
 
 
-def as_shown(environment: Environment, migrations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each migration of a state with its text and judged findings: three queries for all."""
-    texts = ScriptText.objects.in_bulk([m["checksum"] for m in migrations])
+def as_shown(environment: Environment, migrations: Sequence[MigrationRead]) -> list[dict[str, Any]]:
+    """Each migration of a reading with its text and judged findings: three queries for all."""
+    texts = ScriptText.objects.in_bulk([m.checksum for m in migrations])
     judged = judge(environment.application, migrations)
     return [
-        m
+        dict(m)
         | {
-            "state": MigrationStatus(m["state"]),
-            "risk": Risk(m["risk"]) if m.get("risk") else None,
-            "sql": texts[m["checksum"]].sql if m["checksum"] in texts else "",
-            "findings": judged.get(m["name"], []),
-            "open_findings": [f for f in judged.get(m["name"], []) if not f.waiver],
+            "sql": texts[m.checksum].sql if m.checksum in texts else "",
+            "findings": judged.get(m.name, []),
+            "open_findings": [f for f in judged.get(m.name, []) if not f.waiver],
         }
         for m in migrations
     ]

@@ -18,6 +18,7 @@ from migrations_app.gates import (
 )
 from migrations_app.parameters import Answer, MigrateParameters
 from migrations_app.reading.observation import plan_changes, plan_for
+from migrations_app.reading.readings import reading_of
 from migrations_app.services.findings import stopping
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
@@ -56,7 +57,7 @@ def request_observation(target: Target) -> None:
 def plan_gates(target: Target) -> list[Gate]:
     """What has to hold before any plan is applied there, by the newest state that was read."""
     state = target.latest_state
-    data = state.data if state else {}
+    reading = reading_of(state)
     page = target.environment.get_absolute_url()
     return [
         FreshReading(
@@ -64,14 +65,13 @@ def plan_gates(target: Target) -> list[Gate]:
             state.error if state else "",
             settings.OBSERVE_SECONDS * READINGS_MISSED,
         ),
-        HistoryHealthy(tuple(data.get("refusals", [])), page),
+        HistoryHealthy(reading.refusals, page),
         FindingsAnswered(
-            tuple(stopping(target.environment.application, data.get("migrations", []))),
-            f"{page}#pending",
+            tuple(stopping(target.environment.application, reading.migrations)), f"{page}#pending"
         ),
         *(
             [SomethingPending(str(target.environment), len(state.pending))]
-            if data and state
+            if state and state.data
             else []
         ),
     ]
@@ -81,8 +81,7 @@ def confirmation_gates(
     target: Target, plan: Plan | None, checklist: dict[str, Answer]
 ) -> list[Gate]:
     """What has to hold of what was confirmed: the plan as it was shown, and the checklist."""
-    state = target.latest_state
-    found = state.data.get("plan") if state else None
+    found = reading_of(target.latest_state).plan
     changes = plan_changes(plan.content, found) if plan and found else []
     missing = [
         str(text)

@@ -9,6 +9,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
 from migrations_app.reading.drift import drift_of
+from migrations_app.reading.readings import reading_of
 from migrations_app.services import drift as services
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
@@ -71,14 +72,13 @@ def sql(request: ConsoleRequest, application: str, environment: str) -> HttpResp
 def log_script(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     """What a superuser runs to have the database keep a log of its schema changes."""
     found = target_or_404(request, application, environment, "console.view")
-    state = found.latest_state
-    server = state.data.get("server") if state else None
-    if not server:
+    server = reading_of(found.latest_state).server
+    if server is None or not server.user:
         raise Refused(
             _("The role of this environment is not known yet: its database was not read.")
         )
     return _file(
-        ddl_log.install_sql(server["user"]), f"{found.environment.slug}-log-of-schema-changes.sql"
+        ddl_log.install_sql(server.user), f"{found.environment.slug}-log-of-schema-changes.sql"
     )
 
 

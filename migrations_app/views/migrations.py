@@ -16,6 +16,7 @@ from django.views.decorators.http import require_GET, require_POST
 from migrations_app.models import ScriptText
 from migrations_app.parameters import MigrateParameters
 from migrations_app.reading.matrix import read_board
+from migrations_app.reading.readings import reading_of
 from migrations_app.services import doctor
 from migrations_app.services import migrations as services
 from migrations_app.services.findings import as_shown
@@ -77,9 +78,11 @@ def _confirm_page(
         # Why is among the gates.
         context["blocked"] = True
     else:
-        pending = [m for m in state.data["migrations"] if m["name"] in plan.names]
+        reading = reading_of(state)
+        pending = [m for m in reading.migrations if m.name in plan.names]
         context |= {
             "plan": plan,
+            "reading": reading,
             "migrations": as_shown(target.environment, pending),
             "checklist": _ticked(request, services.checklist_for(target, plan.names)),
             "reason": request.POST.get("reason", ""),
@@ -145,8 +148,8 @@ def migration_page(
 ) -> HttpResponse:
     found = target_or_404(request, application, environment, "console.view")
     state = found.latest_state
-    rows = state.data.get("migrations", []) if state else []
-    migration = next((m for m in rows if m["name"] == name), None)
+    reading = reading_of(state)
+    migration = next((m for m in reading.migrations if m.name == name), None)
     if migration is None:
         raise Http404
     shared = found.environment.application
@@ -155,6 +158,7 @@ def migration_page(
     context = {
         "environment": found.environment,
         "state": state,
+        "reading": reading,
         "migration": _with_waivers(as_shown(found.environment, [migration])[0]),
         "diagnoses": [d for d in doctor.diagnose(found, state) if d.name == name],
         "runs": Run.objects.for_list().filter(
@@ -181,9 +185,8 @@ def applied_text(
 ) -> HttpResponse:
     """The text of an applied migration, as this console saw it, to put back into the folder."""
     found = target_or_404(request, application, environment, "console.view")
-    state = found.latest_state
-    rows = state.data.get("migrations", []) if state else []
-    checksum = next((m.get("applied_checksum", "") for m in rows if m["name"] == name), "")
+    rows = reading_of(found.latest_state).migrations
+    checksum = next((m.applied_checksum for m in rows if m.name == name), "")
     text = get_object_or_404(ScriptText, pk=checksum)
     return HttpResponse(
         text.sql,

@@ -8,11 +8,13 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.functional import cached_property
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.access.places import Spot
 from opsconsole.environments.choices import AutoRollback
 from opsconsole.environments.migration_status import MigrationStatus
+from opsconsole.environments.readings import MigrationSeen, TargetRead
 
 
 class Application(models.Model):
@@ -202,8 +204,8 @@ class Target(models.Model):
 class TargetState(models.Model):
     """What a worker read from the target itself, and when. `data` is empty if it failed.
 
-    `data` holds `server` (version, sizes in bytes), `migrations` (a list, in the engine's
-    order, of name, state, checksum, and what is known of each) and `refusals` (texts).
+    `data` is a reading as it is stored: `seen` is what every room may know of it, the rest is read
+    by those who wrote it. Its migrations are in the engine's order.
     """
 
     target = models.ForeignKey(Target, on_delete=models.CASCADE, related_name="states")
@@ -218,26 +220,26 @@ class TargetState(models.Model):
     def __str__(self) -> str:
         return f"state of {self.target} at {self.observed_at:%Y-%m-%d %H:%M:%S}"
 
-    @property
-    def statuses(self) -> list[tuple[str, MigrationStatus]]:
-        """Every migration by its name, in order."""
-        return [(m["name"], MigrationStatus(m["state"])) for m in self.data.get("migrations", [])]
+    @cached_property
+    def seen(self) -> TargetRead:
+        """What was read, as far as every room may know it."""
+        return TargetRead.model_validate(self.data)
 
     def names(self, *statuses: MigrationStatus) -> list[str]:
         """Names of the migrations in any of the given statuses, in order."""
-        return [name for name, status in self.statuses if status in statuses]
+        return [m.name for m in self.seen.migrations if m.state in statuses]
 
     @property
     def pending(self) -> list[str]:
-        return [name for name, status in self.statuses if status.is_pending]
+        return [m.name for m in self.seen.migrations if m.state.is_pending]
 
     @property
     def applied(self) -> list[str]:
-        return [name for name, status in self.statuses if status.is_finished]
+        return [m.name for m in self.seen.migrations if m.state.is_finished]
 
     @property
-    def troubled(self) -> list[tuple[str, MigrationStatus]]:
-        return [(name, status) for name, status in self.statuses if status.is_troubled]
+    def troubled(self) -> list[MigrationSeen]:
+        return [m for m in self.seen.migrations if m.state.is_troubled]
 
     def is_fresh(self, seconds: float) -> bool:
         return timezone.now() - self.observed_at < timedelta(seconds=seconds)

@@ -33,7 +33,7 @@ SELECT {identifier}, current_setting('server_version'),
        r.rolcreatedb OR r.rolsuper, pg_has_role(current_user, d.datdba, 'USAGE'),
        pg_encoding_to_char(d.encoding), d.datcollate,
        (SELECT json_build_object(
-               'pid', a.pid, 'user', a.usename, 'name', coalesce(a.application_name, ''),
+               'pid', a.pid, 'user', coalesce(a.usename, ''), 'name', coalesce(a.application_name, ''),
                'client', CASE WHEN a.backend_start IS NOT NULL
                               THEN coalesce(host(a.client_addr), 'this machine') END,
                'state', a.state, 'since', a.backend_start)

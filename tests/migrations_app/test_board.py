@@ -117,10 +117,10 @@ def test_board_and_prisma_s_own_status_say_what_they_are_said_to_say(
     board = read_board([environment.targets.get()])
     assert {row.name: row.cells[0].state for row in board.rows}[name] == state
     assert prisma_says in status
-    verdict = board.columns[0].verdict
+    verdict = board.columns[0].reading.tool_verdict
     words = {UP_TO_DATE: UP_TO_DATE, PENDING: "not yet applied", FAILED: "failed"}[prisma_says]
-    assert verdict["says"].startswith(words)
-    assert (name in verdict["is_silent_on"]) == is_silent
+    assert verdict.says.startswith(words)
+    assert (name in verdict.is_silent_on) == is_silent
 
 
 @pytest.mark.needs_prisma

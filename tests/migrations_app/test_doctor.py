@@ -59,7 +59,7 @@ def half_done(migrate, environment, folder):
 
 def test_half_done_script_is_told_statement_by_statement(half_done):
     found = diagnosis(half_done)
-    assert [trace["landed"] for trace in found.traces] == [True, True, False, False]
+    assert [trace.landed for trace in found.traces] == [True, True, False, False]
     assert (found.landed, "The first 2 of its 4 statements are in the database." in found.what) == (
         2, True,
     )  # fmt: skip
@@ -96,7 +96,7 @@ def test_run_that_failed_tells_what_the_catalogue_cannot(migrate, environment, f
     migrate()
     found = diagnosis(fresh(environment))
     told = "by the log of the run that failed"
-    assert [(trace["landed"], trace["shown"]) for trace in found.traces] == [
+    assert [(trace.landed, trace.shown) for trace in found.traces] == [
         (True, told), (True, "relation public.extra is there"), (True, told), (False, told),
     ]  # fmt: skip
     assert found.landed == 3
