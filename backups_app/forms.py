@@ -1,4 +1,4 @@
-"""Forms of backups: restore, undo, drop, hold, policy and storage."""
+"""Forms of backups: back up, prove, restore, undo, drop, hold, policy and storage."""
 
 from __future__ import annotations
 
@@ -13,15 +13,61 @@ from django.utils.translation import gettext_lazy as _
 
 from backups_app import schedules
 from backups_app.archives.encryption import parse_recipients
+from backups_app.choices import ProofLevel
 from backups_app.exceptions import BadKey
 from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.stores.kinds import Credentials, canonical_key
 from backups_app.stores.opening import open_store
 from opsconsole.environments.models import Target, TargetQuerySet
+from opsconsole.environments.visibility import visible_targets
 from opsconsole.exceptions import AdapterError
+from opsconsole.web.forms import KeyedForm, ReasonedForm
+
+LEVELS = tuple(level for level in ProofLevel if level >= 0)
 
 
-class RestoreForm(forms.Form):
+class BackUpForm(ReasonedForm, KeyedForm):
+    """Why a backup is taken now."""
+
+
+class ProveForm(KeyedForm):
+    """How far a backup is proven again; all the way, if it is not said."""
+
+    level = forms.ChoiceField(
+        label=_("How far"),
+        required=False,
+        choices=[(level.value, level.label) for level in LEVELS],
+    )
+
+    def clean_level(self) -> ProofLevel:
+        level = self.cleaned_data["level"]
+        return ProofLevel(int(level)) if level else ProofLevel.CONTENT
+
+
+class WayBackForm(ReasonedForm, KeyedForm):
+    """The way back of a run that needs a decision; a protected environment's name is typed."""
+
+    typed_name = forms.CharField(
+        label=_("Type the environment's short name"), max_length=50, required=False
+    )
+
+
+class CheckForm(forms.Form):
+    """The environment that a worker looks at before a restore into it."""
+
+    environment = forms.ModelChoiceField(
+        Target.objects.none(),
+        label=_("Restore into"),
+        empty_label=None,
+        to_field_name="environment",
+    )
+
+    def __init__(self, *args: Any, user: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["environment"].queryset = visible_targets(user)  # type: ignore[attr-defined]
+
+
+class RestoreForm(KeyedForm):
     """Where a backup goes, why, and the typed name of what it replaces."""
 
     environment = forms.ModelChoiceField(
@@ -82,7 +128,7 @@ class RestoreForm(forms.Form):
             del self.fields["consents_unmasked"]
 
 
-class ImportForm(forms.Form):
+class ImportForm(KeyedForm):
     """An archive that was made elsewhere: a file of one's own, or an object in a storage."""
 
     file = forms.FileField(
@@ -124,7 +170,7 @@ class ImportForm(forms.Form):
         return given
 
 
-class UndoForm(forms.Form):
+class UndoForm(KeyedForm):
     reason = forms.CharField(label=_("Why"), max_length=500)
     typed_name = forms.CharField(label=_("Type the environment's short name"), max_length=50)
 
@@ -191,6 +237,8 @@ class PolicyForm(forms.ModelForm):
         label=_("Time zone of both"),
         choices=lambda: [(name, name) for name in sorted(zoneinfo.available_timezones())],
     )
+    # The fingerprint of the preview that was shown.
+    confirmed = forms.CharField(required=False, widget=forms.HiddenInput)
 
     class Meta:
         model = BackupPolicy
@@ -278,6 +326,12 @@ class PolicyForm(forms.ModelForm):
     @property
     def fingerprint(self) -> str:
         """What a preview was made of; saving asks for the same."""
-        values = {name: str(value) for name, value in self.cleaned_data.items()}
+        given = self.cleaned_data.items()
+        values = {name: str(value) for name, value in given if name != "confirmed"}
         values["copies"] = ",".join(sorted(str(s.pk) for s in self.cleaned_data["copies"]))
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the preview of exactly these values was shown."""
+        return bool(self.cleaned_data["confirmed"] == self.fingerprint)

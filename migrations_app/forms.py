@@ -1,4 +1,4 @@
-"""Forms of the migrations' settings."""
+"""Forms of migrations: confirm a plan, settle what is wrong, waive, and the settings."""
 
 from __future__ import annotations
 
@@ -7,10 +7,106 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
-from migrations_app.models import Repository
+from migrations_app.assess.lint import RULES, Level
+from migrations_app.models import LintLevel, Repository
+from migrations_app.services.migrations import CHECKLIST
 from migrations_app.sources.git import check_ref, check_url
+from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Application
 from opsconsole.exceptions import AdapterError
+from opsconsole.web.forms import KeyedForm, ReasonedForm
+
+LARGEST_PID = 2**31 - 1
+
+
+class MigrateForm(ReasonedForm, KeyedForm):
+    """The confirmation of a plan: its hash, and each line of the checklist with a note."""
+
+    plan = forms.CharField(required=False, widget=forms.HiddenInput)
+    typed_name = forms.CharField(required=False, max_length=50)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for key, text in CHECKLIST:
+            self.fields[f"check-{key}"] = forms.BooleanField(label=text, required=False)
+            self.fields[f"note-{key}"] = forms.CharField(required=False, max_length=300)
+
+    def line(self, key: str) -> dict[str, forms.BoundField]:
+        """Tick and note of a line of the checklist."""
+        return {"tick": self[f"check-{key}"], "note": self[f"note-{key}"]}
+
+    @property
+    def ticked(self) -> dict[str, str]:
+        """The note of each line that was ticked, by its key."""
+        given = self.cleaned_data
+        return {key: given[f"note-{key}"] for key, _text in CHECKLIST if given[f"check-{key}"]}
+
+
+class AcknowledgeForm(ReasonedForm):
+    """`schema` is the hash of the one that was shown."""
+
+    schema = forms.CharField(required=False, widget=forms.HiddenInput)
+
+
+class AdoptForm(AcknowledgeForm, KeyedForm):
+    title = forms.CharField(label=_("Name of the migration, to adopt it"), max_length=61)
+
+
+class EndSessionForm(ReasonedForm, KeyedForm):
+    pid = forms.IntegerField(
+        min_value=1,
+        max_value=LARGEST_PID,
+        widget=forms.HiddenInput,
+        error_messages=dict.fromkeys(
+            ("required", "invalid", "min_value", "max_value"),
+            _("Which session is not known. Open the page again."),
+        ),
+    )
+
+
+class ResolveForm(ReasonedForm, KeyedForm):
+    mark = forms.ChoiceField(
+        label=_("Way out"),
+        choices=[
+            ("rolled_back", _("Mark rolled back")),
+            ("applied", _("Mark applied")),
+            ("finish", _("Finish the rest")),
+        ],
+    )
+    field_order = ["mark", "reason"]
+
+
+class WaiveForm(ReasonedForm):
+    rule = forms.ChoiceField(
+        label=_("Waive the findings of"), choices=[(rule, rule) for rule in RULES]
+    )
+    field_order = ["rule", "reason"]
+
+
+class LevelsForm(forms.Form):
+    """What findings of each rule do; a rule that is not given stays as it is."""
+
+    def __init__(self, *args: Any, levels: dict[str, Level], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for rule, level in levels.items():
+            self.fields[f"rule-{rule}"] = forms.ChoiceField(
+                label=rule, required=False, initial=level, choices=LintLevel.Level.choices
+            )
+
+    @property
+    def levels(self) -> dict[str, str]:
+        given = self.cleaned_data.items()
+        return {name.removeprefix("rule-"): str(level) for name, level in given if level}
+
+
+class BoardFilterForm(forms.Form):
+    """Part of a migration's name, and the state that it has in any environment."""
+
+    q = forms.CharField(required=False, max_length=200)
+    state = forms.ChoiceField(
+        required=False,
+        choices=[("", _("any")), *((status.value, status.word) for status in MigrationStatus)],
+    )
 
 
 class SecretArea(forms.Textarea):

@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from migrations_app.engines import ENGINES
+from migrations_app.forms import BoardFilterForm
 from migrations_app.parameters import MigrateParameters
 from migrations_app.reading.drift import comparisons_of, drifts_of
 from migrations_app.reading.matrix import read_board, read_names, url_of
@@ -116,9 +117,12 @@ def drift_facts(targets: list[Target]) -> dict[int, Fact]:
 def board_card(
     request: ConsoleRequest, application: Application, targets: list[Target]
 ) -> SafeString:
-    text, chosen = request.GET.get("q", ""), request.GET.get("state", "")
+    form = BoardFilterForm(request.GET or {})
+    given = form.cleaned_data if form.is_valid() else {}
+    text, chosen = given.get("q", ""), given.get("state", "")
     context = {
         "board": read_board(targets, state=chosen, text=text),
+        "form": form,
         "text": text,
         "chosen": chosen,
     }

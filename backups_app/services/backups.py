@@ -72,7 +72,7 @@ def hold_backup(*, actor: User, backup: Backup, reason: str, until: datetime | N
     if not reason.strip():
         raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
     if until is not None and until <= timezone.now():
-        raise Refused(_("The hold would already be over."), kind=Kind.INVALID)
+        raise Refused(_("The hold would already be over."), kind=Kind.INVALID, field="until")
     with transaction.atomic():
         # Locked first, and the copies read after that: pruning takes the same lock for each copy.
         row = Backup.objects.select_for_update(of=("self",)).get(pk=backup.pk)

@@ -82,7 +82,9 @@ def import_from_storage(
     if is_upload:
         raise Refused(_("This was uploaded for an import of its own."), field="path")
     if listed := Backup.objects.filter(key=key).first():
-        raise Refused(_("This is %(backup)s: restore it instead.") % {"backup": listed})
+        raise Refused(
+            _("This is %(backup)s: restore it instead.") % {"backup": listed}, field="path"
+        )
     return _request(actor, target, idempotency_key, reason, {"storage": storage.pk, "key": key})
 
 
@@ -111,9 +113,11 @@ def _keep(store: LocalStore, key: str, chunks: Iterable[bytes]) -> None:
             for number, chunk in enumerate(chunks):
                 if number == 0 and not may_be_archive(chunk):
                     raise Refused(
-                        f"{NOT_AN_ARCHIVE[0].upper()}{NOT_AN_ARCHIVE[1:]}.", kind=Kind.INVALID
+                        f"{NOT_AN_ARCHIVE[0].upper()}{NOT_AN_ARCHIVE[1:]}.",
+                        kind=Kind.INVALID,
+                        field="file",
                     )
                 file.write(chunk)
     except AdapterError as error:
         raise Refused(_("The archive cannot be kept: %(why)s") % {"why": error},
-                      kind=Kind.NO_ROOM) from error  # fmt: skip
+                      kind=Kind.NO_ROOM, field="file") from error  # fmt: skip

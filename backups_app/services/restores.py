@@ -94,6 +94,7 @@ def _require_masking_or_consent(
             )
             % {"source": backup.environment, "where": where},
             kind=Kind.INVALID,
+            field="consents_unmasked",
         )
 
 
@@ -143,6 +144,7 @@ def _require_database_name(name: str) -> None:
             _("Give the new database a name of at most %(bytes)s bytes, and not %(reserved)s.")
             % {"bytes": NAME_BYTES, "reserved": ", ".join(sorted(RESERVED))},
             kind=Kind.INVALID,
+            field="new_database",
         )
 
 

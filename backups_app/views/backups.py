@@ -4,39 +4,37 @@ from __future__ import annotations
 
 from django.http import FileResponse, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
 from backups_app import services
-from backups_app.choices import ProofLevel
-from backups_app.forms import HoldForm
+from backups_app.forms import LEVELS, BackUpForm, HoldForm, ProveForm
 from backups_app.models import Backup, ReplacedDatabase
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import authorize, require
+from opsconsole.environments.forms import EnvironmentFilterForm
 from opsconsole.environments.lookup import target_or_404
 from opsconsole.environments.visibility import visible_environments
-from opsconsole.exceptions import Kind, Refused
-from opsconsole.web.keys import key_from
-from opsconsole.web.pages import new_key, page_of, posted_key
+from opsconsole.web.forms import Given, act_on
+from opsconsole.web.pages import new_key, page_of
 
 
 @require_GET
 @require("console.view")
 def backup_list(request: ConsoleRequest) -> HttpResponse:
     environments = visible_environments(request.user)
-    rows = Backup.objects.listed().defer("manifest").filter(environment__in=environments)
-    chosen = request.GET.get("environment", "")
-    if environment_id := key_from(chosen):
-        rows = rows.filter(environment_id=environment_id)
+    form = EnvironmentFilterForm(request.GET or {}, user=request.user)
+    rows = Backup.objects.none()
+    if form.is_valid():
+        rows = Backup.objects.listed().defer("manifest").filter(environment__in=environments)
+        if chosen := form.cleaned_data["environment"]:
+            rows = rows.filter(environment=chosen)
     replaced = ReplacedDatabase.objects.kept().filter(
         target__environment__in=environments
     ).select_related("run", "target__environment__application", "drop_work")  # fmt: skip
-    context = {
-        "page": page_of(request, rows),
-        "environments": environments,
-        "chosen": chosen,
-        "replaced": replaced,
-    }
-    return render(request, "backups_app/backup_list.html", context)
+    context = {"page": page_of(request, rows), "form": form, "replaced": replaced}
+    status = 200 if form.is_valid() else 422
+    return render(request, "backups_app/backup_list.html", context, status=status)
 
 
 def backup_or_404(request: ConsoleRequest, pk: int, action: str) -> Backup:
@@ -60,7 +58,7 @@ def backup_page(request: ConsoleRequest, pk: int) -> HttpResponse:
         "backup": backup,
         "environment": backup.environment,
         "copies": backup.copies.select_related("storage"),
-        "levels": [level for level in ProofLevel if level >= 0],
+        "levels": LEVELS,
         "hold": HoldForm(),
         "key": new_key(),
     }
@@ -70,27 +68,37 @@ def backup_page(request: ConsoleRequest, pk: int) -> HttpResponse:
 @require_POST
 @require("run.start")
 def back_up(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
-    run = services.request_backup(
-        actor=request.user,
-        target=target_or_404(request, application, environment, "run.start"),
-        idempotency_key=posted_key(request),
-        reason=request.POST.get("reason", "")[:500],
+    where = target_or_404(request, application, environment, "run.start")
+
+    def act(given: Given) -> HttpResponse:
+        run = services.request_backup(
+            actor=request.user,
+            target=where,
+            idempotency_key=given["key"],
+            reason=given["reason"],
+        )
+        return redirect(run)
+
+    return act_on(
+        request, BackUpForm(request.POST), act, title=_("Back up"), back=where.environment
     )
-    return redirect(run)
 
 
 @require_POST
 @require("run.start")
 def prove(request: ConsoleRequest, pk: int) -> HttpResponse:
-    level = request.POST.get("level", "")
-    levels = [str(level.value) for level in ProofLevel if level >= 0]
-    run = services.request_verify(
-        actor=request.user,
-        backup=backup_or_404(request, pk, "run.start"),
-        idempotency_key=posted_key(request),
-        level=ProofLevel(int(level)) if level in levels else ProofLevel.CONTENT,
-    )
-    return redirect(run)
+    backup = backup_or_404(request, pk, "run.start")
+
+    def act(given: Given) -> HttpResponse:
+        run = services.request_verify(
+            actor=request.user,
+            backup=backup,
+            idempotency_key=given["key"],
+            level=given["level"],
+        )
+        return redirect(run)
+
+    return act_on(request, ProveForm(request.POST), act, title=_("Prove"), back=backup)
 
 
 @require_POST
@@ -104,17 +112,15 @@ def download(request: ConsoleRequest, pk: int) -> FileResponse:
 @require_POST
 @require("backup.hold")
 def hold(request: ConsoleRequest, pk: int) -> HttpResponse:
-    backup, form = backup_or_404(request, pk, "backup.hold"), HoldForm(request.POST)
-    if not form.is_valid():
-        raise Refused(" ".join(str(text) for texts in form.errors.values() for text in texts),
-                      kind=Kind.INVALID)  # fmt: skip
-    services.hold_backup(
-        actor=request.user,
-        backup=backup,
-        reason=form.cleaned_data["reason"],
-        until=form.cleaned_data["until"],
-    )
-    return redirect(backup)
+    backup = backup_or_404(request, pk, "backup.hold")
+
+    def act(given: Given) -> HttpResponse:
+        services.hold_backup(
+            actor=request.user, backup=backup, reason=given["reason"], until=given["until"]
+        )
+        return redirect(backup)
+
+    return act_on(request, HoldForm(request.POST), act, title=_("Put on hold"), back=backup)
 
 
 @require_POST

@@ -13,8 +13,7 @@ from opsconsole.access.permissions import require
 from opsconsole.environments.lookup import target_or_404
 from opsconsole.exceptions import Refused
 from opsconsole.runs.registry import outlook
-from opsconsole.web.errors import status_of
-from opsconsole.web.pages import new_key, posted_key
+from opsconsole.web.forms import add_refusal
 
 
 @require("backup.import")
@@ -25,7 +24,7 @@ def import_backup(request: ConsoleRequest, application: str, environment: str) -
     if request.method == "POST" and form.is_valid():
         given, uploaded = form.cleaned_data, form.cleaned_data["file"]
         more = {
-            "actor": request.user, "target": where, "idempotency_key": posted_key(request),
+            "actor": request.user, "target": where, "idempotency_key": given["key"],
             "reason": given["reason"],
         }  # fmt: skip
         try:
@@ -36,14 +35,12 @@ def import_backup(request: ConsoleRequest, application: str, environment: str) -
                     storage=given["storage"], key=given["path"], **more
                 )
         except Refused as refusal:
-            form.add_error("file" if uploaded else "path", str(refusal))
-            status = status_of(refusal)
+            status = add_refusal(form, refusal)
         else:
             return redirect(run)
     context = {
         "environment": where.environment,
         "form": form,
         "outlook": outlook(ImportParameters(storage=0, key=""), where),
-        "key": new_key(),
     }
     return render(request, "backups_app/backup_import.html", context, status=status)

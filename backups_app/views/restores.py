@@ -9,27 +9,17 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
 from backups_app import services
-from backups_app.forms import DropForm, RestoreForm, UndoForm
+from backups_app.forms import CheckForm, DropForm, RestoreForm, UndoForm, WayBackForm
 from backups_app.models import ReplacedDatabase, RestoreCheck
 from backups_app.parameters import RestoreParameters, UndoParameters
 from backups_app.views.backups import backup_or_404
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import authorize, require
-from opsconsole.environments.lookup import target_by_key_or_404
 from opsconsole.environments.visibility import targets_for, visible_environments
-from opsconsole.exceptions import Kind, Refused
+from opsconsole.exceptions import Refused
 from opsconsole.runs.lookup import run_or_404
 from opsconsole.runs.registry import outlook
-from opsconsole.web.errors import status_of
-from opsconsole.web.keys import key_from
-from opsconsole.web.pages import new_key, posted_key
-
-
-def _field_of(form: RestoreForm) -> str:
-    """The field that a refused restore (invalid) is about."""
-    if "consents_unmasked" in form.fields and not form.cleaned_data["consents_unmasked"]:
-        return "consents_unmasked"
-    return "new_database" if form.cleaned_data["new_database"] else "typed_name"
+from opsconsole.web.forms import Given, act_on, add_refusal
 
 
 @require("restore.start")
@@ -55,7 +45,7 @@ def restore(request: ConsoleRequest, pk: int) -> HttpResponse:
                     actor=request.user,
                     backup=backup,
                     target=form.cleaned_data["environment"],
-                    idempotency_key=posted_key(request),
+                    idempotency_key=form.cleaned_data["key"],
                     typed_name=form.cleaned_data["typed_name"],
                     reason=form.cleaned_data["reason"],
                     new_database=form.cleaned_data["new_database"].strip(),
@@ -63,9 +53,7 @@ def restore(request: ConsoleRequest, pk: int) -> HttpResponse:
                     backs_up_first=form.cleaned_data["backs_up_first"],
                 )
             except Refused as refusal:
-                field = _field_of(form)
-                form.add_error(field if refusal.kind is Kind.INVALID else None, str(refusal))
-                status = status_of(refusal)
+                status = add_refusal(form, refusal)
             else:
                 return redirect(run)
         status = status if status != 200 else 422
@@ -73,7 +61,6 @@ def restore(request: ConsoleRequest, pk: int) -> HttpResponse:
         "backup": backup,
         "form": form,
         "outlook": outlook(RestoreParameters(backup=backup.pk), backup.target),
-        "key": request.POST.get("key") or new_key(),
         "offered": offered,
         "why_not_all": why_not_all,
     }
@@ -85,15 +72,15 @@ def restore(request: ConsoleRequest, pk: int) -> HttpResponse:
 def check(request: ConsoleRequest, pk: int) -> HttpResponse:
     """Ask a worker what a restore into the chosen environment would meet."""
     backup = backup_or_404(request, pk, "console.view")
-    target = target_by_key_or_404(
-        request, key_from(request.POST.get("environment", "")), "restore.start"
-    )
-    made = services.request_check(
-        actor=request.user,
-        backup=backup,
-        target=target,
-    )
-    return render(request, "backups_app/_restore_check.html", {"check": made})
+
+    def act(given: Given) -> HttpResponse:
+        made = services.request_check(
+            actor=request.user, backup=backup, target=given["environment"]
+        )
+        return render(request, "backups_app/_restore_check.html", {"check": made})
+
+    form = CheckForm(request.POST, user=request.user)
+    return act_on(request, form, act, title=_("Look now"), back=backup)
 
 
 @require_GET
@@ -111,14 +98,19 @@ def check_result(request: ConsoleRequest, pk: int, check_id: int) -> HttpRespons
 @require_POST
 @require("run.decide")
 def way_back(request: ConsoleRequest, run_id: int) -> HttpResponse:
-    run = services.choose_way_back(
-        actor=request.user,
-        run=run_or_404(request, run_id, "run.decide"),
-        reason=request.POST.get("reason", "")[:500],
-        idempotency_key=posted_key(request),
-        typed_name=request.POST.get("typed_name", ""),
-    )
-    return redirect(run)
+    needing = run_or_404(request, run_id, "run.decide")
+
+    def act(given: Given) -> HttpResponse:
+        run = services.choose_way_back(
+            actor=request.user,
+            run=needing,
+            reason=given["reason"],
+            idempotency_key=given["key"],
+            typed_name=given["typed_name"],
+        )
+        return redirect(run)
+
+    return act_on(request, WayBackForm(request.POST), act, title=_("Restore"), back=needing)
 
 
 def _kept_or_404(request: ConsoleRequest, pk: int, action: str) -> ReplacedDatabase:
@@ -144,13 +136,12 @@ def undo(request: ConsoleRequest, pk: int) -> HttpResponse:
                 run = services.request_undo(
                     actor=request.user,
                     replaced=replaced,
-                    idempotency_key=posted_key(request),
+                    idempotency_key=form.cleaned_data["key"],
                     typed_name=form.cleaned_data["typed_name"],
                     reason=form.cleaned_data["reason"],
                 )
             except Refused as refusal:
-                form.add_error("typed_name" if refusal.kind is Kind.INVALID else None, str(refusal))
-                status = status_of(refusal)
+                status = add_refusal(form, refusal)
             else:
                 return redirect(run)
     context = {
@@ -158,7 +149,6 @@ def undo(request: ConsoleRequest, pk: int) -> HttpResponse:
         "environment": replaced.target.environment,
         "form": form,
         "outlook": outlook(UndoParameters(replaced=replaced.pk), replaced.target),
-        "key": request.POST.get("key") or new_key(),
     }
     return render(request, "backups_app/replaced_undo.html", context, status=status)
 

@@ -15,7 +15,8 @@ from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require, require_on_console
 from opsconsole.environments.lookup import target_or_404
 from opsconsole.events.recording import fields_of
-from opsconsole.web.pages import new_key, posted_key
+from opsconsole.web.forms import Given, KeyedForm, act_on
+from opsconsole.web.pages import new_key
 
 
 @require("settings.edit")
@@ -27,7 +28,7 @@ def edit_policy(request: ConsoleRequest, application: str, environment: str) -> 
     before = policies.policy_values(policy)
     form, preview, status = PolicyForm(request.POST or None, instance=policy), None, 200
     if request.method == "POST" and form.is_valid():
-        if request.POST.get("confirmed") == form.fingerprint:
+        if form.is_confirmed:
             policies.save_policy(
                 actor=request.user,
                 policy=form.instance,
@@ -47,12 +48,15 @@ def edit_policy(request: ConsoleRequest, application: str, environment: str) -> 
 @require_POST
 @require("backup.prune")
 def prune(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
-    run = policies.request_prune(
-        actor=request.user,
-        target=target_or_404(request, application, environment, "backup.prune"),
-        idempotency_key=posted_key(request),
+    where = target_or_404(request, application, environment, "backup.prune")
+
+    def act(given: Given) -> HttpResponse:
+        run = policies.request_prune(actor=request.user, target=where, idempotency_key=given["key"])
+        return redirect(run)
+
+    return act_on(
+        request, KeyedForm(request.POST), act, title=_("Prune now"), back=where.environment
     )
-    return redirect(run)
 
 
 @require_on_console("settings.edit")

@@ -230,7 +230,9 @@ def request_resolution(
     authorize(actor, "migration.resolve", target.environment)
     if mark not in MARKS:
         raise Refused(
-            _("Choose to mark it rolled back or applied, or to finish it."), kind=Kind.INVALID
+            _("Choose to mark it rolled back or applied, or to finish it."),
+            kind=Kind.INVALID,
+            field="mark",
         )
     if not reason.strip():
         raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")

@@ -74,6 +74,7 @@ def request_adoption(
         raise Refused(
             _("Name it with small letters, digits and underscores, such as add_phone."),
             kind=Kind.INVALID,
+            field="title",
         )
     drift = _shown_drift(target, schema, reason)
     written = sql_of(drift)

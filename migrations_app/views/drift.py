@@ -8,6 +8,7 @@ from django.shortcuts import redirect
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
+from migrations_app.forms import AcknowledgeForm, AdoptForm
 from migrations_app.reading.drift import drift_of
 from migrations_app.reading.readings import reading_of
 from migrations_app.services import drift as services
@@ -16,7 +17,7 @@ from opsconsole.access.permissions import require
 from opsconsole.environments.lookup import target_or_404
 from opsconsole.exceptions import Refused
 from opsconsole.targets import ddl_log
-from opsconsole.web.pages import posted_key
+from opsconsole.web.forms import Given, act_on
 
 
 @require_POST
@@ -32,28 +33,36 @@ def check(request: ConsoleRequest, application: str, environment: str) -> HttpRe
 @require("drift.acknowledge")
 def acknowledge(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     found = target_or_404(request, application, environment, "drift.acknowledge")
-    services.acknowledge(
-        actor=request.user,
-        target=found,
-        schema=request.POST.get("schema", ""),
-        reason=request.POST.get("reason", "")[:500],
-    )
-    messages.success(request, _("The schema is expected as it is now."))
-    return redirect(f"{found.environment.get_absolute_url()}#drift")
+
+    def act(given: Given) -> HttpResponse:
+        services.acknowledge(
+            actor=request.user, target=found, schema=given["schema"], reason=given["reason"]
+        )
+        messages.success(request, _("The schema is expected as it is now."))
+        return redirect(f"{found.environment.get_absolute_url()}#drift")
+
+    form = AcknowledgeForm(request.POST)
+    return act_on(request, form, act, title=_("Acknowledge"), back=found.environment)
 
 
 @require_POST
 @require("migration.resolve")
 def adopt(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
-    run = services.request_adoption(
-        actor=request.user,
-        target=target_or_404(request, application, environment, "migration.resolve"),
-        schema=request.POST.get("schema", ""),
-        title=request.POST.get("title", ""),
-        reason=request.POST.get("reason", "")[:500],
-        idempotency_key=posted_key(request),
-    )
-    return redirect(run)
+    found = target_or_404(request, application, environment, "migration.resolve")
+
+    def act(given: Given) -> HttpResponse:
+        run = services.request_adoption(
+            actor=request.user,
+            target=found,
+            schema=given["schema"],
+            title=given["title"],
+            reason=given["reason"],
+            idempotency_key=given["key"],
+        )
+        return redirect(run)
+
+    form = AdoptForm(request.POST)
+    return act_on(request, form, act, title=_("Adopt as a migration"), back=found.environment)
 
 
 @require_GET

@@ -5,28 +5,38 @@ from __future__ import annotations
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from migrations_app.models import LintLevel, Waiver
+from migrations_app.forms import LevelsForm, WaiveForm
+from migrations_app.models import Waiver
 from migrations_app.services import findings
 from opsconsole.access.http import ConsoleRequest
-from opsconsole.access.permissions import require
+from opsconsole.access.permissions import authorize, require
 from opsconsole.environments.lookup import application_or_404, environment_or_404, target_or_404
+from opsconsole.web.forms import Given, act_on
 
 
 @require_POST
 @require("finding.waive")
 def waive(request: ConsoleRequest, application: str, environment: str, name: str) -> HttpResponse:
-    findings.waive_finding(
-        actor=request.user,
-        target=target_or_404(request, application, environment, "console.view"),
-        migration=name,
-        rule=request.POST.get("rule", ""),
-        reason=request.POST.get("reason", "")[:500],
-    )
-    messages.success(request, _("Waived. The reason is kept with the migration."))
-    return redirect("migration", application, environment, name)
+    found = target_or_404(request, application, environment, "console.view")
+    authorize(request.user, "finding.waive", found.environment.application)
+
+    def act(given: Given) -> HttpResponse:
+        findings.waive_finding(
+            actor=request.user,
+            target=found,
+            migration=name,
+            rule=given["rule"],
+            reason=given["reason"],
+        )
+        messages.success(request, _("Waived. The reason is kept with the migration."))
+        return redirect("migration", application, environment, name)
+
+    back = reverse("migration", args=[application, environment, name])
+    return act_on(request, WaiveForm(request.POST), act, title=_("Waive"), back=back)
 
 
 @require_POST
@@ -47,21 +57,11 @@ def withdraw(
 @require("settings.edit")
 def edit_levels(request: ConsoleRequest, pk: int) -> HttpResponse:
     application = application_or_404(request, pk, "settings.edit")
-    if request.method == "POST":
-        findings.set_levels(
-            actor=request.user,
-            application=application,
-            levels={
-                name.removeprefix("rule-"): str(value)
-                for name, value in request.POST.items()
-                if name.startswith("rule-")
-            },
-        )
+    form = LevelsForm(request.POST or None, levels=findings.levels_of(application))
+    if request.method == "POST" and form.is_valid():
+        findings.set_levels(actor=request.user, application=application, levels=form.levels)
         messages.success(request, _("Saved. It holds from the next look at a migration."))
         return redirect("settings")
-    context = {
-        "application": application,
-        "levels": findings.levels_of(application),
-        "choices": LintLevel.Level.choices,
-    }
-    return render(request, "migrations_app/lint_levels.html", context)
+    context = {"application": application, "form": form}
+    status = 422 if form.is_bound else 200
+    return render(request, "migrations_app/lint_levels.html", context, status=status)

@@ -13,6 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
+from migrations_app.forms import EndSessionForm, MigrateForm, ResolveForm
 from migrations_app.models import ScriptText
 from migrations_app.parameters import MigrateParameters
 from migrations_app.reading.matrix import read_board
@@ -30,8 +31,8 @@ from opsconsole.runs.gates import judge
 from opsconsole.runs.models import Run
 from opsconsole.runs.registry import outlook
 from opsconsole.web.errors import status_of
-from opsconsole.web.keys import key_from
-from opsconsole.web.pages import new_key, posted_key
+from opsconsole.web.forms import Given, act_on
+from opsconsole.web.pages import new_key
 
 
 def _with_waivers(migration: dict[str, Any]) -> dict[str, Any]:
@@ -59,12 +60,12 @@ def confirm(request: ConsoleRequest, application: str, environment: str) -> Http
         return render(
             request, f"migrations_app/{template}.html", {"environment": found.environment}
         )
-    return _confirm_page(request, found, state)
+    return _confirm_page(request, found, state, MigrateForm())
 
 
 def _confirm_page(
-    request: ConsoleRequest, target: Target, state: TargetState, refusal: str = "",
-    status: int = 200,
+    request: ConsoleRequest, target: Target, state: TargetState | None,
+    form: MigrateForm, refusal: str = "", status: int = 200,
 ) -> HttpResponse:  # fmt: skip
     context: dict[str, Any] = {
         "environment": target.environment,
@@ -73,7 +74,7 @@ def _confirm_page(
         "gates": judge(services.plan_gates(target), timezone.now()),
     }
     try:
-        plan, _state = services.current_plan(target)
+        plan, state = services.current_plan(target)
     except Refused:
         # Why is among the gates.
         context["blocked"] = True
@@ -84,51 +85,39 @@ def _confirm_page(
             "plan": plan,
             "reading": reading,
             "migrations": as_shown(target.environment, pending),
-            "checklist": _ticked(request, services.checklist_for(target, plan.names)),
-            "reason": request.POST.get("reason", ""),
-            "typed_name": request.POST.get("typed_name", ""),
+            "form": form,
+            "checklist": [
+                {"item": item, **form.line(item.key)}
+                for item in services.checklist_for(target, plan.names)
+            ],
             "outlook": outlook(MigrateParameters(), target),
-            "key": request.POST.get("key") or new_key(),
         }
     is_fragment = request.method == "GET" and request.htmx
     template = "_migrate_form" if is_fragment else "migrate_confirm"
     return render(request, f"migrations_app/{template}.html", context, status=status)
 
 
-def _ticked(request: ConsoleRequest, items: list[services.ChecklistItem]) -> list[dict[str, Any]]:
-    """The checklist with what was typed, so that a refused form loses nothing."""
-    return [
-        {
-            "item": item,
-            "ticked": f"check-{item.key}" in request.POST,
-            "note": request.POST.get(f"note-{item.key}", ""),
-        }
-        for item in items
-    ]
-
-
 def _start(request: ConsoleRequest, target: Target) -> HttpResponse:
-    state = target.latest_state
+    state, form = target.latest_state, MigrateForm(request.POST)
+    if not form.is_valid():
+        why = _("Nothing was started. Correct what is marked below.")
+        return _confirm_page(request, target, state, form, why, status=422)
+    given = form.cleaned_data
     plan_names = state.pending if state and not state.error else []
-    ticked = {
-        name.removeprefix("check-"): request.POST.get(f"note-{name.removeprefix('check-')}", "")
-        for name in request.POST
-        if name.startswith("check-")
-    }
     try:
         run = services.request_migrate(
             actor=request.user,
             target=target,
-            plan_hash=request.POST.get("plan", ""),
-            idempotency_key=posted_key(request),
-            reason=request.POST.get("reason", "")[:500],
-            typed_name=request.POST.get("typed_name", ""),
-            checklist=services.complete_checklist(target, plan_names, ticked),
+            plan_hash=given["plan"],
+            idempotency_key=given["key"],
+            reason=given["reason"],
+            typed_name=given["typed_name"],
+            checklist=services.complete_checklist(target, plan_names, form.ticked),
         )
     except Refused as refusal:
         if state is None or state.error:
             raise
-        return _confirm_page(request, target, state, str(refusal), status_of(refusal))
+        return _confirm_page(request, target, state, form, str(refusal), status_of(refusal))
     return redirect(run)
 
 
@@ -198,25 +187,38 @@ def applied_text(
 @require_POST
 @require("migration.resolve")
 def end_session(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
-    run = doctor.request_end_session(
-        actor=request.user,
-        target=target_or_404(request, application, environment, "migration.resolve"),
-        pid=key_from(request.POST.get("pid", "")),
-        reason=request.POST.get("reason", "")[:500],
-        idempotency_key=posted_key(request),
-    )
-    return redirect(run)
+    found = target_or_404(request, application, environment, "migration.resolve")
+
+    def act(given: Given) -> HttpResponse:
+        run = doctor.request_end_session(
+            actor=request.user,
+            target=found,
+            pid=given["pid"],
+            reason=given["reason"],
+            idempotency_key=given["key"],
+        )
+        return redirect(run)
+
+    form = EndSessionForm(request.POST)
+    return act_on(request, form, act, title=_("End this session"), back=found.environment)
 
 
 @require_POST
 @require("migration.resolve")
 def resolve(request: ConsoleRequest, application: str, environment: str, name: str) -> HttpResponse:
-    run = doctor.request_resolution(
-        actor=request.user,
-        target=target_or_404(request, application, environment, "migration.resolve"),
-        name=name,
-        mark=request.POST.get("mark", ""),
-        reason=request.POST.get("reason", "")[:500],
-        idempotency_key=posted_key(request),
+    found = target_or_404(request, application, environment, "migration.resolve")
+
+    def act(given: Given) -> HttpResponse:
+        run = doctor.request_resolution(
+            actor=request.user,
+            target=found,
+            name=name,
+            mark=given["mark"],
+            reason=given["reason"],
+            idempotency_key=given["key"],
+        )
+        return redirect(run)
+
+    return act_on(
+        request, ResolveForm(request.POST), act, title=_("Settle"), back=found.environment
     )
-    return redirect(run)

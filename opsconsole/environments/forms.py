@@ -12,6 +12,7 @@ from opsconsole.environments.choices import AutoRollback
 from opsconsole.environments.engines import ENGINES
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.environments.secrets import is_reference
+from opsconsole.environments.visibility import visible_environments
 from opsconsole.exceptions import AdapterError
 from opsconsole.targets.dsn import Dsn
 
@@ -115,6 +116,18 @@ class EnvironmentForm(forms.ModelForm):
         if taken.exclude(pk=self.instance.pk).exists():
             raise forms.ValidationError(_("This application already has such an environment."))
         return str(slug)
+
+
+class EnvironmentFilterForm(forms.Form):
+    """A list of what is in the environments that the user sees, or in one of them."""
+
+    environment = forms.ModelChoiceField(
+        Environment.objects.none(), label=_("Environment"), required=False, empty_label=_("All")
+    )
+
+    def __init__(self, *args: Any, user: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["environment"].queryset = visible_environments(user)  # type: ignore[attr-defined]
 
 
 def _checked_address(address: str) -> str:

@@ -18,6 +18,7 @@ from opsconsole.access.permissions import require
 from opsconsole.environments.models import Environment, Target, TargetState
 from opsconsole.environments.visibility import visible_environments, visible_targets
 from opsconsole.health.services import HealthDay, health_days
+from opsconsole.overview.forms import FindForm
 from opsconsole.overview.panels import ENVIRONMENT_FACTS, FINDERS, Fact, Found
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
@@ -126,7 +127,8 @@ def _needs_somebody(stage: Stage) -> bool:
 @require_GET
 @require("console.view")
 def find(request: ConsoleRequest) -> HttpResponse:
-    text = request.GET.get("q", "").strip()
+    form = FindForm(request.GET or {})
+    text = form.cleaned_data["q"] if form.is_valid() else ""
     environments = visible_environments(request.user)
     if Run.objects.filter(pk=key_from(text), environment__in=environments).exists():
         return redirect("run", key_from(text))
@@ -139,4 +141,6 @@ def find(request: ConsoleRequest) -> HttpResponse:
         ]
         for finder in FINDERS:
             found += finder(request.user, text)
-    return render(request, "opsconsole/find.html", {"text": text, "found": found})
+    context = {"form": form, "text": text, "found": found}
+    status = 200 if form.is_valid() else 422
+    return render(request, "opsconsole/find.html", context, status=status)

@@ -15,12 +15,12 @@ from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.events.models import AuditEvent
-from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
-from opsconsole.runs.choices import RunKind, RunStatus
+from opsconsole.runs.forms import ENDS, DecideForm, RunFilterForm
 from opsconsole.runs.lookup import run_or_404
 from opsconsole.runs.models import Run
 from opsconsole.runs.panels import RUN_PANELS
+from opsconsole.web.forms import Given, act_on
 from opsconsole.web.keys import key_from
 from opsconsole.web.pages import new_key, page_of
 
@@ -30,23 +30,16 @@ LINES_AT_ONCE = 2000
 @require_GET
 @require("console.view")
 def run_list(request: ConsoleRequest) -> HttpResponse:
-    environments = visible_environments(request.user)
-    rows = Run.objects.for_list().filter(environment__in=environments)
-    chosen = {name: request.GET.get(name, "") for name in ("environment", "kind", "status")}
-    if environment_id := key_from(chosen["environment"]):
-        rows = rows.filter(environment_id=environment_id)
-    if chosen["kind"] in RunKind.values:
-        rows = rows.filter(kind=chosen["kind"])
-    if chosen["status"] in RunStatus.values:
-        rows = rows.filter(status=chosen["status"])
-    context = {
-        "page": page_of(request, rows),
-        "chosen": chosen,
-        "environments": environments,
-        "kinds": RunKind.choices,
-        "statuses": RunStatus.choices,
-    }
-    return render(request, "opsconsole/run_list.html", context)
+    form = RunFilterForm(request.GET or {}, user=request.user)
+    rows = Run.objects.none()
+    if form.is_valid():
+        chosen = {name: value for name, value in form.cleaned_data.items() if value}
+        rows = Run.objects.for_list().filter(
+            environment__in=visible_environments(request.user), **chosen
+        )
+    context = {"page": page_of(request, rows), "form": form}
+    status = 200 if form.is_valid() else 422
+    return render(request, "opsconsole/run_list.html", context, status=status)
 
 
 @require_GET
@@ -86,6 +79,7 @@ def rest_context(request: ConsoleRequest, run: Run) -> dict:
         "availability": run.result.get("availability"),
         "audit": AuditEvent.objects.matching().filter(run=run).order_by("id"),
         "key": new_key(),
+        "ends": ENDS,
         "panels": [part(request, run) for part in RUN_PANELS],
     }
 
@@ -135,14 +129,10 @@ def cancel(request: ConsoleRequest, run_id: int) -> HttpResponse:
 @require("run.decide")
 def decide(request: ConsoleRequest, run_id: int) -> HttpResponse:
     run = run_or_404(request, run_id, "run.decide")
-    status = request.POST.get("status", "")
-    if status not in {RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.ROLLED_BACK}:
-        raise Refused(_("Choose how the run ended."), kind=Kind.INVALID)
-    runs.decide_run(
-        actor=request.user,
-        run=run,
-        status=RunStatus(status),
-        reason=request.POST.get("reason", ""),
-    )
-    messages.success(request, _("Decided. The environment is free again."))
-    return redirect(run)
+
+    def act(given: Given) -> HttpResponse:
+        runs.decide_run(actor=request.user, run=run, status=given["status"], reason=given["reason"])
+        messages.success(request, _("Decided. The environment is free again."))
+        return redirect(run)
+
+    return act_on(request, DecideForm(request.POST), act, title=_("Settle"), back=run)

@@ -1,30 +1,101 @@
-"""A page that is one form."""
+"""Forms: what most of them have in common, and a page that is one form."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from django.forms import ModelForm
+from django import forms
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import render, resolve_url
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 
 from opsconsole.events.recording import fields_of
+from opsconsole.exceptions import Kind, Refused
+from opsconsole.web.errors import status_of
+from opsconsole.web.pages import is_key, new_key
+
+# What a form read, by field.
+Given = dict[str, Any]
+
+# Refusals of these kinds are about the person or the address, not about what was typed.
+NOT_OF_FORMS = {Kind.FORBIDDEN, Kind.NOT_FOUND}
 
 
-def form_page(
-    request: HttpRequest, form: Any, title: str, back: str, **context: Any
-) -> HttpResponse:
-    """A form on a page of its own; a refused one comes back with what was typed, as 422."""
+class KeyField(forms.CharField):
+    """An idempotency key. What can be none counts as not given, and a fresh one is taken."""
+
+    def __init__(self) -> None:
+        super().__init__(required=False, initial=new_key, widget=forms.HiddenInput)
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        return data if is_key(data) else initial
+
+    def clean(self, value: Any) -> str:
+        return str(value) if is_key(value) else new_key()
+
+
+class KeyedForm(forms.Form):
+    """A form that starts a run: sent twice, it starts one."""
+
+    key = KeyField()
+
+
+class ReasonedForm(forms.Form):
+    """A form that asks why. Whether an answer is needed is for the service to say."""
+
+    reason = forms.CharField(label=_("Reason"), required=False, max_length=500)
+
+
+def form_page(request: HttpRequest, form: Any, title: str, back: str) -> HttpResponse:
+    """A form on a page of its own; a refused one comes back with what was typed, as 422.
+
+    `back` is the name of the address that its link leads to.
+    """
     status = 422 if form.is_bound and not form.is_valid() else 200
-    return render(
-        request,
-        "opsconsole/form_page.html",
-        {"form": form, "title": title, "back": back, **context},
-        status=status,
-    )
+    return _shown(request, form, title, back, submit=gettext("Save"), status=status)
 
 
-def values_before(form: ModelForm) -> dict[str, Any]:
+def act_on(
+    request: HttpRequest,
+    form: forms.Form,
+    act: Callable[[Given], HttpResponse],
+    *,
+    title: str,
+    back: Any,
+) -> HttpResponse:
+    """What `act` answers to what a form of another page says.
+
+    When the form cannot be read, or `act` refuses it, it comes back on a page of its own with what
+    was typed, why, and `title` on its button. `back` is where its link leads: an address, or a
+    model that has one. Raises Refused (forbidden, not found).
+    """
+    status = 422
+    if form.is_valid():
+        try:
+            return act(form.cleaned_data)
+        except Refused as refusal:
+            if refusal.kind in NOT_OF_FORMS:
+                raise
+            status = add_refusal(form, refusal)
+    return _shown(request, form, title, back, submit=title, status=status)
+
+
+def _shown(
+    request: HttpRequest, form: Any, title: str, back: Any, *, submit: str, status: int
+) -> HttpResponse:
+    context = {"form": form, "title": title, "back": resolve_url(back), "submit": submit}
+    return render(request, "opsconsole/form_page.html", context, status=status)
+
+
+def add_refusal(form: forms.BaseForm, refusal: Refused) -> int:
+    """Show a refusal at the field that it is about, or above all; returns its HTTP status."""
+    form.add_error(refusal.field if refusal.field in form.fields else None, str(refusal))
+    return status_of(refusal)
+
+
+def values_before(form: forms.ModelForm) -> dict[str, Any]:
     """What the record held before the form changed it."""
     if form.instance.pk is None:
         return {}

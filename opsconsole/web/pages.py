@@ -15,12 +15,10 @@ def page_of(request: HttpRequest, rows: QuerySet) -> Page:
     return Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page"))
 
 
+def is_key(text: object) -> bool:
+    return isinstance(text, str) and len(text) == 32 and text.isalnum()
+
+
 def new_key() -> str:
     """An idempotency key, one per rendered form: the same form twice makes one run."""
     return uuid.uuid4().hex
-
-
-def posted_key(request: HttpRequest) -> str:
-    """The form's key; a form without one gets a fresh key."""
-    key = request.POST.get("key", "")
-    return key if len(key) == 32 and key.isalnum() else new_key()

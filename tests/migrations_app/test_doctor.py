@@ -288,7 +288,7 @@ class TestStaleLock:
         answer = as_role("operator").post(
             "/applications/shop/staging/end-session", {"pid": pid, "reason": "x"}
         )
-        assert (answer.status_code, Run.objects.count()) == (409, 0)
+        assert (answer.status_code, Run.objects.count()) == (422, 0)
 
 
 @pytest.mark.parametrize(

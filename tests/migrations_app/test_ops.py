@@ -369,7 +369,7 @@ def test_backup_page_actions_reach_their_runs(client, shop, operator, admin):
     assert client.post(drop, {"typed_name": replaced.replaced_name}).status_code == 302
     replaced.refresh_from_db()
     assert replaced.dropped_at is not None
-    assert client.get("/backups?environment=1").status_code == 200
+    assert client.get(f"/backups?environment={replaced.target.environment_id}").status_code == 200
     assert client.post(reverse("read-now", args=["shop", "staging"])).status_code == 302
     assert client.post(reverse("health-check-now", args=["shop", "staging"])).status_code == 302
     assert client.get(reverse("environment-health", args=["shop", "staging"])).status_code == 200

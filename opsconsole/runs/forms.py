@@ -1,0 +1,38 @@
+"""Forms of runs: the filters of the list, and how one ended."""
+
+from __future__ import annotations
+
+from django import forms
+from django.utils.translation import gettext_lazy as _
+
+from opsconsole.environments.forms import EnvironmentFilterForm
+from opsconsole.runs.choices import RunKind, RunStatus
+from opsconsole.web.forms import ReasonedForm
+
+ENDS = (
+    (RunStatus.SUCCEEDED.value, _("succeeded: the database is as wanted")),
+    (RunStatus.FAILED.value, _("failed: the database is kept as it is")),
+    (RunStatus.ROLLED_BACK.value, _("was rolled back by hand")),
+)
+CHOOSE = _("Choose how the run ended.")
+
+
+class RunFilterForm(EnvironmentFilterForm):
+    kind = forms.ChoiceField(
+        label=_("What"), required=False, choices=[("", _("All")), *RunKind.choices]
+    )
+    status = forms.ChoiceField(
+        label=_("Result"), required=False, choices=[("", _("All")), *RunStatus.choices]
+    )
+
+
+class DecideForm(ReasonedForm):
+    """How a run that needs attention ended, by a person's judgement."""
+
+    status = forms.TypedChoiceField(
+        label=_("It"),
+        choices=ENDS,
+        coerce=RunStatus,
+        error_messages={"required": CHOOSE, "invalid_choice": CHOOSE},
+    )
+    field_order = ["status", "reason"]
