@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 
 from django.http import HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.views.decorators.http import require_GET
@@ -25,12 +26,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 @require_GET
 @require("audit.view")
 def audit_list(request: ConsoleRequest) -> HttpResponse:
-    form = _form(request)
-    status = 200 if form.is_valid() else 422
-    page = page_of(request, _events(request, form))
-    return render(
-        request, "opsconsole/audit_list.html", {"form": form, "page": page}, status=status
-    )
+    return _page(request, _form(request))
 
 
 @require_GET
@@ -43,9 +39,12 @@ def audit_event(request: ConsoleRequest, event_id: int) -> HttpResponse:
 
 @require_GET
 @require("audit.view")
-def audit_csv(request: ConsoleRequest) -> StreamingHttpResponse:
+def audit_csv(request: ConsoleRequest) -> HttpResponseBase:
     """The filtered trail for people's spreadsheets; no cell starts a formula."""
-    events = _events(request, _form(request))
+    form = _form(request)
+    if not form.is_valid():
+        return _page(request, form)
+    events = _events(request, form)
     response = StreamingHttpResponse(_csv_lines(events), content_type="text/csv; charset=utf-8")
     response["Content-Disposition"] = 'attachment; filename="audit.csv"'
     return response
@@ -53,6 +52,14 @@ def audit_csv(request: ConsoleRequest) -> StreamingHttpResponse:
 
 def _form(request: ConsoleRequest) -> AuditFilterForm:
     return AuditFilterForm(request.GET or {}, user=request.user)
+
+
+def _page(request: ConsoleRequest, form: AuditFilterForm) -> HttpResponse:
+    status = 200 if form.is_valid() else 422
+    page = page_of(request, _events(request, form))
+    return render(
+        request, "opsconsole/audit_list.html", {"form": form, "page": page}, status=status
+    )
 
 
 def _events(request: ConsoleRequest, form: AuditFilterForm) -> AuditQuerySet:

@@ -22,7 +22,7 @@ from opsconsole.environments.lookup import (
     target_by_key_or_404,
 )
 from opsconsole.environments.models import Application, Environment, Target
-from opsconsole.web.forms import form_page, values_before
+from opsconsole.web.forms import Given, act_on, form_page, values_before
 
 
 @require("settings.edit")
@@ -55,18 +55,20 @@ def edit_environment(
         if application.pk != application_id:
             raise Http404
     form = EnvironmentForm(request.POST or None, target=target, application=application)
-    if request.method == "POST" and form.is_valid():
+
+    def act(given: Given) -> HttpResponse:
         saved = environments.save_environment(
             actor=request.user,
             target=target,
             before=values_before(form),
-            address=form.cleaned_data["address"],
+            address=given["address"],
             scratch_address=form.new_scratch_address,
         )
         messages.success(request, _("Saved. A worker will test the connection."))
         return redirect("connection-test", saved.pk)
+
     title = _("Edit environment") if pk else _("Add an environment")
-    return form_page(request, form, title, "settings")
+    return act_on(request, form, act, title=title, back="settings", submit=_("Save"))
 
 
 @require_GET

@@ -59,19 +59,21 @@ def form_page(request: HttpRequest, form: Any, title: str, back: str) -> HttpRes
 
 def act_on(
     request: HttpRequest,
-    form: forms.Form,
+    form: forms.BaseForm,
     act: Callable[[Given], HttpResponse],
     *,
     title: str,
     back: Any,
+    submit: str = "",
 ) -> HttpResponse:
-    """What `act` answers to what a form of another page says.
+    """What `act` answers to what a form says.
 
-    When the form cannot be read, or `act` refuses it, it comes back on a page of its own with what
-    was typed, why, and `title` on its button. `back` is where its link leads: an address, or a
-    model that has one. Raises Refused (forbidden, not found).
+    When nothing was sent yet, the form cannot be read, or `act` refuses it, it is shown on a page
+    of its own with what was typed and why. `back` is where its link leads: an address, or a model
+    that has one. `submit` is on its button, if not the title. Raises Refused (forbidden, not
+    found).
     """
-    status = 422
+    status = 422 if form.is_bound else 200
     if form.is_valid():
         try:
             return act(form.cleaned_data)
@@ -79,7 +81,7 @@ def act_on(
             if refusal.kind in NOT_OF_FORMS:
                 raise
             status = add_refusal(form, refusal)
-    return _shown(request, form, title, back, submit=title, status=status)
+    return _shown(request, form, title, back, submit=submit or title, status=status)
 
 
 def _shown(

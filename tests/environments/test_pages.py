@@ -85,6 +85,29 @@ def test_archiving_is_refused_while_a_run_holds_the_target(as_role, environment,
     assert client.post(application).status_code == 302
 
 
+def test_address_is_not_changed_under_a_run_and_what_was_typed_comes_back(
+    as_role, environment, operator, database
+):
+    Run.objects.create(
+        operation="migrate", kind="migrate", changes_target=True,
+        environment=environment, target=environment.targets.get(),
+        requested_by=operator, idempotency_key="x",
+    )  # fmt: skip
+    before = environment.targets.get().dsn_encrypted
+    fields = {
+        "name": "Renamed", "slug": "staging", "position": 1, "auto_rollback": "no_writes",
+        "migrations_folder": environment.migrations_folder, "settle_seconds": 5, "queue": "runs",
+    }  # fmt: skip
+    edit = reverse("environment-edit", args=[environment.application_id, environment.pk])
+    answer = as_role("admin").post(edit, fields | {"address": database()})
+    environment.refresh_from_db()
+    assert (answer.status_code, environment.name) == (409, "Staging")
+    assert environment.targets.get().dsn_encrypted == before
+    page = answer.content.decode()
+    for kept in ('value="Renamed"', ">Save<", "errorlist"):
+        assert kept in page, kept
+
+
 def test_connection_test_shows_what_the_worker_found(as_role, seen):
     client = as_role("admin")
     page = client.get(reverse("connection-test", args=[seen.pk])).content.decode()

@@ -123,6 +123,7 @@ def test_queries_do_not_grow_with_the_rows(as_role, seen, path, django_assert_nu
         ("/audit?since=yesterday", 422),
         ("/audit?event=tape.rewound", 422),
         ("/audit?since=2026-02-01&until=2026-01-01", 422),
+        ("/audit.csv?since=yesterday", 422),
         ("/find?q=%00", 400),
         ("/runs/1/log?after=abc", 404),
     ],
