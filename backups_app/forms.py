@@ -178,16 +178,6 @@ class UndoForm(KeyedForm):
 class DropForm(forms.Form):
     typed_name = forms.CharField(label=_("Type the database's name"), max_length=63)
 
-    def __init__(self, *args: Any, name: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.name = name
-
-    def clean_typed_name(self) -> str:
-        typed = self.cleaned_data["typed_name"].strip()
-        if typed != self.name:
-            raise forms.ValidationError(_("The name does not match."))
-        return str(typed)
-
 
 class HoldForm(forms.Form):
     reason = forms.CharField(label=_("Why"), max_length=500)

@@ -224,13 +224,16 @@ def choose_way_back(*, actor: User, run: Run, reason: str, idempotency_key: str,
     )
 
 
-def request_drop(*, actor: User, replaced: ReplacedDatabase) -> None:
+def request_drop(*, actor: User, replaced: ReplacedDatabase, typed_name: str) -> None:
     """Put the drop of a replaced database on the work list.
 
-    Raises Refused when it is live or gone, is already being dropped, or a run is undoing it.
+    Raises Refused (invalid) unless its name was typed, (conflict) when it is live or gone, is
+    already being dropped, or a run is undoing it.
     """
     environment = replaced.target.environment
     authorize(actor, "replaced.drop", environment)
+    if typed_name.strip() != replaced.replaced_name:
+        raise Refused(_("The name does not match."), kind=Kind.INVALID, field="typed_name")
     with transaction.atomic():
         replaced = _lock(replaced)
         _require_droppable(replaced)

@@ -157,11 +157,17 @@ def undo(request: ConsoleRequest, pk: int) -> HttpResponse:
 def drop_replaced(request: ConsoleRequest, pk: int) -> HttpResponse:
     """Drop a replaced database: for good, so its whole name is typed."""
     replaced = _kept_or_404(request, pk, "replaced.drop")
-    form = DropForm(request.POST or None, name=replaced.replaced_name)
-    if request.method == "POST" and form.is_valid():
-        services.request_drop(actor=request.user, replaced=replaced)
-        messages.success(request, _("It is being dropped."))
-        return redirect("backups")
+    form = DropForm(request.POST or None)
     status = 422 if form.is_bound else 200
+    if request.method == "POST" and form.is_valid():
+        try:
+            services.request_drop(
+                actor=request.user, replaced=replaced, typed_name=form.cleaned_data["typed_name"]
+            )
+        except Refused as refusal:
+            status = add_refusal(form, refusal)
+        else:
+            messages.success(request, _("It is being dropped."))
+            return redirect("backups")
     context = {"replaced": replaced, "form": form}
     return render(request, "backups_app/replaced_drop.html", context, status=status)

@@ -317,14 +317,14 @@ def test_swap_that_cannot_empty_the_database_reopens_it(backup, environment, ope
 def test_drop_removes_only_the_replaced_database(backup, environment, operator, admin):
     replaced = ReplacedDatabase.objects.get(run=restore(operator, backup, environment))
     with pytest.raises(Refused):
-        services.request_drop(actor=operator, replaced=replaced)
-    services.request_drop(actor=admin, replaced=replaced)
+        services.request_drop(actor=operator, replaced=replaced, typed_name=replaced.replaced_name)
+    services.request_drop(actor=admin, replaced=replaced, typed_name=replaced.replaced_name)
     do_work(WorkItem.objects.get().pk)
     drop_replaced_database(replaced)
     with psycopg.connect(environment.dsn) as connection:
         assert databases_like(connection) == []
     with pytest.raises(Refused):
-        services.request_drop(actor=admin, replaced=replaced)
+        services.request_drop(actor=admin, replaced=replaced, typed_name=replaced.replaced_name)
 
 
 # -- lost runs

@@ -18,7 +18,7 @@ from psycopg import sql
 from backups_app import services
 from backups_app.models import ReplacedDatabase
 from opsconsole.events.models import AuditEvent
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.work import services as work
@@ -81,13 +81,13 @@ def actions() -> list[str]:
 
 def test_drop_asked_for_while_the_broker_is_away_is_done_when_it_is_back(replaced, admin, broker):
     broker.here = False
-    services.request_drop(actor=admin, replaced=replaced)
+    services.request_drop(actor=admin, replaced=replaced, typed_name=replaced.replaced_name)
 
     replaced.refresh_from_db()
     assert (replaced.drop_requested_at is not None, replaced.dropped_at) == (True, None)
     assert ReplacedDatabase.objects.kept().get() == replaced
     with pytest.raises(Refused, match="is already being dropped"):
-        services.request_drop(actor=admin, replaced=replaced)
+        services.request_drop(actor=admin, replaced=replaced, typed_name=replaced.replaced_name)
     assert work.sweep() == []
 
     broker.here = True
@@ -101,11 +101,11 @@ def test_drop_asked_for_while_the_broker_is_away_is_done_when_it_is_back(replace
     assert not ReplacedDatabase.objects.kept().exists()
     assert actions() == ["replaced.drop_requested", "replaced.dropped"]
     with pytest.raises(Refused, match="has already been dropped"):
-        services.request_drop(actor=admin, replaced=replaced)
+        services.request_drop(actor=admin, replaced=replaced, typed_name=replaced.replaced_name)
 
 
 def test_worker_killed_after_the_drop_and_before_it_said_so(replaced, admin, broker):
-    services.request_drop(actor=admin, replaced=replaced)
+    services.request_drop(actor=admin, replaced=replaced, typed_name=replaced.replaced_name)
     item = WorkItem.objects.get()
     assert work.claim(item.pk) is not None
     drop_replaced_database(replaced)
@@ -128,7 +128,7 @@ def test_drop_that_fails_is_shown_with_its_error_and_done_when_the_cause_is_gone
     replaced, admin, broker, as_role, settings, target
 ):
     settings.WORK_LATE_ATTEMPTS = 2
-    services.request_drop(actor=admin, replaced=replaced)
+    services.request_drop(actor=admin, replaced=replaced, typed_name=replaced.replaced_name)
     item, client, said = WorkItem.objects.get(), as_role("admin"), []
     rename(target, replaced.replaced_name, "mine")
     for _ in range(2):
@@ -140,7 +140,7 @@ def test_drop_that_fails_is_shown_with_its_error_and_done_when_the_cause_is_gone
     ]  # fmt: skip
     assert f"Last error: {replaced.replaced_name} is called mine now" in said[1]
     with pytest.raises(Refused, match=r"the last try failed: .* is called mine now"):
-        services.request_drop(actor=admin, replaced=replaced)
+        services.request_drop(actor=admin, replaced=replaced, typed_name=replaced.replaced_name)
     assert is_on_the_server(replaced)
 
     rename(target, "mine", replaced.replaced_name)
@@ -172,15 +172,23 @@ def test_database_that_is_being_dropped_offers_neither_undo_nor_drop(
     assert client.post(undo, confirmed).status_code == 409
 
 
+@pytest.mark.parametrize("typed", ["", "staging"])
+def test_drop_is_refused_unless_the_name_of_the_database_was_typed(replaced, admin, broker, typed):
+    with pytest.raises(Refused, match="The name does not match") as refusal:
+        services.request_drop(actor=admin, replaced=replaced, typed_name=typed)
+    assert (refusal.value.kind, refusal.value.field) == (Kind.INVALID, "typed_name")
+    assert not WorkItem.objects.exists()
+
+
 def test_database_that_was_dropped_by_hand_is_gone(replaced, admin, broker, target):
-    services.request_drop(actor=admin, replaced=replaced)
+    services.request_drop(actor=admin, replaced=replaced, typed_name=replaced.replaced_name)
     target.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(replaced.replaced_name)))
     do_work(WorkItem.objects.get().pk)
     assert not ReplacedDatabase.objects.kept().exists()
 
 
 def test_database_that_was_renamed_by_hand_is_kept_and_named(replaced, admin, broker, target):
-    services.request_drop(actor=admin, replaced=replaced)
+    services.request_drop(actor=admin, replaced=replaced, typed_name=replaced.replaced_name)
     rename(target, replaced.replaced_name, f"{replaced.live_name}_mine")
     item = WorkItem.objects.get()
     do_work(item.pk)
@@ -197,7 +205,7 @@ def test_drop_is_refused_while_a_run_swaps_the_database_back_in(replaced, admin,
         actor=operator, replaced=replaced, idempotency_key="u" * 32, typed_name="staging"
     )
     with pytest.raises(Refused, match=f"Run {run.pk} is swapping"):
-        services.request_drop(actor=admin, replaced=replaced)
+        services.request_drop(actor=admin, replaced=replaced, typed_name=replaced.replaced_name)
     assert not WorkItem.objects.exists()
 
 
@@ -212,7 +220,7 @@ def test_drop_asked_for_and_lost_before_the_work_list_is_looked_at_again(replace
 
 
 def test_connection_of_the_target_that_fails_leaves_the_drop_to_be_done(replaced, admin, broker):
-    services.request_drop(actor=admin, replaced=replaced)
+    services.request_drop(actor=admin, replaced=replaced, typed_name=replaced.replaced_name)
     item, role = WorkItem.objects.get(), sql.Identifier(replaced.live_name)
     with superuser() as connection:
         connection.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(role))

@@ -160,7 +160,7 @@ def test_undo_is_refused_when_it_is_not_kept_or_not_confirmed(backup, environmen
     replaced = ReplacedDatabase.objects.get(run=restore(operator, backup, environment))
     with pytest.raises(Refused, match="Type the environment's name"):
         undo(replaced, operator, "production")
-    services.request_drop(actor=admin, replaced=replaced)
+    services.request_drop(actor=admin, replaced=replaced, typed_name=replaced.replaced_name)
     with pytest.raises(Refused, match="is being dropped"):
         undo(replaced, operator)
     do_work(WorkItem.objects.get().pk)
