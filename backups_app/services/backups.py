@@ -20,6 +20,7 @@ from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Target
 from opsconsole.events import recording as audit
+from opsconsole.events.reasons import require_reason
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.models import Run
@@ -69,8 +70,7 @@ def hold_backup(*, actor: User, backup: Backup, reason: str, until: datetime | N
     being deleted.
     """
     authorize(actor, "backup.hold", backup.environment)
-    if not reason.strip():
-        raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
+    require_reason(reason)
     if until is not None and until <= timezone.now():
         raise Refused(_("The hold would already be over."), kind=Kind.INVALID, field="until")
     with transaction.atomic():

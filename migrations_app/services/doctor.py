@@ -19,6 +19,7 @@ from opsconsole.access.permissions import authorize
 from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Target, TargetState
 from opsconsole.environments.readings import SessionRead
+from opsconsole.events.reasons import require_reason
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.models import Run
@@ -234,8 +235,7 @@ def request_resolution(
             kind=Kind.INVALID,
             field="mark",
         )
-    if not reason.strip():
-        raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
+    require_reason(reason)
     return runs.request_run(
         actor=actor,
         target=target,
@@ -265,8 +265,7 @@ def request_end_session(
     Raises Refused (invalid) without a reason, (conflict) when that session no longer holds it.
     """
     authorize(actor, "migration.resolve", target.environment)
-    if not reason.strip():
-        raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
+    require_reason(reason)
     holder = lock_holder(target.latest_state)
     if holder is None or holder.pid != pid:
         raise Refused(_("That session no longer holds the lock. Open the page again."))

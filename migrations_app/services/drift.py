@@ -19,6 +19,7 @@ from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Target
 from opsconsole.events import recording as audit
+from opsconsole.events.reasons import require_reason
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.models import Run
@@ -105,8 +106,7 @@ def request_adoption(
 
 
 def _shown_drift(target: Target, schema: str, reason: str) -> Drift:
-    if not reason.strip():
-        raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
+    require_reason(reason)
     drift = drift_of(target)
     if drift is None or drift.reading.schema_id != schema:
         raise Refused(_("The schema is no longer the one that was shown. Look at it again."))

@@ -18,6 +18,7 @@ from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.events import recording as audit
 from opsconsole.events.catalogue import Changed
+from opsconsole.events.reasons import require_reason
 from opsconsole.exceptions import Kind, Refused
 
 
@@ -89,12 +90,7 @@ def waive_finding(*, actor: User, target: Target, migration: str, rule: str, rea
     Raises Refused (not found) for a finding that is not there, (invalid) without a reason.
     """
     authorize(actor, "finding.waive", target.environment.application)
-    if not reason.strip():
-        raise Refused(
-            _("Enter a reason why it may be done anyway."),
-            kind=Kind.INVALID,
-            field="reason",
-        )
+    require_reason(reason)
     reading = reading_of(target.latest_state)
     found = next(
         (

@@ -20,6 +20,7 @@ from opsconsole.clock import in_seconds
 from opsconsole.environments.models import Target
 from opsconsole.events import recording as audit
 from opsconsole.events.models import AuditEvent
+from opsconsole.events.reasons import check_reason, require_reason
 from opsconsole.exceptions import FencedOut, Kind, Refused
 from opsconsole.runs import events
 from opsconsole.runs.choices import RunStatus, StepStatus
@@ -60,6 +61,7 @@ def request_run(
     before = Run.objects.filter(idempotency_key=idempotency_key, requested_by=actor).first()
     if before:
         return before
+    check_reason(reason)
     stop = in_the_way(_judged(operation, Asked(target, actor, parameters, plan)))
     if stop:
         raise Refused(
@@ -382,8 +384,7 @@ def cancel_for_shutdown(run: Run) -> None:
 def decide_run(*, actor: User, run: Run, status: RunStatus, reason: str) -> Run:
     """Settle a run that needs attention, by a person's judgement. Raises Refused otherwise."""
     authorize(actor, "run.decide", run.environment)
-    if not reason.strip():
-        raise Refused(_("Enter a reason."), kind=Kind.INVALID, field="reason")
+    require_reason(reason)
     with transaction.atomic():
         run = Run.objects.select_for_update(of=("self",)).get(pk=run.pk)
         if run.status != RunStatus.NEEDS_ATTENTION or run.way_back_id:

@@ -11,6 +11,7 @@ from django.shortcuts import render, resolve_url
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole.events.reasons import LONGEST
 from opsconsole.events.recording import fields_of
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.web.errors import status_of
@@ -45,7 +46,7 @@ class KeyedForm(forms.Form):
 class ReasonedForm(forms.Form):
     """A form that asks why. Whether an answer is needed is for the service to say."""
 
-    reason = forms.CharField(label=_("Reason"), required=False, max_length=500)
+    reason = forms.CharField(label=_("Reason"), required=False, max_length=LONGEST)
 
 
 def form_page(request: HttpRequest, form: Any, title: str, back: str) -> HttpResponse:

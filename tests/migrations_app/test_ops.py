@@ -178,6 +178,7 @@ def test_backup_restore_and_health(ops, shop):
         (("restore", "²", "--to", STAGING), "there is no backup ²"),
         (("runs", "--as", "gh\udcffst"), "is not UTF-8 text"),
         (("migrate", STAGING, "--reason", "\udcff"), "'\\udcff' is not UTF-8 text"),
+        (("backup", STAGING, "--reason", "x" * 501), "at most 500 characters. (--reason TEXT)"),
         (("restore", "999", "--to", STAGING), "there is no backup 999"),
         (("environments", "--as", "ghost"), "there is no user ghost"),
         (("demo", "traffic", "nowhere"), "the demo has no environment nowhere"),
