@@ -1,15 +1,21 @@
-"""Tell a reader, in the active language, what was said in English."""
+"""Which language something is said in: the reader's, and English for what rows keep."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
-from django.utils.translation import get_language, gettext, ngettext
+from django.utils.translation import get_language, gettext, ngettext, override
 
 from opsconsole.sentences import Sentence, Text, filled
 
 ENGLISH = "en"
+
+
+def in_english() -> AbstractContextManager[None]:
+    """While a text is made that a row, a log or a hash will hold."""
+    return override(ENGLISH)
 
 
 def tell(text: Text) -> str:

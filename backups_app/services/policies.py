@@ -25,6 +25,7 @@ from opsconsole.environments.models import Target
 from opsconsole.events import recording as audit
 from opsconsole.events.catalogue import Changed
 from opsconsole.exceptions import Kind, Refused
+from opsconsole.language import in_english
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
@@ -195,7 +196,8 @@ def _run_occurrence(
         if not is_new:
             return None
         try:
-            occurrence.run = _request(target, policy, kind)
+            with in_english():
+                occurrence.run = _request(target, policy, kind)
         except Refused as refusal:
             if refusal.kind is Kind.UNAVAILABLE:
                 raise

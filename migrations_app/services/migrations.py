@@ -28,6 +28,7 @@ from opsconsole.environments.services import require_typed_name
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.health.choices import Health
 from opsconsole.health.services import health_days
+from opsconsole.language import in_english
 from opsconsole.runs import services as runs
 from opsconsole.runs.gates import FreshReading, Gate, in_the_way, judge
 from opsconsole.runs.models import Plan, Run
@@ -170,8 +171,10 @@ def complete_checklist(
 
     `ticked` maps the key of each ticked item to its note; an empty note does not count.
     """
+    with in_english():
+        items = checklist_for(target, pending)
     kept = {}
-    for item in checklist_for(target, pending):
+    for item in items:
         note = ticked.get(item.key, "").strip()
         kept[item.key] = Answer(
             text=item.text,

@@ -13,8 +13,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.events.catalogue import CATALOGUE, LOOKS, Look
-
-ENGLISH = "en"
+from opsconsole.language import ENGLISH
 
 
 class AuditQuerySet(models.QuerySet["AuditEvent"]):

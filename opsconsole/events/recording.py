@@ -14,8 +14,9 @@ from django.utils.translation import gettext as _
 
 import opsconsole
 from opsconsole.events.catalogue import D, Data, Event, NoData
-from opsconsole.events.models import ENGLISH, AuditEvent
+from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Kind, Refused
+from opsconsole.language import ENGLISH, in_english
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ def _row(
 ) -> AuditEvent:
     where = origin.get()
     subject = about or run
+    with in_english():
+        label = str(subject)[:200] if subject else ""
     row = AuditEvent(
         action=event.key,
         outcome=outcome,
@@ -115,7 +118,7 @@ def _row(
         run_id=run.pk if run else None,
         object_type=str(subject._meta.model_name) if subject else "",
         object_id=str(subject.pk) if subject else "",
-        object_label=str(subject)[:200] if subject else "",
+        object_label=label,
         reason=reason,
         details=data.stored() if data else {},
         app_version=opsconsole.__version__,

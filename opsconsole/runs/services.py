@@ -22,6 +22,7 @@ from opsconsole.events import recording as audit
 from opsconsole.events.models import AuditEvent
 from opsconsole.events.reasons import check_reason, require_reason
 from opsconsole.exceptions import FencedOut, Kind, Refused
+from opsconsole.language import in_english
 from opsconsole.runs import events
 from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.documents import Parameters, Unreadable
@@ -203,7 +204,8 @@ def claim_run(run_id: int, worker_name: str, token: uuid.UUID | None = None) -> 
             )
             return None
         try:
-            refusal = _claim_refusal(run)
+            with in_english():
+                refusal = _claim_refusal(run)
         except _NotYet:
             return None
         if refusal:
