@@ -7,7 +7,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from statistics import median
 
-from django.utils import timezone
+from django.utils import dateformat, timezone
 from django.utils.translation import gettext as _
 
 from backups_app.choices import BackupReason, ProofLevel
@@ -111,7 +111,7 @@ _ENDED_BADLY = {RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.NEEDS_ATTENTION
 def _sentence(kind: str, due_at: datetime, refusal: str) -> str:
     return _("The scheduled %(kind)s of %(when)s was missed: %(why)s") % {
         "kind": _("backup") if kind == "backup" else _("proof"),
-        "when": f"{due_at:%d %b, %H:%M} UTC",
+        "when": f"{dateformat.format(due_at, 'd M, H:i')} UTC",
         "why": refusal or _("its run did not succeed."),
     }
 

@@ -203,6 +203,7 @@ class StorageForm(forms.ModelForm):
     class Meta:
         model = Storage
         fields = ["name", "url", "access_key"]
+        labels = {"url": _("URL")}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

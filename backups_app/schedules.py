@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from cron_descriptor import Options, get_description
 from croniter import CroniterError, croniter
+from django.utils.translation import gettext as _
 
 
 class BadCron(ValueError):
@@ -16,7 +17,7 @@ class BadCron(ValueError):
 def check(expression: str) -> None:
     """Raise BadCron unless it is five fields (minute hour day month weekday) that can come due."""
     if len(expression.split()) != 5:
-        raise BadCron("give five fields: minute, hour, day of the month, month, day of the week")
+        raise BadCron(_("give five fields: minute, hour, day of the month, month, day of the week"))
     try:
         croniter(expression).get_next(datetime)
     except (CroniterError, ValueError, KeyError) as error:

@@ -7,7 +7,7 @@ from datetime import datetime
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_lazy, ngettext
 
 from migrations_app.engines import ENGINES
 from migrations_app.forms import BoardFilterForm
@@ -56,7 +56,7 @@ def register() -> None:
     RUN_PANELS.append(run_migrations)
     FINDERS.append(find_migrations)
     SETTINGS_PANELS.append(migrations_settings)
-    engines.ENGINES.extend((name, engine.label) for name, engine in ENGINES.items())
+    engines.ENGINES.extend((name, gettext_lazy(engine.label)) for name, engine in ENGINES.items())
 
 
 def migrate_button(request: ConsoleRequest, target: Target) -> SafeString:

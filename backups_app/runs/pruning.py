@@ -9,7 +9,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_noop, ngettext
 
 from backups_app import copies, events
 from backups_app.models import Backup, BackupCopy, BackupPolicy
@@ -30,7 +30,7 @@ from opsconsole.sentences import Text, say
 class MarkExpired(Step):
     """Mark what the policy no longer keeps, and unmark what it keeps again."""
 
-    name = "mark"
+    name = gettext_noop("mark")
 
     def promise(self, target: Target, parameters: Parameters) -> Promise:
         days = BackupPolicy.objects.of(target.environment).grace_days
@@ -69,7 +69,7 @@ class MarkExpired(Step):
 class DeleteExpired(Step[PruneParameters, PruneResult]):
     """Delete the objects of what was marked and whose grace is over, then mark the row deleted."""
 
-    name = "delete"
+    name = gettext_noop("delete")
 
     def promise(self, target: Target, parameters: PruneParameters) -> Promise:
         return Promise(_("Delete"), _("deletes every copy of what was marked long enough ago"))

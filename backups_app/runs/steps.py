@@ -7,7 +7,7 @@ from datetime import datetime
 from django.utils.formats import date_format
 from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_noop, ngettext
 
 from backups_app.choices import BackupReason, ProofLevel
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase
@@ -36,7 +36,7 @@ UNDOES = Note[ReplacedDatabase]("replaced database to bring back")
 
 
 class BackupPreflight(Step):
-    name = "preflight"
+    name = gettext_noop("preflight")
 
     def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(
@@ -59,7 +59,7 @@ class BackupPreflight(Step):
 
 
 class TakeBackup(Step[Parameters, WithBackup]):
-    name = "backup"
+    name = gettext_noop("backup")
 
     def __init__(self, reason: BackupReason) -> None:
         self.reason = reason
@@ -73,7 +73,7 @@ class TakeBackup(Step[Parameters, WithBackup]):
 
 
 class ProveBackup(Step):
-    name = "prove"
+    name = gettext_noop("prove")
 
     def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(_("Prove"), _proven(target))
@@ -89,7 +89,7 @@ class ProveBackup(Step):
 class ImportPreflight(Step):
     """What an import needs of the servers: the source and the disk are found out by reading."""
 
-    name = "preflight"
+    name = gettext_noop("preflight")
 
     def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(
@@ -104,7 +104,7 @@ class ImportPreflight(Step):
 
 
 class ImportArchive(Step[ImportParameters, WithBackup]):
-    name = "import"
+    name = gettext_noop("import")
 
     def promise(self, target: Target, parameters: ImportParameters) -> Promise:
         storage = BackupPolicy.objects.of(target.environment).storage
@@ -125,7 +125,7 @@ class ImportArchive(Step[ImportParameters, WithBackup]):
 class ReleaseFromQuarantine(Step):
     """Restore it into a scratch database; what that then holds is what it is compared with later."""
 
-    name = "prove"
+    name = gettext_noop("prove")
 
     def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(
@@ -147,7 +147,7 @@ class ReleaseFromQuarantine(Step):
 class CopyBackup(Step):
     """To the policy's other storages; one that fails leaves the others and the backup as they are."""
 
-    name = "copy"
+    name = gettext_noop("copy")
 
     def promise(self, target: Target, parameters: Parameters) -> Promise:
         policy = BackupPolicy.objects.of(target.environment)
@@ -175,7 +175,7 @@ class CopyBackup(Step):
 class TakeProvenBackup(Step[Parameters, WithBackup]):
     """Both in one step, as part of a run that changes the database."""
 
-    name = "backup"
+    name = gettext_noop("backup")
 
     def __init__(self, reason: BackupReason) -> None:
         self.reason = reason
@@ -192,7 +192,7 @@ class TakeProvenBackup(Step[Parameters, WithBackup]):
 
 
 class ProveAgain(Step[ProveParameters, WithBackup]):
-    name = "prove"
+    name = gettext_noop("prove")
 
     def promise(self, target: Target, parameters: ProveParameters) -> Promise:
         how = {
@@ -221,7 +221,7 @@ class ProveAgain(Step[ProveParameters, WithBackup]):
 class RestorePreflight(Step[OfBackup]):
     """`exchanges`: whether the restored database is to take the live one's place."""
 
-    name = "preflight"
+    name = gettext_noop("preflight")
 
     def __init__(self, *, exchanges: bool) -> None:
         self.exchanges = exchanges
@@ -256,7 +256,7 @@ class RestorePreflight(Step[OfBackup]):
 class BuildReplacement(Step[OfBackup]):
     """Restore beside the live database and compare with the manifest; the live one is not touched."""
 
-    name = "restore"
+    name = gettext_noop("restore")
 
     def promise(self, target: Target, parameters: OfBackup) -> Promise:
         return Promise(
@@ -279,7 +279,7 @@ class BuildReplacement(Step[OfBackup]):
 class BuildNewDatabase(Step[RestoreAsParameters, RestoreAsResult]):
     """Restore into a new database of the same server, which stays there under its own name."""
 
-    name = "restore"
+    name = gettext_noop("restore")
 
     def promise(self, target: Target, parameters: RestoreAsParameters) -> Promise:
         return Promise(
@@ -322,7 +322,7 @@ class BuildNewDatabase(Step[RestoreAsParameters, RestoreAsResult]):
 
 
 class UndoPreflight(Step[UndoParameters]):
-    name = "preflight"
+    name = gettext_noop("preflight")
 
     def promise(self, target: Target, parameters: UndoParameters) -> Promise:
         return Promise(
@@ -353,7 +353,7 @@ class UndoPreflight(Step[UndoParameters]):
 class SwapBack(Step[UndoParameters, WithReplaced]):
     """Exchange the live database with the one that it had replaced."""
 
-    name = "swap"
+    name = gettext_noop("swap")
 
     def promise(self, target: Target, parameters: UndoParameters) -> Promise:
         replaced = ReplacedDatabase.objects.filter(pk=parameters.replaced).first()
@@ -379,7 +379,7 @@ class SwapBack(Step[UndoParameters, WithReplaced]):
 
 
 class SwapIn(Step[OfBackup, WithReplaced]):
-    name = "swap"
+    name = gettext_noop("swap")
 
     def promise(self, target: Target, parameters: OfBackup) -> Promise:
         backup = Backup.objects.defer("manifest").filter(pk=parameters.backup).first()

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.utils.text import get_valid_filename
 from django.utils.translation import gettext as _
 
-from backups_app.archives.foreign import NOT_AN_ARCHIVE, may_be_archive
+from backups_app.archives.foreign import may_be_archive
 from backups_app.models import Backup, Storage
 from backups_app.parameters import ImportParameters
 from backups_app.services.consent import require_archive
@@ -113,7 +113,11 @@ def _keep(store: LocalStore, key: str, chunks: Iterable[bytes]) -> None:
             for number, chunk in enumerate(chunks):
                 if number == 0 and not may_be_archive(chunk):
                     raise Refused(
-                        f"{NOT_AN_ARCHIVE[0].upper()}{NOT_AN_ARCHIVE[1:]}.",
+                        _(
+                            "This is neither a custom archive (pg_dump -Fc) nor a packed directory "
+                            "archive (pg_dump -Fd, then tar). Plain SQL is never run: make an "
+                            "archive with pg_dump -Fc."
+                        ),
                         kind=Kind.INVALID,
                         field="file",
                     )

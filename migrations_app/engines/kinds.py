@@ -210,6 +210,11 @@ class Limits:
     tool_lock_wait: float = 10
 
 
+def gettext_noop(text: str) -> str:
+    """The text itself, marked for translation: `makemessages` knows this name, which is Django's."""
+    return text
+
+
 class Engine(ABC):
     """Reads one tool's folder and history table, and applies its scripts as the tool would.
 
@@ -217,6 +222,7 @@ class Engine(ABC):
     `revision` says which commit the folder holds; None for a folder that is not from git.
     """
 
+    # Marked for translation; it is translated where it is shown.
     label: ClassVar[str]
     # The tool's name, in sentences.
     tool: ClassVar[str]

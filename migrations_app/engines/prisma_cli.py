@@ -28,6 +28,7 @@ from migrations_app.engines.kinds import (
     Outcome,
     ScriptFailed,
     ScriptUnknown,
+    gettext_noop,
 )
 from migrations_app.engines.prisma import SPLITTING_SINCE, PrismaEngine
 from migrations_app.engines.statements import transaction_control
@@ -66,7 +67,7 @@ class PrismaCliEngine(PrismaEngine):
     migrations and this one only. Its end is read from the history table, not from its output.
     """
 
-    label = "Prisma, by its own CLI"
+    label = gettext_noop("Prisma, by its own CLI")
 
     def read_folder(self) -> FolderReading:
         reading = super().read_folder()

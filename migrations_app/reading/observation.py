@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 from django.db import IntegrityError, transaction
+from django.utils.translation import gettext as _
 
 from migrations_app.assess.effects import functions_called
 from migrations_app.assess.lint import Assessment, assess
@@ -213,23 +214,26 @@ def plan_changes(confirmed: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """
     lines = []
     if confirmed["target"] != found["target"]:
-        lines.append(f"the database is now {found['target'][1]} on another server")
+        lines.append(
+            _("the database is now %(name)s on another server") % {"name": found["target"][1]}
+        )
     before = {m["name"]: m["checksum"] for m in confirmed["migrations"]}
     after = {m["name"]: m["checksum"] for m in found["migrations"]}
     applied = {name for name, _checksum in found["history"]}
     for name in sorted(before.keys() | after.keys()):
-        if name not in after:
-            where = "was applied meanwhile" if name in applied else "is gone from the folder"
-            lines.append(f"{name} {where}")
+        if name not in after and name in applied:
+            lines.append(_("%(name)s was applied meanwhile") % {"name": name})
+        elif name not in after:
+            lines.append(_("%(name)s is gone from the folder") % {"name": name})
         elif name not in before:
-            lines.append(f"{name} was added")
+            lines.append(_("%(name)s was added") % {"name": name})
         elif before[name] != after[name]:
             lines.append(
-                f"{name} was changed: sha256 {before[name][:12]}… when confirmed, "
-                f"{after[name][:12]}… now"
+                _("%(name)s was changed: sha256 %(before)s… when confirmed, %(after)s… now")
+                % {"name": name, "before": before[name][:12], "after": after[name][:12]}
             )
     if not lines and confirmed["history"] != found["history"]:
-        lines.append("the history of applied migrations changed")
+        lines.append(_("the history of applied migrations changed"))
     return lines
 
 

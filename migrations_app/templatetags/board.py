@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from django import template
+from django.utils.dates import MONTHS_3
 from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.timezone import localtime
@@ -41,5 +42,5 @@ def _note(cell: Cell) -> str:
     if cell.applied_at:
         when = localtime(cell.applied_at)
         took = "" if cell.seconds is None else f", {duration(cell.seconds)}"
-        return f"{when.day} {when:%b %Y, %H:%M}{took}"
+        return f"{when.day} {MONTHS_3[when.month]} {when:%Y, %H:%M}{took}"
     return _("%(risk)s risk") % {"risk": _(cell.risk.word)} if cell.risk else ""

@@ -30,6 +30,8 @@ class MembershipForm(forms.ModelForm):
     class Meta:
         model = Membership
         fields = ["user", "role", "application", "environment"]
+        labels = {"user": _("User"), "role": _("Role"), "application": _("Application"),
+                  "environment": _("Environment")}  # fmt: skip
 
     def __init__(self, *args: Any, actor: User, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

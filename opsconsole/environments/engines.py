@@ -2,5 +2,7 @@
 
 from __future__ import annotations
 
+from django.utils.functional import Promise
+
 # Value and name of each.
-ENGINES: list[tuple[str, str]] = []
+ENGINES: list[tuple[str, str | Promise]] = []

@@ -12,6 +12,8 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 HALF_HOUR = timedelta(minutes=30)
+# When in a run a check was asked.
+PHASES = {"before": _("before"), "after": _("after"), "rolled back": _("rolled back")}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -120,6 +122,10 @@ class HealthResult(models.Model):
 
     def __str__(self) -> str:
         return f"{self.check_name}: {self.summary}"
+
+    @property
+    def phase_word(self) -> str:
+        return str(PHASES.get(self.phase, self.phase))
 
 
 class HealthRollupQuerySet(models.QuerySet["HealthRollup"]):

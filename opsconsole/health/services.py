@@ -126,8 +126,10 @@ class HealthDay:
     def title(self) -> str:
         failed = sum(1 for value in self.bins if value == 2)
         if self.uptime is None:
-            return "No sample yet"
-        return f"{self.uptime:.2f} % healthy in 24 hours, failures in {failed} of {STRIP_BINS} half hours"
+            return _("No sample yet")
+        return _("%(percent)s %% healthy in 24 hours, failures in %(failed)d of %(all)d half hours") % {
+            "percent": f"{self.uptime:.2f}", "failed": failed, "all": STRIP_BINS,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from opsconsole.environments.models import Target
 from opsconsole.exceptions import NeedsAttention, StepFailed
@@ -39,7 +40,7 @@ def failing(results: list[HealthResult]) -> str:
 class HealthStep(Step):
     """All checks good, several times over the settle time. One bad answer is asked again."""
 
-    name = "health"
+    name = gettext_noop("health")
 
     def __init__(self, phase: str) -> None:
         self.phase = phase

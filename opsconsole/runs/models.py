@@ -186,7 +186,9 @@ class Run(Summed):
         """What it does where; of an operation that this console no longer has, only its kind."""
         title = TITLES.get(self.operation)
         where = self.environment.name.lower()
-        return title(self, where) if title else f"{self.kind_label} {where}"
+        if title:
+            return title(self, where)
+        return _g("%(what)s %(where)s") % {"what": self.kind_label, "where": where}
 
     @property
     def kind_label(self) -> str:
@@ -229,6 +231,11 @@ class Step(Summed):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def word(self) -> str:
+        """Its name in the active language; the classes of steps mark theirs for translation."""
+        return _g(self.name)
 
     @property
     def state(self) -> StepStatus:

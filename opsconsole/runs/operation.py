@@ -80,14 +80,17 @@ class Operation(ABC, Generic[P, R]):
 
     def title(self, where: str, parameters: P) -> str:
         """What it does, as a heading; `where` is the environment's name within a sentence."""
-        return f"{self.kind.label} {where}"
+        return self._plain_title(where)
 
     def title_of(self, run: Run, where: str) -> str:
         """The title of a stored run: the plain one when its parameters cannot be read."""
         try:
             return self.title(where, self.read(run))
         except Unreadable:
-            return f"{self.kind.label} {where}"
+            return self._plain_title(where)
+
+    def _plain_title(self, where: str) -> str:
+        return _("%(what)s %(where)s") % {"what": self.kind.label, "where": where}
 
     @abstractmethod
     def steps(self, target: Target, parameters: P) -> Sequence[Step[P, R]]:

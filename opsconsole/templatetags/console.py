@@ -13,6 +13,7 @@ from django.template.defaultfilters import date as format_date
 from django.templatetags.static import static
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.text import capfirst
 from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 from pygments import highlight
@@ -101,9 +102,9 @@ def word(status: Any) -> str:
 
 
 @register.filter
-def state_word(state: str) -> str:
-    """`missing_locally` -> `missing locally`."""
-    return state.replace("_", " ")
+def key_word(key: str) -> str:
+    """A key of a recorded event in English, as it was recorded: `keep_days` -> `Keep days`."""
+    return capfirst(key.replace("_", " "))
 
 
 @register.filter

@@ -22,6 +22,8 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
+from tests import pseudo
+
 ADDRESSES = Path(__file__).parent / "addresses_0.1.txt"
 ADMIN, PASSWORD = "admin", "upgrade-0.1"
 
@@ -224,9 +226,10 @@ class Reader:
     """A signed-in admin who remembers what each address answered."""
 
     def __init__(self) -> None:
-        self.client = Client(raise_request_exception=False)
+        self.client = Client(raise_request_exception=False, headers=pseudo.ASKS_FOR_IT)
         assert self.client.login(username=ADMIN, password=PASSWORD), "the admin cannot sign in"
         self.answers: dict[str, tuple[int, str]] = {}
+        self.texts: dict[pseudo.Text, str] = {}
 
     def ask(self, address: str) -> tuple[int, str]:
         """The status of an address, and where it sends the reader."""
@@ -234,8 +237,15 @@ class Reader:
             answer = self.client.get(address)
             if answer.streaming:
                 b"".join(answer.streaming_content)
+            elif answer.headers.get("Content-Type", "").startswith("text/html"):
+                self.read(address, answer.content.decode())
             self.answers[address] = answer.status_code, answer.headers.get("Location", "")
         return self.answers[address]
+
+    def read(self, address: str, html: str) -> None:
+        """Keep each text of a page in the made-up language, with where it was seen first."""
+        for text in pseudo.texts_of(html):
+            self.texts.setdefault(text, address)
 
     def ends_at(self, address: str) -> int:
         """The status after all redirects within the console."""
@@ -298,6 +308,16 @@ def broken_addresses(reader: Reader) -> list[str]:
     ]
 
 
+def unmarked_texts(reader: Reader) -> list[str]:
+    """What the pages say that is neither marked for translation nor read from a row."""
+    data = pseudo.Data(pseudo.stored_texts())
+    return [
+        f"{address}: {text.shown}"
+        for text, address in reader.texts.items()
+        if not data.is_all_of(text.outside)
+    ]
+
+
 # -- all of it
 
 
@@ -338,9 +358,11 @@ def main() -> None:
         "secrets": broken_secrets(),
     }
     workers_are_back()
-    reader = Reader()
-    report["pages"] = broken_pages(reader)
-    report["addresses"] = broken_addresses(reader)
+    with pseudo.spoken():
+        reader = Reader()
+        report["pages"] = broken_pages(reader)
+        report["addresses"] = broken_addresses(reader)
+    report["texts"] = unmarked_texts(reader)
     json.dump(report, sys.stdout)
 
 

@@ -131,6 +131,10 @@ def test_every_address_that_a_page_linked_to_still_leads_to_a_page(report):
     assert nothing(report["addresses"])
 
 
+def test_every_text_of_a_page_is_marked_for_translation_or_data(report):
+    assert nothing(report["texts"])
+
+
 def by_kind(ends: list[dict[str, Any]], before: str, what: str) -> dict[str, Any]:
     return {end["kind"]: end[what] for end in ends if end["before"] == before}
 

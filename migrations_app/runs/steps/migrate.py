@@ -9,7 +9,7 @@ import psycopg
 from django.conf import settings
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_noop, ngettext
 
 from backups_app.runs import building, swapping, taking
 from backups_app.runs.results import WithReplaced
@@ -63,7 +63,7 @@ def limits_of(environment: Environment) -> Limits:
 class Preflight(Step):
     """Read everything anew; refuse whatever would not end well."""
 
-    name = "preflight"
+    name = gettext_noop("preflight")
 
     def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(
@@ -158,7 +158,7 @@ class Preflight(Step):
 class Snapshot(Step[Parameters, WithSchema]):
     """What the database is like before: to say afterwards exactly what changed."""
 
-    name = "snapshot"
+    name = gettext_noop("snapshot")
 
     def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(
@@ -200,7 +200,7 @@ def _row_counts(connection: psycopg.Connection) -> dict[str, int]:
 class Migrate(Step[Parameters, MigrateResult]):
     """Apply the plan, one script after the other, each with its row in the tool's history."""
 
-    name = "migrate"
+    name = gettext_noop("migrate")
 
     def promise(self, target: Target, parameters: Parameters) -> Promise:
         state = target.latest_state
@@ -388,7 +388,7 @@ def unknown_ways(name: str) -> list[dict[str, str]]:
 class Verify(Step[Parameters, MigrateResult]):
     """History equals plan; what changed is what the scripts mention; no rows went missing."""
 
-    name = "verify"
+    name = gettext_noop("verify")
 
     def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(
@@ -467,7 +467,7 @@ def _table_of(change: str) -> str:
 class Rollback(Step[Parameters, WithReplaced]):
     """Build the proven backup beside the migrated database and swap it in."""
 
-    name = "rollback"
+    name = gettext_noop("rollback")
 
     def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from migrations_app.engines import Engine, MigrationScript, ScriptFailed
 from migrations_app.engines.applying import finish_rest
@@ -33,7 +34,7 @@ END_SECONDS = 10
 class ResolveHistory(Step[ResolveParameters]):
     """Mark a failed migration rolled back or applied in the tool's own history."""
 
-    name = "resolve"
+    name = gettext_noop("resolve")
 
     def promise(self, target: Target, parameters: ResolveParameters) -> Promise:
         word = {"rolled_back": _("rolled back"), "applied": _("applied")}[parameters.mark]
@@ -63,7 +64,7 @@ class FinishRest(Step[FinishParameters, WithSchema]):
     Refused when the file or what has landed is no longer what was shown and confirmed.
     """
 
-    name = "finish"
+    name = gettext_noop("finish")
 
     def promise(self, target: Target, parameters: FinishParameters) -> Promise:
         return Promise(
@@ -140,7 +141,7 @@ class FinishRest(Step[FinishParameters, WithSchema]):
 class EndSession(Step[EndSessionParameters]):
     """End the one session that was shown to hold the tool's lock."""
 
-    name = "end session"
+    name = gettext_noop("end session")
 
     def promise(self, target: Target, parameters: EndSessionParameters) -> Promise:
         return Promise(
@@ -183,7 +184,7 @@ class EndSession(Step[EndSessionParameters]):
 class AdoptDrift(Step[AdoptDriftParameters]):
     """Record a script as applied whose effect is live already, and expect the schema as it is."""
 
-    name = "adopt"
+    name = gettext_noop("adopt")
 
     def promise(self, target: Target, parameters: AdoptDriftParameters) -> Promise:
         return Promise(
