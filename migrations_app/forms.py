@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
+from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
 from migrations_app.assess.lint import RULES, Level
@@ -78,7 +79,10 @@ class ResolveForm(ReasonedForm, KeyedForm):
 
 class WaiveForm(ReasonedForm):
     rule = forms.ChoiceField(
-        label=_("Waive the findings of"), choices=[(rule, rule) for rule in RULES]
+        label=_("Waive the findings of"),
+        choices=[(rule, rule) for rule in RULES],
+        # They are keys, the same in every language.
+        widget=forms.Select(attrs={"translate": "no"}),
     )
     field_order = ["rule", "reason"]
 
@@ -90,7 +94,10 @@ class LevelsForm(forms.Form):
         super().__init__(*args, **kwargs)
         for rule, level in levels.items():
             self.fields[f"rule-{rule}"] = forms.ChoiceField(
-                label=rule, required=False, initial=level, choices=LintLevel.Level.choices
+                label=format_html('<span class="mono">{}</span>', rule),
+                required=False,
+                initial=level,
+                choices=LintLevel.Level.choices,
             )
 
     @property

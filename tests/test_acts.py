@@ -33,7 +33,8 @@ from opsconsole.runs.models import Run
 from opsconsole.work import services as work
 from opsconsole.work.models import WorkItem
 
-MIGRATION = {"name": "m", "state": "pending", "checksum": "c", "findings": [{"rule": "r"}]}
+FINDING = {"rule": "r", "line": 1, "text": "t"}
+MIGRATION = {"name": "m", "state": "pending", "checksum": "c", "findings": [FINDING]}
 
 
 @dataclass
@@ -51,6 +52,12 @@ class There:
     @property
     def target(self) -> Target:
         return self.environment.targets.get()
+
+    def in_environment(self, **fields) -> Target:
+        """The target, of the environment as it would be."""
+        target = self.target
+        target.environment = changed(self.environment, **fields)
+        return target
 
     @property
     def check(self) -> HealthCheck:
@@ -201,14 +208,16 @@ ACTS: dict[str, Callable[[There], Callable[[], object]]] = {
     "environment.added": lambda x: partial(
         environments.save_environment,
         actor=x.admin,
-        environment=Environment(application=x.application, slug="new", name="New", position=2),
+        target=Target(
+            environment=Environment(application=x.application, slug="new", name="New", position=2)
+        ),
         before={},
         address="env:ANOTHER",
     ),
     "environment.changed": lambda x: partial(
         environments.save_environment,
         actor=x.admin,
-        environment=changed(x.environment, name="new"),
+        target=x.in_environment(name="new"),
         before={},
         address="env:ANOTHER",
     ),
@@ -216,12 +225,12 @@ ACTS: dict[str, Callable[[There], Callable[[], object]]] = {
         environments.archive_environment, actor=x.admin, environment=x.environment
     ),
     "target.tested": lambda x: partial(
-        environments.request_connection_test, actor=x.admin, environment=x.environment
+        environments.request_connection_test, actor=x.admin, target=x.target
     ),
     "run.requested": lambda x: partial(
         runs.request_run,
         actor=x.admin,
-        environment=x.environment,
+        target=x.target,
         parameters=BackupParameters(),
         idempotency_key="k",
     ),
@@ -267,15 +276,15 @@ ACTS: dict[str, Callable[[There], Callable[[], object]]] = {
         storages.retire_storage, actor=x.admin, storage=x.storage()
     ),
     "restore.checked": lambda x: partial(
-        restores.request_check, actor=x.admin, backup=x.backup(), environment=x.environment
+        restores.request_check, actor=x.admin, backup=x.backup(), target=x.target
     ),
     "replaced.drop_requested": lambda x: partial(
-        restores.request_drop, actor=x.admin, replaced=x.replaced()
+        restores.request_drop, actor=x.admin, replaced=x.replaced(), typed_name="b"
     ),
     "finding.waived": lambda x: partial(
         findings.waive_finding,
         actor=x.admin,
-        environment=x.environment,
+        target=x.target,
         migration="m",
         rule="r",
         reason="why",
@@ -292,7 +301,7 @@ ACTS: dict[str, Callable[[There], Callable[[], object]]] = {
     "drift.acknowledged": lambda x: partial(
         drift.acknowledge,
         actor=x.admin,
-        environment=x.environment,
+        target=x.target,
         schema=x.drifted(),
         reason="why",
     ),

@@ -26,6 +26,7 @@ from tests.worker import check_environment, check_target
 PLACES = {
     "opsconsole.environments.lookup._target",
     "opsconsole.environments.cli.target_of",
+    "backups_app.forms.CheckForm",
     "backups_app.forms.RestoreForm",
     "opsconsole.project.demo._make_environment",
 }

@@ -152,13 +152,14 @@ def test_refusals_that_rows_keep_are_in_english(place):
     policy = BackupPolicy.objects.default(place)
     with translation.override(pseudo.LANGUAGE):
         assert claim_run(run.pk, "worker") is None
-        assert _run_occurrence(place, policy, "verify", datetime(2026, 1, 1, tzinfo=UTC)) is None
+        due = datetime(2026, 1, 1, tzinfo=UTC)
+        assert _run_occurrence(place.targets.get(), policy, "verify", due) is None
     run.refresh_from_db()
     assert run.summary == "Refused: this version of the console cannot run Back up live."
     assert ScheduledOccurrence.objects.get().refusal == "There is no backup to prove."
 
 
 def test_checklist_kept_with_a_run_is_in_english(place):
-    in_english = complete_checklist(place, [], {})
+    in_english = complete_checklist(place.targets.get(), [], {})
     with translation.override(pseudo.LANGUAGE):
-        assert complete_checklist(place, [], {}) == in_english
+        assert complete_checklist(place.targets.get(), [], {}) == in_english
