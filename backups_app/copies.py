@@ -22,7 +22,7 @@ from opsconsole.environments import secrets
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.formats import size
 from opsconsole.runs.models import Run
-from opsconsole.runs.patience import patiently, surviving
+from opsconsole.runs.patience import patiently
 from opsconsole.runs.step import RunContext
 from opsconsole.sentences import say
 
@@ -73,9 +73,7 @@ def reader(context: RunContext, backup: Backup) -> Callable[[Writer], None]:
     """
 
     def read_into(taker: Writer) -> None:
-        # On a thread of its own where the archive is unpacked meanwhile.
-        with surviving(context.recorder.lease):
-            _read_whole(_whole_copy(context, backup), backup, taker)
+        _read_whole(_whole_copy(context, backup), backup, taker)
 
     return read_into
 

@@ -64,7 +64,9 @@ class CheckForm(forms.Form):
 
     def __init__(self, *args: Any, user: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["environment"].queryset = visible_targets(user)  # type: ignore[attr-defined]
+        field = self.fields["environment"]
+        field.queryset = visible_targets(user)  # type: ignore[attr-defined]
+        field.label_from_instance = lambda target: str(target.environment)  # type: ignore[attr-defined]
 
 
 class RestoreForm(KeyedForm):

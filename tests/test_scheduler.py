@@ -64,7 +64,7 @@ def test_cut_while_a_lost_run_is_recorded_ends_neither_the_scheduler_nor_the_sea
     environment, operator
 ):
     run = runs.request_run(
-        actor=operator, parameters=BackupParameters(), environment=environment,
+        actor=operator, parameters=BackupParameters(), target=environment.targets.get(),
         idempotency_key="k",
     )  # fmt: skip
     runs.claim_run(run.pk, "w")

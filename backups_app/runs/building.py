@@ -81,7 +81,7 @@ def _facts_of(context: RunContext, place: Dsn) -> ServerFacts:
             return server.read_facts(session)
     except AdapterError as error:
         raise StepFailed(
-            say("the scratch server %(place)s: %(error)s", place=place.shown(), error=error)
+            say("the scratch server %(place)s: %(error)s", place=place.shown(), error=error.text)
         ) from error
 
 

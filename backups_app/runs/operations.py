@@ -46,7 +46,7 @@ from opsconsole.runs.models import Run
 from opsconsole.runs.operation import Asked, LostRun, Operation, Resolution
 from opsconsole.runs.registry import PERIODIC, Periodic, register
 from opsconsole.runs.step import RunContext, Step
-from opsconsole.sentences import Text, say
+from opsconsole.sentences import Text, say, say_count
 from opsconsole.targets import server
 
 P = TypeVar("P", bound=Parameters)
@@ -330,8 +330,10 @@ class Prune(Operation[PruneParameters, PruneResult]):
         return [pruning.MarkExpired(), pruning.DeleteExpired()]
 
     def describe(self, context: RunContext[PruneParameters, PruneResult]) -> Text:
-        return say(
-            "%(deleted)s backups deleted. No database was touched.", deleted=context.result.deleted
+        return say_count(
+            "%(count)s backup deleted. No database was touched.",
+            "%(count)s backups deleted. No database was touched.",
+            context.result.deleted,
         )
 
     def resolve(self, lost: LostRun[PruneParameters, PruneResult]) -> Resolution:

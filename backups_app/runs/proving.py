@@ -81,7 +81,7 @@ def _prove_checksum(context: RunContext, backup: Backup) -> None:
     if not has_whole and not unknown:
         raise _NotProven(bad[0] if bad else "there is no copy of it")
     if unknown:
-        rest = "another copy is whole" if has_whole else "no copy is known to be whole"
+        rest = say("another copy is whole") if has_whole else say("no copy is known to be whole")
         raise StepFailed(
             say(
                 "one copy could not be checked, %(rest)s: %(problem)s",

@@ -24,7 +24,7 @@ from opsconsole.runs.documents import Parameters
 from opsconsole.runs.models import Run
 from opsconsole.runs.patience import patiently
 from opsconsole.runs.step import Promise, RunContext, Step
-from opsconsole.sentences import Text, say
+from opsconsole.sentences import Text, say, say_count
 
 
 class MarkExpired(Step):
@@ -61,8 +61,11 @@ class MarkExpired(Step):
                 patiently(partial(unmarked.update, expires_at=due_at, expiry_reason=decision.why))
                 marked += 1
                 context.log(f"backup {decision.id} goes on {due_at:%d %b %Y}: {decision.why}")
-        return say(
-            "%(marked)s marked, %(days)s days of grace", marked=marked, days=policy.grace_days
+        return say_count(
+            "%(marked)s marked, %(count)s day of grace",
+            "%(marked)s marked, %(count)s days of grace",
+            policy.grace_days,
+            marked=marked,
         )
 
 

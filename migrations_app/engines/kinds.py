@@ -109,9 +109,7 @@ class AppliedMigration:
 class MigrationState:
     """One migration name, as folder and history together say it is.
 
-    `state` is "pending", "applied", "out_of_order" (pending before one that is applied),
-    "missing_locally" (applied, without a file), "edited" (applied from another text), "failed", or
-    "running" (unfinished while the tool's lock is held).
+    Its state is one that is found, not one that only the board shows.
     """
 
     name: str
@@ -208,11 +206,6 @@ class Limits:
     blocking: float = 3
     statement_timeout: float = 3600
     tool_lock_wait: float = 10
-
-
-def gettext_noop(text: str) -> str:
-    """The text itself, marked for translation: `makemessages` knows this name, which is Django's."""
-    return text
 
 
 class Engine(ABC):

@@ -28,13 +28,13 @@ from migrations_app.engines.kinds import (
     Outcome,
     ScriptFailed,
     ScriptUnknown,
-    gettext_noop,
 )
 from migrations_app.engines.prisma import SPLITTING_SINCE, PrismaEngine
 from migrations_app.engines.statements import transaction_control
 from opsconsole.exceptions import AdapterError, Cancelled
 from opsconsole.formats import duration
 from opsconsole.processes.process import Tool, allowed_environment
+from opsconsole.statuses import gettext_noop
 from opsconsole.targets import server
 
 SEARCHED_PARENTS = 4

@@ -238,7 +238,7 @@ def comparisons_of(targets: Iterable[Target]) -> dict[int, Comparison]:
     """What each target should have and has, by its id; as many queries as for their drifts."""
     ids = [target.pk for target in targets]
     runs_and_people = ExpectedSchema.objects.select_related("run", "accepted_by").defer(
-        "run__parameters", "run__result", "run__summary"
+        "run__parameters", "run__result", "run__summary", "run__summary_parts"
     )
     expected = _newest(runs_and_people, ids, "since", unlike=SchemaReading)
     readings = _newest(SchemaReading.objects.all(), ids, "last_read_at", unlike=ExpectedSchema)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import psycopg
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
 
 from backups_app.choices import BackupReason
 from backups_app.models import Backup
@@ -296,7 +295,7 @@ def way_back(context: Migrating) -> MigrateSteps:
     if backup is None:
         raise NeedsAttention(
             say(
-                "%(failure)s All migrations are applied, and no backup was taken before them.",
+                "%(failure)s. All migrations are applied, and no backup was taken before them.",
                 failure=context.failure,
             ),
             ways=[keep_way(result.applied)],
@@ -317,7 +316,7 @@ def way_back(context: Migrating) -> MigrateSteps:
         )
         raise NeedsAttention(
             say(
-                "%(failure)s All migrations are applied; not rolled back by itself, because %(why)s.",
+                "%(failure)s. All migrations are applied; not rolled back by itself, because %(why)s.",
                 failure=context.failure,
                 why=why,
             ),
@@ -351,12 +350,7 @@ def keep_way(applied: list[str]) -> dict[str, str]:
         "action": "keep",
         "title": "Keep the migrated database",
         "takes": "nothing: repair the application, or migrate forward",
-        "leaves": ngettext(
-            "%(n)d migration applied and health as it is",
-            "%(n)d migrations applied and health as it is",
-            len(applied),
-        )
-        % {"n": len(applied)},
+        "leaves": f"{counted(len(applied), 'migration')} applied and health as it is",
     }
 
 

@@ -83,6 +83,7 @@ def _confirm_page(
         pending = [m for m in reading.migrations if m.name in plan.names]
         context |= {
             "plan": plan,
+            "state": state,
             "reading": reading,
             "migrations": as_shown(target.environment, pending),
             "form": form,

@@ -9,9 +9,13 @@ class MigrationStatus(Status):
     """In the order in which a person should look at them. The values are stored: they stay."""
 
     FAILED = "failed", gettext_noop("failed"), "bad", "circle-x"
+    # Unfinished while the tool's lock is held.
     RUNNING = "running", gettext_noop("running"), "info", "loader"
+    # Applied from another text.
     EDITED = "edited", gettext_noop("edited"), "bad", "triangle-alert"
+    # Applied, without a file.
     MISSING_LOCALLY = "missing_locally", gettext_noop("missing locally"), "warn", "circle-help"
+    # Pending before one that is applied.
     OUT_OF_ORDER = "out_of_order", gettext_noop("out of order"), "warn", "triangle-alert"
     PENDING = "pending", gettext_noop("pending"), "info", "clock"
     # Only shown, by the board, which tells apart who wrote the row of one that is applied.

@@ -49,11 +49,6 @@ class EnvironmentQuerySet(models.QuerySet["Environment"]):
             .order_by("application__name", "position")
         )
 
-    def by_path(self, path: str) -> Environment:
-        """Look up `application/environment` by their short names; raises DoesNotExist."""
-        application, _slash, environment = path.partition("/")
-        return self.shown().get(application__slug=application, slug=environment)
-
 
 class Environment(models.Model):
     """One stage of an application, with its policies."""

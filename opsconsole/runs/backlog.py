@@ -11,6 +11,8 @@ from collections import deque
 from pathlib import Path
 from typing import BinaryIO
 
+from opsconsole.formats import counted
+
 # Seconds since the epoch, tone, text.
 Line = tuple[float, str, str]
 # What a line takes besides its text, in bytes.
@@ -141,8 +143,8 @@ def _size_of(line: Line) -> int:
 
 
 def _told(dropped: int) -> str:
-    lines = "1 line was" if dropped == 1 else f"{dropped:,} lines were"
+    were = "was" if dropped == 1 else "were"
     return (
-        f"{lines} dropped here: the console's database was away or too slow, and the worker could "
-        "set aside no more"
+        f"{counted(dropped, 'line')} {were} dropped here: the console's database was away or too "
+        "slow, and the worker could set aside no more"
     )

@@ -87,7 +87,7 @@ def _execute(run: Run, lease: Lease) -> None:
 
 
 def _read_state(context: RunContext) -> None:
-    with LeaseKeeper(context, lock=None):
+    with LeaseKeeper(context, lock=None, is_over=True):
         for read_state in STATE_READERS:
             patiently(partial(read_state, context.run))
 

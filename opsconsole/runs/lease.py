@@ -30,9 +30,13 @@ class LeaseKeeper:
     first may be waiting for an answer that never comes.
     """
 
-    def __init__(self, context: RunContext, lock: TargetLock | None) -> None:
+    def __init__(
+        self, context: RunContext, lock: TargetLock | None, *, is_over: bool = False
+    ) -> None:
+        """`is_over`: the steps are done, so that nobody can stop them any more."""
         self._context = context
         self._lock = lock
+        self._is_over = is_over
         self._lease = context.recorder.lease
         self._renew_at = time.monotonic() + settings.LEASE_RENEW_SECONDS
         self._done = threading.Event()
@@ -72,7 +76,9 @@ class LeaseKeeper:
     def _look(self) -> bool:
         """Ask once, and act on it; False when the console's database did not answer."""
         try:
-            self._hear(self._ask())
+            status = self._ask()
+            if not self._is_over:
+                self._hear(status)
         except DatabaseError:
             connections.close_all()
             return False

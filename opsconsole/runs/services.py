@@ -239,7 +239,7 @@ def _claim_refusal(run: Run) -> Text:
     try:
         asked = Asked(run.target, run.requested_by, operation.read(run), run.plan)
     except Unreadable as error:
-        return say("Refused: what was asked cannot be read: %(why)s.", why=error)
+        return say("Refused: what was asked cannot be read: %(why)s.", why=error.text)
     stop = in_the_way(_judged(operation, asked), at_claim=True)
     if stop is None:
         return ""

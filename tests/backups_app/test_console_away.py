@@ -70,7 +70,7 @@ def replaced(environment, operator, target) -> ReplacedDatabase:
         other.execute(f'CREATE DATABASE "{name}" OWNER {target.info.user} ALLOW_CONNECTIONS false')
         oids = dict(other.execute("SELECT datname, oid FROM pg_database").fetchall())
     run = services.request_backup(
-        actor=operator, environment=environment, idempotency_key=uuid.uuid4().hex
+        actor=operator, target=environment.targets.get(), idempotency_key=uuid.uuid4().hex
     )
     Run.objects.filter(pk=run.pk).update(status=RunStatus.SUCCEEDED)
     return ReplacedDatabase.objects.create(
@@ -144,5 +144,5 @@ def test_pruning_tells_and_records_each_backup_once_when_acknowledgements_were_l
 
 def requested_pruning(environment) -> Run:
     return policies.request_prune(
-        actor=None, environment=environment, idempotency_key=uuid.uuid4().hex
+        actor=None, target=environment.targets.get(), idempotency_key=uuid.uuid4().hex
     )

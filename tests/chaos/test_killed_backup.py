@@ -70,7 +70,7 @@ from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import seal
 bucket = Storage.objects.create(
     name="Bucket", url={url!r}, access_key="key", secret_encrypted=seal("secret"))
-policy = BackupPolicy.objects.of(Environment.objects.by_path("sales-commission/staging"))
+policy = BackupPolicy.objects.of(Environment.objects.get(slug="staging"))
 policy.storage = bucket if {is_first} else Storage.objects.builtin()
 policy.save()
 policy.copies.set([] if {is_first} else [bucket])

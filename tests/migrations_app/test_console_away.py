@@ -74,7 +74,7 @@ def test_nothing_is_asked_while_the_rest_of_a_migration_is_finished(
     fresh = Environment.objects.select_related("application").get(pk=environment.pk)
     observe_target(fresh.targets.get())
     run = doctor.request_resolution(
-        actor=operator, environment=fresh, name=NAME, mark="finish", reason="seen to",
+        actor=operator, target=fresh.targets.get(), name=NAME, mark="finish", reason="seen to",
         idempotency_key=uuid.uuid4().hex,
     )  # fmt: skip
     execute_run(run.pk, "w")
@@ -90,9 +90,12 @@ def requested(transactional_db, environment, operator, folder, settings) -> Run:
     fresh = Environment.objects.select_related("application").get(pk=environment.pk)
     check_drift(fresh.targets.get())
     observe_target(fresh.targets.get())
-    plan, _ = current_plan(fresh)
+    plan, _ = current_plan(fresh.targets.get())
     return request_migrate(
-        actor=operator, environment=fresh, plan_hash=plan.hash, idempotency_key=uuid.uuid4().hex
+        actor=operator,
+        target=fresh.targets.get(),
+        plan_hash=plan.hash,
+        idempotency_key=uuid.uuid4().hex,
     )
 
 

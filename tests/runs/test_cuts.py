@@ -39,7 +39,7 @@ def _as_long_as_it_takes(settings) -> None:
 @pytest.fixture
 def queued(transactional_db, environment, operator) -> Run:
     return runs.request_run(
-        actor=operator, parameters=BackupParameters(), environment=environment,
+        actor=operator, parameters=BackupParameters(), target=environment.targets.get(),
         idempotency_key=uuid.uuid4().hex,
     )  # fmt: skip
 

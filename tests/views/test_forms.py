@@ -79,7 +79,7 @@ def test_confirmation_that_cannot_be_read_keeps_all_that_was_typed(environment, 
     environment.is_protected = True
     environment.save()
     folder.add("20250201000000_add", 'ALTER TABLE "users" ADD COLUMN "x" int;\n')
-    observe_target(environment.only_target)
+    observe_target(environment.targets.get())
     place = reverse("migrate", args=[environment.application.slug, environment.slug])
     answer = as_role("admin").post(
         place,
@@ -129,7 +129,7 @@ def test_form_without_a_key_comes_back_with_one(environment, as_role, given):
 @pytest.mark.parametrize("given", [{}, {"status": "running"}, {"status": "²"}])
 def test_decision_without_an_end_keeps_its_reason(environment, operator, as_role, given):
     run = Run.objects.create(
-        kind="migrate", environment=environment, target=environment.only_target,
+        kind="migrate", environment=environment, target=environment.targets.get(),
         status=RunStatus.NEEDS_ATTENTION, requested_by=operator, idempotency_key="n",
     )  # fmt: skip
     place = reverse("run-decide", args=[run.pk])

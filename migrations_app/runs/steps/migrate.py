@@ -310,11 +310,10 @@ class Migrate(Step[Parameters, MigrateResult]):
         raise StepFailed(
             say(
                 "%(file)s line %(line)s: %(why)s. PostgreSQL rolled the file back, it left nothing and "
-                "is pending again. %(before)s",
+                "is pending again.",
                 file=failure.script.file,
                 line=failure.line,
                 why=why,
-                before=context.result.applied_before,
             )
         )
 
@@ -349,9 +348,9 @@ class Migrate(Step[Parameters, MigrateResult]):
         context.result.add_writes(unknown.outcome.rows_written)
         raise NeedsAttention(
             say(
-                "%(unknown)s Whether this statement took effect cannot be known from the history: "
+                "%(unknown)s. Whether this statement took effect cannot be known from the history: "
                 "%(shown)s",
-                unknown=unknown,
+                unknown=unknown.text,
                 shown=unknown.statement.shown,
             ),
             ways=unknown_ways(unknown.script.name),
@@ -374,7 +373,7 @@ class Migrate(Step[Parameters, MigrateResult]):
         context.log("  the session was lost, and the history shows it was not applied", "no")
         context.result.landed = []
         raise StepFailed(
-            say("%(failure)s. PostgreSQL rolled the whole file back.", failure=failure)
+            say("%(failure)s. PostgreSQL rolled the whole file back.", failure=failure.text)
         ) from error
 
 

@@ -53,9 +53,10 @@ class ResolveHistory(Step[ResolveParameters]):
                 engine.mark_rolled_back(connection, name)
             else:
                 engine.mark_applied(connection, _script(engine, name))
-        shown = mark.replace("_", " ")
-        context.log(f"resolve: {name} is marked {shown}", "ok")
-        return say("%(name)s marked %(shown)s", name=name, shown=shown)
+        context.log(f"resolve: {name} is marked {mark.replace('_', ' ')}", "ok")
+        if mark == "rolled_back":
+            return say("%(name)s marked rolled back", name=name)
+        return say("%(name)s marked applied", name=name)
 
 
 class FinishRest(Step[FinishParameters, WithSchema]):
@@ -130,9 +131,8 @@ class FinishRest(Step[FinishParameters, WithSchema]):
         if not evidence.fits(asked.landed):
             raise StepFailed(
                 say(
-                    "the first %(landed)s statements of %(file)s had landed when this was shown, and the "
-                    "catalogue shows something else now",
-                    landed=asked.landed,
+                    "what of %(file)s had landed is not what was shown: the catalogue shows something "
+                    "else now",
                     file=script.file,
                 )
             )
