@@ -130,9 +130,12 @@ class FinishRest(Step[FinishParameters, WithSchema]):
         evidence = read_evidence(connection, script.statements, engine.schema)
         if not evidence.fits(asked.landed):
             raise StepFailed(
-                say(
-                    "what of %(file)s had landed is not what was shown: the catalogue shows something "
-                    "else now",
+                say_count(
+                    "the first %(count)s statement of %(file)s had landed when this was shown, and the "
+                    "catalogue shows something else now",
+                    "the first %(count)s statements of %(file)s had landed when this was shown, and "
+                    "the catalogue shows something else now",
+                    asked.landed,
                     file=script.file,
                 )
             )
