@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
+from django.apps import apps
 from django.db import IntegrityError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from hypothesis import given
@@ -24,7 +25,6 @@ from opsconsole.runs.registry import OPERATIONS, parameters_of, register
 from tests.conftest import log_of
 from tests.worker import resolve_lost_run
 
-OPERATIONS_NAMED = ("opsconsole", "0009_operations")
 BEFORE = ("opsconsole", "0008_work_list")
 ANSWER = {"text": "It is tested", "ok": True, "by": "person", "note": "seen"}
 # One of each shape in which parameters were stored before operations had a name.
@@ -110,12 +110,16 @@ def migrate_to(state: tuple[str, str]):
     return MigrationExecutor(connection).loader.project_state([state]).apps
 
 
+def migrate_to_newest() -> None:
+    executor = MigrationExecutor(connection)
+    executor.migrate(executor.loader.graph.leaf_nodes())
+
+
 @pytest.fixture
 def before_operations(transactional_db):
     """The console's database as the version before had it; brought up to date again at the end."""
     yield migrate_to(BEFORE)
-    executor = MigrationExecutor(connection)
-    executor.migrate(executor.loader.graph.leaf_nodes())
+    migrate_to_newest()
 
 
 def place(apps):
@@ -141,7 +145,7 @@ def test_upgrade_names_the_operation_of_every_older_run_whatever_its_status(befo
                 target=target, idempotency_key=uuid.uuid4().hex,
             )  # fmt: skip
             made.append((run.pk, status, parameters, expected))
-    migrate_to(OPERATIONS_NAMED)
+    migrate_to_newest()
     for pk, status, parameters, expected in made:
         run = Run.objects.select_related("environment").get(pk=pk)
         operation = OPERATIONS[expected.operation]
@@ -158,7 +162,7 @@ def test_database_keeps_apart_what_was_queued_before_the_upgrade(before_operatio
         kind="migrate", status="running", environment=environment, target=target,
         idempotency_key="old",
     )  # fmt: skip
-    migrate_to(OPERATIONS_NAMED)
+    migrate_to_newest()
     run = Run.objects.get(pk=old.pk)
     again = {"environment_id": run.environment_id, "target_id": run.target_id}
     with pytest.raises(IntegrityError, match="run_one_changes_a_target"), transaction.atomic():
@@ -172,12 +176,10 @@ def test_database_keeps_apart_what_was_queued_before_the_upgrade(before_operatio
 
 
 def test_downgrade_puts_parameters_into_the_shape_that_the_older_version_reads(before_operations):
-    migrate_to(OPERATIONS_NAMED)
+    migrate_to_newest()
     made = []
     for _kind, parameters, asked in OLD:
-        environment, target = place(
-            MigrationExecutor(connection).loader.project_state([OPERATIONS_NAMED]).apps
-        )
+        environment, target = place(apps)
         operation = OPERATIONS[asked.operation]
         run = Run.objects.create(
             operation=operation.key, kind=operation.kind, parameters=asked.stored(),
