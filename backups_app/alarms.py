@@ -57,8 +57,9 @@ def _age_alarms(backups: list[Backup], policy: BackupPolicy | None) -> list[str]
         return []
     newest = next((b.taken_at for b in backups if b.proof >= ProofLevel.RESTORED), None)
     if newest is None:
-        return [_("No backup is proven; the policy asks for one every %(hours)s h.")
-                % {"hours": hours}]  # fmt: skip
+        return [
+            _("No backup is proven; the policy asks for one every %(hours)s h.") % {"hours": hours}
+        ]
     age = timezone.now() - newest
     if age <= timedelta(hours=hours):
         return []

@@ -78,9 +78,11 @@ def verify(call: Call) -> int:
 
 def import_archive(call: Call) -> int:
     more = {
-        "actor": call.actor(), "target": target_of(call),
-        "idempotency_key": uuid.uuid4().hex, "reason": call.options.reason,
-    }  # fmt: skip
+        "actor": call.actor(),
+        "target": target_of(call),
+        "idempotency_key": uuid.uuid4().hex,
+        "reason": call.options.reason,
+    }
     if call.options.storage:
         storage = Storage.objects.shown().filter(name=call.options.storage).first()
         if storage is None:

@@ -52,9 +52,11 @@ BACKUP_DOWNLOADED = event(
     "backup.downloaded", _("%(actor)s downloaded %(object)s."), data=BackupFile, tone="warn"
 )
 COPY_DELETED = event(
-    "backup.copy_deleted", _("%(actor)s deleted the copy of %(object)s in %(storage)s."),
-    data=CopyDeleted, tone="warn",
-)  # fmt: skip
+    "backup.copy_deleted",
+    _("%(actor)s deleted the copy of %(object)s in %(storage)s."),
+    data=CopyDeleted,
+    tone="warn",
+)
 BACKUP_DELETED = event(
     "backup.deleted", _("%(actor)s deleted %(object)s."), data=BackupDeleted, tone="warn"
 )
@@ -62,34 +64,52 @@ POLICY_CHANGED = event(
     "backup_policy.changed", _("%(actor)s changed the %(object)s."), data=Changed
 )
 STORAGE_ADDED = event(
-    "storage.added", _("%(actor)s added the storage %(object)s."),
-    data=StorageChanged, seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "storage.added",
+    _("%(actor)s added the storage %(object)s."),
+    data=StorageChanged,
+    seen_by=Audience.CONSOLE,
+)
 STORAGE_CHANGED = event(
-    "storage.changed", _("%(actor)s changed the storage %(object)s."),
-    data=StorageChanged, seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "storage.changed",
+    _("%(actor)s changed the storage %(object)s."),
+    data=StorageChanged,
+    seen_by=Audience.CONSOLE,
+)
 STORAGE_TESTED = event(
-    "storage.tested", _("%(actor)s tested the storage %(object)s."),
-    data=NoData, tone="idle", seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "storage.tested",
+    _("%(actor)s tested the storage %(object)s."),
+    data=NoData,
+    tone="idle",
+    seen_by=Audience.CONSOLE,
+)
 STORAGE_RETIRED = event(
-    "storage.retired", _("%(actor)s retired the storage %(object)s."),
-    data=NoData, tone="warn", seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "storage.retired",
+    _("%(actor)s retired the storage %(object)s."),
+    data=NoData,
+    tone="warn",
+    seen_by=Audience.CONSOLE,
+)
 RESTORE_CHECKED = event(
-    "restore.checked", _("%(actor)s checked a restore of %(object)s into %(environment)s."),
-    data=NoData, tone="idle",
-)  # fmt: skip
+    "restore.checked",
+    _("%(actor)s checked a restore of %(object)s into %(environment)s."),
+    data=NoData,
+    tone="idle",
+)
 DROP_REQUESTED = event(
-    "replaced.drop_requested", _("%(actor)s asked to drop the replaced database %(object)s."),
-    data=DropRequested, tone="warn",
-)  # fmt: skip
+    "replaced.drop_requested",
+    _("%(actor)s asked to drop the replaced database %(object)s."),
+    data=DropRequested,
+    tone="warn",
+)
 REPLACED_DROPPED = event(
-    "replaced.dropped", _("%(actor)s dropped the replaced database %(object)s."),
-    data=ReplacedDropped, tone="warn",
-)  # fmt: skip
+    "replaced.dropped",
+    _("%(actor)s dropped the replaced database %(object)s."),
+    data=ReplacedDropped,
+    tone="warn",
+)
 KIT_PRINTED = event(
-    "recovery_kit.printed", _("%(actor)s printed the recovery kit of %(object)s."),
-    data=KitPrinted, tone="warn",
-)  # fmt: skip
+    "recovery_kit.printed",
+    _("%(actor)s printed the recovery kit of %(object)s."),
+    data=KitPrinted,
+    tone="warn",
+)

@@ -48,4 +48,4 @@ def only_its_admins(source: str) -> str:
     """Why data of an environment stays where it is."""
     return _(
         "This holds data of %(source)s. Only an admin of %(source)s may take it out of there."
-    ) % {"source": source}  # fmt: skip
+    ) % {"source": source}

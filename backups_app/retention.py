@@ -48,11 +48,17 @@ class Rules:
         return (
             all(
                 rule is None
-                for rule in (self.keep_days, self.keep_last, self.daily, self.weekly,
-                             self.monthly, self.yearly)
+                for rule in (
+                    self.keep_days,
+                    self.keep_last,
+                    self.daily,
+                    self.weekly,
+                    self.monthly,
+                    self.yearly,
+                )
             )
             and not self.class_days
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)

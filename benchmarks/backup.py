@@ -61,8 +61,10 @@ def main(megabytes: int) -> None:
             for path in folder.glob("bench.*"):
                 path.unlink()
     base = best["same flags | zstd | sha256sum"]
-    print(f"{megabytes} MB, best of {TIMES}; peak memory of the worker "
-          f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")  # fmt: skip
+    print(
+        f"{megabytes} MB, best of {TIMES}; peak memory of the worker "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB"
+    )
     for name, seconds in best.items():
         print(f"{name:32} {seconds:8.2f} s {seconds / base:8.2f}")
 

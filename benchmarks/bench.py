@@ -43,9 +43,12 @@ def make_environment(megabytes: int) -> Any:
     dsn = f"postgresql://{name}:pw@/{name}?host={superuser.split('host=')[1]}"
     application, _made = Application.objects.get_or_create(slug="bench", defaults={"name": "B"})
     environment = Environment.objects.create(
-        application=application, slug=name, name=name, migrations_folder="/nowhere",
+        application=application,
+        slug=name,
+        name=name,
+        migrations_folder="/nowhere",
         settle_seconds=1,
-    )  # fmt: skip
+    )
     Target.objects.create(environment=environment, dsn_encrypted=seal(dsn))
     environment.dsn = dsn
     with psycopg.connect(dsn, autocommit=True) as connection:
@@ -95,11 +98,16 @@ def prisma(root: Any, environment: Any, *words: str) -> str:
             shutil.copy(HERE / name, root)
         (root / "node_modules").symlink_to(HERE / "node_modules")
     done = subprocess.run(
-        [str(cli()), *words], cwd=root, capture_output=True, text=True,
-        env=os.environ | {
+        [str(cli()), *words],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {
             "DATABASE_URL": environment.dsn.replace("@/", "@localhost/"),
-            "CHECKPOINT_DISABLE": "1", "PRISMA_SCHEMA_ENGINE_BINARY": "/bin/true",
+            "CHECKPOINT_DISABLE": "1",
+            "PRISMA_SCHEMA_ENGINE_BINARY": "/bin/true",
             "PRISMA_QUERY_ENGINE_LIBRARY": "/bin/true",
         },
-    )  # fmt: skip
+    )
     return done.stdout + done.stderr

@@ -129,8 +129,10 @@ def main(count: int) -> None:
     print(f"migrations: {count}, environments: {len(environments)}")
     print(f"queries to each target per refresh   {len(sent)}")
     print(f"CPU of one warm refresh of all       {best * 1000:8.0f} ms")
-    print(f"CPU of prisma migrate status, x{len(environments)}    {theirs * 1000:8.0f} ms "
-          f"({theirs / best:.0f} times)")  # fmt: skip
+    print(
+        f"CPU of prisma migrate status, x{len(environments)}    {theirs * 1000:8.0f} ms "
+        f"({theirs / best:.0f} times)"
+    )
     print(f"the page, from what workers saw      {page_seconds('bench') * 1000:8.0f} ms")
 
 

@@ -41,9 +41,12 @@ def make_environments(count: int) -> None:
             slug=f"a{number // 3}", defaults={"name": f"Application {number // 3}"}
         )
         environment = Environment.objects.create(
-            application=application, slug=f"e{number}", name=f"E{number}", position=number % 3,
+            application=application,
+            slug=f"e{number}",
+            name=f"E{number}",
+            position=number % 3,
             migrations_folder="/nowhere",
-        )  # fmt: skip
+        )
         target = Target.objects.create(environment=environment, dsn_reference="env:NOWHERE")
         target.states.create(data={"migrations": [], "refusals": [], "server": {}})
         for name in CHECKS:
@@ -104,8 +107,10 @@ def main(environments: int, days: int) -> None:
     sample(60, days * 1440 - 1)
     made = time.perf_counter() - began
     month, rows = milliseconds(page), milliseconds(read_day_of_rows)
-    print(f"{environments} environments, {len(CHECKS)} checks each, "
-          f"{HealthResult.objects.count():,} samples (made in {made:.0f} s)")  # fmt: skip
+    print(
+        f"{environments} environments, {len(CHECKS)} checks each, "
+        f"{HealthResult.objects.count():,} samples (made in {made:.0f} s)"
+    )
     print(f"the page over one hour of samples    {hour:8.1f} ms")
     print(f"the page over {days} days of samples     {month:8.1f} ms ({month / hour:.1f} times)")
     print(f"one day of samples, read as rows     {rows:8.1f} ms ({rows / month:.1f} times)")

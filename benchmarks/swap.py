@@ -64,8 +64,10 @@ def clients(dsn: str):
     """Yields a list that holds the longest gap, in seconds, once the block is left."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.swap", "--hammer", dsn],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     time.sleep(2 * WARM_UP_SECONDS)
     longest: list[float] = []
     try:
@@ -95,10 +97,13 @@ def main(megabytes: int) -> None:
     with clients(environment.dsn) as running:
         run = bench.execute(
             request_restore(
-                actor=actor, backup=backup, target=environment.targets.get(),
-                idempotency_key=uuid.uuid4().hex, typed_name=environment.slug,
+                actor=actor,
+                backup=backup,
+                target=environment.targets.get(),
+                idempotency_key=uuid.uuid4().hex,
+                typed_name=environment.slug,
             )
-        )  # fmt: skip
+        )
     by_swap = running[0]
     replaced = ReplacedDatabase.objects.get(run=run)
     with psycopg.connect(environment.dsn) as connection:
@@ -106,10 +111,12 @@ def main(megabytes: int) -> None:
     with clients(environment.dsn) as running:
         bench.execute(
             request_undo(
-                actor=actor, replaced=replaced, idempotency_key=uuid.uuid4().hex,
+                actor=actor,
+                replaced=replaced,
+                idempotency_key=uuid.uuid4().hex,
                 typed_name=environment.slug,
             )
-        )  # fmt: skip
+        )
     by_undo = running[0]
     with psycopg.connect(environment.dsn) as connection:
         undone = read_tables(connection)
@@ -124,17 +131,22 @@ def main(megabytes: int) -> None:
     with clients(environment.dsn) as running:
         began = time.monotonic()
         subprocess.run(
-            ["sh", "-c", f"zstd -dc {archive} | {pg_restore} --clean --if-exists "
-             f"-d '{environment.dsn}'"],
+            [
+                "sh",
+                "-c",
+                f"zstd -dc {archive} | {pg_restore} --clean --if-exists -d '{environment.dsn}'",
+            ],
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         in_place_took = time.monotonic() - began
     in_place = running[0]
     print(f"{megabytes} MB, {CLIENTS} clients; longest gap any of them saw")
     print(f"restore by swap          {by_swap * 1000:10.0f} ms")
     print(f"undo                     {by_undo * 1000:10.0f} ms, hash-equal: {same}")
-    print(f"pg_restore --clean       {in_place * 1000:10.0f} ms ({in_place_took:.1f} s in all), "
-          f"{in_place / by_swap:.0f} times the swap")  # fmt: skip
+    print(
+        f"pg_restore --clean       {in_place * 1000:10.0f} ms ({in_place_took:.1f} s in all), "
+        f"{in_place / by_swap:.0f} times the swap"
+    )
 
 
 if __name__ == "__main__":

@@ -59,8 +59,10 @@ def hammer(dsn: str, rows: int) -> None:
 def clients(dsn: str, rows: int) -> Iterator[list[float]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.waiting", "--hammer", dsn, str(rows)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     time.sleep(2)
     longest: list[float] = []
     try:
@@ -125,9 +127,11 @@ def migrate(environment) -> None:
     observe_target(environment.targets.get())
     plan, _state = current_plan(environment.targets.get())
     run = request_migrate(
-        actor=bench.admin(), target=environment.targets.get(), plan_hash=plan.hash,
+        actor=bench.admin(),
+        target=environment.targets.get(),
+        plan_hash=plan.hash,
         idempotency_key=uuid.uuid4().hex,
-    )  # fmt: skip
+    )
     bench.execute(run)
 
 
@@ -148,13 +152,17 @@ def main(rows: int) -> None:
     bench.start()
     by_console, by_prisma = make_environment(rows), make_environment(rows)
     limit = by_console.blocking_limit_seconds
-    print(f"{rows:,} rows, {CLIENTS} clients, held for {HELD_SECONDS} s; longest transaction of any "
-          f"client (the policy's limit: {limit * 1000:,.0f} ms)")  # fmt: skip
+    print(
+        f"{rows:,} rows, {CLIENTS} clients, held for {HELD_SECONDS} s; longest transaction of any "
+        f"client (the policy's limit: {limit * 1000:,.0f} ms)"
+    )
     for name in FILES:
         ours = measure(by_console, rows, name, migrate)
         theirs = measure(by_prisma, rows, name, deploy)
-        print(f"{name[15:]:16} console {ours * 1000:8,.0f} ms   prisma migrate deploy "
-              f"{theirs * 1000:8,.0f} ms")  # fmt: skip
+        print(
+            f"{name[15:]:16} console {ours * 1000:8,.0f} ms   prisma migrate deploy "
+            f"{theirs * 1000:8,.0f} ms"
+        )
         assert ours < limit, "a client waited longer than the policy's limit"
 
 

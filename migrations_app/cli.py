@@ -109,9 +109,10 @@ def _fresh_state(target: Target) -> Any:
 def _migrate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--confirm", default="", help="the name of a protected environment")
     parser.add_argument(
-        "--checked", action="store_true",
+        "--checked",
+        action="store_true",
         help="the pre-deployment checklist of a protected environment is done",
-    )  # fmt: skip
+    )
 
 
 def _mark_arguments(parser: argparse.ArgumentParser) -> None:

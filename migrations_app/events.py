@@ -42,26 +42,38 @@ FINDING_WAIVED = event(
     "finding.waived", _("%(actor)s waived the finding %(object)s."), data=FindingWaived, tone="warn"
 )
 WAIVER_WITHDRAWN = event(
-    "finding.waiver_withdrawn", _("%(actor)s withdrew the waiver of %(object)s."),
+    "finding.waiver_withdrawn",
+    _("%(actor)s withdrew the waiver of %(object)s."),
     data=WaiverWithdrawn,
-)  # fmt: skip
+)
 LEVELS_SET = event(
-    "lint.levels_set", _("%(actor)s set what the lint rules do for %(object)s."),
-    data=Changed, seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "lint.levels_set",
+    _("%(actor)s set what the lint rules do for %(object)s."),
+    data=Changed,
+    seen_by=Audience.CONSOLE,
+)
 DRIFT_ACKNOWLEDGED = event(
-    "drift.acknowledged", _("%(actor)s accepted the drift of %(object)s."),
-    data=DriftAcknowledged, tone="warn",
-)  # fmt: skip
+    "drift.acknowledged",
+    _("%(actor)s accepted the drift of %(object)s."),
+    data=DriftAcknowledged,
+    tone="warn",
+)
 REPOSITORY_ADDED = event(
-    "repository.added", _("%(actor)s connected a git repository to %(object)s."),
-    data=RepositoryChanged, seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "repository.added",
+    _("%(actor)s connected a git repository to %(object)s."),
+    data=RepositoryChanged,
+    seen_by=Audience.CONSOLE,
+)
 REPOSITORY_CHANGED = event(
-    "repository.changed", _("%(actor)s changed the git repository of %(object)s."),
-    data=RepositoryChanged, seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "repository.changed",
+    _("%(actor)s changed the git repository of %(object)s."),
+    data=RepositoryChanged,
+    seen_by=Audience.CONSOLE,
+)
 REPOSITORY_REMOVED = event(
-    "repository.removed", _("%(actor)s disconnected the git repository of %(object)s."),
-    data=RepositoryRemoved, tone="warn", seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "repository.removed",
+    _("%(actor)s disconnected the git repository of %(object)s."),
+    data=RepositoryRemoved,
+    tone="warn",
+    seen_by=Audience.CONSOLE,
+)

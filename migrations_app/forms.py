@@ -143,11 +143,13 @@ class RepositoryForm(forms.ModelForm):
         model = Repository
         fields = ["url", "ref", "folder"]
         help_texts = {
-            "url": _("https://host/team/shop.git, git@host:team/shop.git, or file:// under an "
-                     "allowed folder of the workers."),
+            "url": _(
+                "https://host/team/shop.git, git@host:team/shop.git, or file:// under an "
+                "allowed folder of the workers."
+            ),
             "ref": _("What the environments follow, unless one follows another below."),
             "folder": _("Where the migrations are, from the repository's root."),
-        }  # fmt: skip
+        }
 
     def __init__(self, *args: Any, application: Application, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

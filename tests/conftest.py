@@ -29,8 +29,15 @@ hypothesis.load_profile("any machine")
 
 
 # Tests of these folders and files start programs; those of these fixtures have databases of their own.
-STARTS_PROGRAMS = ("chaos", "e2e", "upgrade", "processes", "backups_app/test_stores.py",
-                   "migrations_app/test_git.py", "migrations_app/test_sources.py")  # fmt: skip
+STARTS_PROGRAMS = (
+    "chaos",
+    "e2e",
+    "upgrade",
+    "processes",
+    "backups_app/test_stores.py",
+    "migrations_app/test_git.py",
+    "migrations_app/test_sources.py",
+)
 TAKES_LONG = {"database", "transactional_db", "bucket", "server"}
 
 
@@ -222,16 +229,23 @@ def make_environment(db, database, folder) -> Callable:
     def make(slug: str = "staging", *, position: int = 1, **fields) -> Environment:
         application, _ = Application.objects.get_or_create(slug="shop", defaults={"name": "Shop"})
         environment = Environment.objects.create(
-            application=application, slug=slug, name=slug.capitalize(), position=position,
-            migrations_folder=str(folder.path), settle_seconds=1, **fields,
-        )  # fmt: skip
+            application=application,
+            slug=slug,
+            name=slug.capitalize(),
+            position=position,
+            migrations_folder=str(folder.path),
+            settle_seconds=1,
+            **fields,
+        )
         dsn = database()
         Target.objects.create(environment=environment, dsn_encrypted=seal(dsn))
         environment.dsn = dsn
         HealthCheck.objects.create(
-            environment=environment, name="amounts", kind="sql",
+            environment=environment,
+            name="amounts",
+            kind="sql",
             address="SELECT count(amount) FROM targets",
-        )  # fmt: skip
+        )
         _apply_first(environment, folder)
         return environment
 

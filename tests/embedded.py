@@ -42,9 +42,12 @@ def start() -> None:
     from opsconsole.project import launch
 
     postgres.SETTINGS |= {
-        "wal_level": "logical", "max_prepared_transactions": "5", "fsync": "off",
-        "synchronous_commit": "off", "full_page_writes": "off",
-    }  # fmt: skip
+        "wal_level": "logical",
+        "max_prepared_transactions": "5",
+        "fsync": "off",
+        "synchronous_commit": "off",
+        "full_page_writes": "off",
+    }
     home = Home(folder / "home")
     home.prepare()
     for name in ("logs", "static"):

@@ -28,10 +28,17 @@ def measure(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "coverage.json"
         subprocess.run(
-            [sys.executable, "-m", "pytest", "--cov", f"--cov-report=json:{report}",
-             *ARGUMENTS, *arguments],
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "--cov",
+                f"--cov-report=json:{report}",
+                *ARGUMENTS,
+                *arguments,
+            ],
             check=True,
-        )  # fmt: skip
+        )
         reached = json.loads(report.read_text())["totals"]["percent_covered"]
     return int(reached - CHANCE)
 

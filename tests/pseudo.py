@@ -84,8 +84,15 @@ def spoken() -> Iterator[None]:
 # -- what a page shows
 
 # Said aloud or shown besides the text between tags.
-ATTRIBUTES = {"alt", "aria-label", "data-announce", "data-label", "data-title", "placeholder",
-              "title"}  # fmt: skip
+ATTRIBUTES = {
+    "alt",
+    "aria-label",
+    "data-announce",
+    "data-label",
+    "data-title",
+    "placeholder",
+    "title",
+}
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 # They hold code, or nothing that is read. What is said in English, as a row keeps it, has `lang`.
 OF_NO_LANGUAGE = {"code", "kbd", "pre", "script", "style"}
@@ -183,8 +190,28 @@ def _in_a_row(text: str) -> str:
 
 
 # Proper names and units: the same in every language.
-NAMES = ("Ops Console", "PostgreSQL", "SHA-256", "SQL", "CSV", "UTC", "pg_dump", "pg_restore",
-         "Prisma", "dbmate", "ms", "s", "min", "h", "d", "B", "kB", "MB", "GB", "TB")  # fmt: skip
+NAMES = (
+    "Ops Console",
+    "PostgreSQL",
+    "SHA-256",
+    "SQL",
+    "CSV",
+    "UTC",
+    "pg_dump",
+    "pg_restore",
+    "Prisma",
+    "dbmate",
+    "ms",
+    "s",
+    "min",
+    "h",
+    "d",
+    "B",
+    "kB",
+    "MB",
+    "GB",
+    "TB",
+)
 WORD = re.compile(r"\w*[^\W\d_]\w*")
 
 

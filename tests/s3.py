@@ -95,8 +95,12 @@ def _handler(s3: ScriptedS3) -> type[http.server.BaseHTTPRequestHandler]:
                 body = bytearray(s3.objects[key])
                 if fault == "flip":
                     body[len(body) // 2] ^= 1
-                self.send(200, bytes(body), ETag='"whole"', **{
-                    "Last-Modified": "Sun, 22 Nov 2026 10:00:00 GMT"})  # fmt: skip
+                self.send(
+                    200,
+                    bytes(body),
+                    ETag='"whole"',
+                    **{"Last-Modified": "Sun, 22 Nov 2026 10:00:00 GMT"},
+                )
 
         on_head = on_get
 

@@ -47,10 +47,24 @@ class Server:
 
     def _launch(self) -> None:
         self.process = subprocess.Popen(
-            [Path(postgres15()) / "postgres", "-D", self.folder / "data", "-p", str(self.port),
-             "-k", self.folder, "-h", "127.0.0.1", "-c", "fsync=off"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **self.account,
-        )  # fmt: skip
+            [
+                Path(postgres15()) / "postgres",
+                "-D",
+                self.folder / "data",
+                "-p",
+                str(self.port),
+                "-k",
+                self.folder,
+                "-h",
+                "127.0.0.1",
+                "-c",
+                "fsync=off",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            **self.account,
+        )
 
     def kill(self) -> None:
         assert self.process is not None
@@ -73,8 +87,11 @@ def postgres_15() -> Iterator[Server]:
         os.chown(folder, entry.pw_uid, entry.pw_gid)
     subprocess.run(
         [Path(postgres15()) / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust"],
-        check=True, capture_output=True, cwd="/", **account,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+        cwd="/",
+        **account,
+    )
     server = Server(folder, free_port(), account)
     try:
         server.start()

@@ -37,9 +37,11 @@ UPWARD_STRINGS = {
 }
 # `module.function` that imports within itself: only start-up and what need not be installed.
 LAZY_IMPORTS = {
-    "backups_app.apps.ready", "migrations_app.apps.ready", "opsconsole.apps.ready",
+    "backups_app.apps.ready",
+    "migrations_app.apps.ready",
+    "opsconsole.apps.ready",
     "opsconsole.project.apps.ready",
-}  # fmt: skip
+}
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:

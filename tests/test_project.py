@@ -43,9 +43,11 @@ def test_compose_runs_every_process_and_a_staging_target_on_14():
 
 def test_dockerfile_passes_hadolint_and_holds_clients_14_to_18():
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "hadolint"), "Dockerfile"], cwd=ROOT, capture_output=True,
+        [str(Path(sys.executable).parent / "hadolint"), "Dockerfile"],
+        cwd=ROOT,
+        capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stdout) == (0, "")
     found = re.findall(r"postgresql-client-(\d+)", (ROOT / "Dockerfile").read_text())
     assert found == ["14", "15", "16", "17", "18"]
@@ -99,14 +101,17 @@ def _requirements_of(name: str, extras: set[str]) -> list[Requirement]:
 def test_deployment_check_is_clean_with_the_two_urls_set(tmp_path):
     done = subprocess.run(
         [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
-        cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {
             "DATABASE_URL": "postgresql://console:x@db.example.com/console",
             "REDIS_URL": "redis://redis.example.com:6379/0",
             "SECRET_KEY": "k" * 30 + "0123456789abcdefghijABCDEFGHIJ-_",
             "OPSCONSOLE_HOME": str(tmp_path),
         },
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert "no issues" in done.stdout
 
@@ -130,8 +135,10 @@ def test_no_module_of_the_platform_may_import_a_feature(tmp_path, feature):
         lowest.write(f"import {feature}\n")
     done = subprocess.run(
         [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1
     assert "The platform knows no feature BROKEN" in done.stdout
 

@@ -64,9 +64,11 @@ def test_cut_while_a_lost_run_is_recorded_ends_neither_the_scheduler_nor_the_sea
     environment, operator
 ):
     run = runs.request_run(
-        actor=operator, parameters=BackupParameters(), target=environment.targets.get(),
+        actor=operator,
+        parameters=BackupParameters(),
+        target=environment.targets.get(),
         idempotency_key="k",
-    )  # fmt: skip
+    )
     runs.claim_run(run.pk, "w")
     Run.objects.filter(pk=run.pk).update(lease_expires_at=in_seconds(-3600))
     scheduler, found = Command(), AuditEvent.objects.filter(run=run, action="run.lost")

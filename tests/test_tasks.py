@@ -40,9 +40,13 @@ def test_worker_knows_every_task_that_is_sent():
 def test_broker_that_is_away_is_tried_once(tmp_path):
     away = {"REDIS_URL": f"redis+socket://{tmp_path}/nobody", "DJANGO_SETTINGS_MODULE": SETTINGS}
     done = subprocess.run(
-        [sys.executable, "-c", SEND], cwd=ROOT, capture_output=True, text=True, check=True,
+        [sys.executable, "-c", SEND],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
         env=os.environ | away,
-    )  # fmt: skip
+    )
     was_sent, seconds = done.stdout.split()
     assert was_sent == "False"
     # A second try comes after a pause of 2 s.

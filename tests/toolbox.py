@@ -11,8 +11,14 @@ from pathlib import Path
 @cache
 def chromium() -> str:
     """Path of the system's Chromium, or ""."""
-    return next((found for name in ("chromium", "chromium-browser", "google-chrome")
-                 if (found := shutil.which(name))), "")  # fmt: skip
+    return next(
+        (
+            found
+            for name in ("chromium", "chromium-browser", "google-chrome")
+            if (found := shutil.which(name))
+        ),
+        "",
+    )
 
 
 def node_modules() -> Path:

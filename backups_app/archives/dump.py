@@ -37,8 +37,13 @@ def dump_stream(
     tools: ClientTools, dsn: Dsn, *, snapshot: str, session: ToolSession
 ) -> Iterator[bytes]:
     """Yield `pg_dump -Fc` of the snapshot. Raises AdapterError with the tool's reason."""
-    argv = [tools.pg_dump, "--format=custom", *COMMON, f"--snapshot={snapshot}",
-            *dsn.tool_arguments()]  # fmt: skip
+    argv = [
+        tools.pg_dump,
+        "--format=custom",
+        *COMMON,
+        f"--snapshot={snapshot}",
+        *dsn.tool_arguments(),
+    ]
     with running_tool(argv, dsn, session) as tool:
         yield from tool.chunks()
         tool.finish()
@@ -59,8 +64,15 @@ def dump_folder(
     `folder` must not exist yet; `on_progress(bytes in it)` while pg_dump writes. Raises
     AdapterError with the tool's reason.
     """
-    argv = [tools.pg_dump, "--format=directory", f"--jobs={jobs}", f"--file={folder}", *COMMON,
-            f"--snapshot={snapshot}", *dsn.tool_arguments()]  # fmt: skip
+    argv = [
+        tools.pg_dump,
+        "--format=directory",
+        f"--jobs={jobs}",
+        f"--file={folder}",
+        *COMMON,
+        f"--snapshot={snapshot}",
+        *dsn.tool_arguments(),
+    ]
     with running_tool(argv, dsn, session) as tool:
         while tool.supervised.poll() is None:
             on_progress(_bytes_in(folder))

@@ -45,9 +45,11 @@ class Restoration:
 
     def arguments(self) -> list[str]:
         return [
-            "--exit-on-error", "--no-publications", "--no-subscriptions",
+            "--exit-on-error",
+            "--no-publications",
+            "--no-subscriptions",
             *([] if self.keeps_owners else ["--no-owner", "--no-privileges"]),
-        ]  # fmt: skip
+        ]
 
     def leaves_out(self, line: str) -> bool:
         """Whether a line of the archive's list is of something that is not made."""
@@ -106,15 +108,23 @@ def restore_archive(
     with _private_folder(how) as folder:
         if not how.needs_folder:
             chosen = _chosen(
-                tools, how, folder,
+                tools,
+                how,
+                folder,
                 lambda argv: _feed(argv, dsn, session, read_into, needs_all=False),
-            )  # fmt: skip
+            )
             _restore_stream(tools, dsn, how, read_into, session, on_progress, chosen)
             return
         archive = _unpacked(how, folder, lambda w: read_into(_Counting(w, on_progress)))
         chosen = _chosen(tools, how, folder, lambda argv: _run([*argv, str(archive)], dsn, session))
-        argv = [tools.pg_restore, *how.arguments(), *chosen, f"--jobs={how.jobs}",
-                *dsn.tool_arguments(how.database), str(archive)]  # fmt: skip
+        argv = [
+            tools.pg_restore,
+            *how.arguments(),
+            *chosen,
+            f"--jobs={how.jobs}",
+            *dsn.tool_arguments(how.database),
+            str(archive),
+        ]
         _run(argv, dsn, session)
 
 

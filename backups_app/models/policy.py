@@ -81,9 +81,12 @@ class BackupPolicy(models.Model):
         Storage, on_delete=models.PROTECT, related_name="+", verbose_name=_("storage")
     )
     copies = models.ManyToManyField(
-        Storage, blank=True, related_name="+", verbose_name=_("copies to"),
+        Storage,
+        blank=True,
+        related_name="+",
+        verbose_name=_("copies to"),
         help_text=_("Each proven backup is copied there too, and each copy is checked."),
-    )  # fmt: skip
+    )
 
     backup_cron = models.CharField(_("back up at"), max_length=100, blank=True)
     verify_cron = models.CharField(_("prove again at"), max_length=100, blank=True)
@@ -96,10 +99,8 @@ class BackupPolicy(models.Model):
     assertions = models.TextField(
         _("assertions"),
         blank=True,
-        help_text=_(
-            "SQL, one query per line, run in the restored copy; each must return true."
-        ),
-    )  # fmt: skip
+        help_text=_("SQL, one query per line, run in the restored copy; each must return true."),
+    )
     masking_sql = models.TextField(
         _("masking script"),
         blank=True,
@@ -124,9 +125,10 @@ class BackupPolicy(models.Model):
         _("delete the oldest beyond (bytes)"), null=True, blank=True
     )
     grace_days = models.PositiveIntegerField(
-        _("grace before deletion (days)"), default=7,
+        _("grace before deletion (days)"),
+        default=7,
         help_text=_("Until then you can still keep it by placing a hold."),
-    )  # fmt: skip
+    )
     changed_at = models.DateTimeField(auto_now=True)
 
     objects = BackupPolicyQuerySet.as_manager()

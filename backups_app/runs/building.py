@@ -139,10 +139,13 @@ def build_database(
     if how.needs_folder:
         copies.require_space(scratch_folder(), backup.raw_bytes, "the temporary folder")
     restore_archive(
-        tools, place, how, copies.reader(context, backup),
+        tools,
+        place,
+        how,
+        copies.reader(context, backup),
         session=tool_session(context, "restore"),
         on_progress=Estimate(context, backup.raw_bytes).update,
-    )  # fmt: skip
+    )
 
 
 def mask_if_needed(context: RunContext, backup: Backup, database: str) -> None:

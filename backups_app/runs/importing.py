@@ -48,9 +48,11 @@ def import_archive(context: RunContext[ImportParameters, WithBackup]) -> Backup:
     with tempfile.TemporaryDirectory(prefix="import-", dir=scratch) as name:
         stored = HashingReader(copies.store_of(storage).read(key))
         archive = unpack_foreign(
-            stored, Path(name),
-            identities=secrets.backup_identities(), on_progress=lambda _count: context.check(),
-        )  # fmt: skip
+            stored,
+            Path(name),
+            identities=secrets.backup_identities(),
+            on_progress=lambda _count: context.check(),
+        )
         consent.require_bytes(context.run.requested_by, context.environment, stored.sha256)
         listing = _listing(context, archive)
         policy = BackupPolicy.objects.of(context.environment)
@@ -71,9 +73,11 @@ def _listing(context: RunContext, archive: ForeignArchive) -> Listing:
     with context.connect("import", database=server.MAINTENANCE_DATABASE, on=place) as connection:
         major = connection.info.server_version // 10000
     listing = read_listing(
-        building.tools_for(place, major), archive, dsn=place,
+        building.tools_for(place, major),
+        archive,
+        dsn=place,
         session=building.tool_session(context, "import"),
-    )  # fmt: skip
+    )
     if not listing.client_version:
         raise StepFailed(say("the archive does not say which pg_dump made it"))
     context.log(

@@ -102,9 +102,12 @@ def _prove_decoded(context: RunContext, backup: Backup) -> None:
     tools = building.tools_for(context.dsn, int(str(backup.manifest["client"]).split(".")[0]))
     how = Restoration("", backup.form.format, 1, True, building.scratch_folder())
     decode_archive(
-        tools, how, copies.reader(context, backup), dsn=context.dsn,
+        tools,
+        how,
+        copies.reader(context, backup),
+        dsn=context.dsn,
         session=building.tool_session(context, "decode"),
-    )  # fmt: skip
+    )
     context.log("backup: the whole archive was decoded", "ok")
 
 

@@ -156,10 +156,13 @@ def _record_deletion(context: RunContext, backup: Backup, copy: BackupCopy) -> N
         if not row.update(state=CopyState.DELETED):
             return
         audit.record(
-            events.COPY_DELETED, actor=None, run=context.run, about=backup,
+            events.COPY_DELETED,
+            actor=None,
+            run=context.run,
+            about=backup,
             reason=backup.expiry_reason,
             data=events.CopyDeleted(key=backup.key, storage=copy.storage.address),
-        )  # fmt: skip
+        )
 
 
 def _mark_deleted(context: RunContext, backup: Backup) -> bool:
@@ -170,8 +173,11 @@ def _mark_deleted(context: RunContext, backup: Backup) -> bool:
         if not Backup.objects.filter(pk=backup.pk, deleted_at=None).update(deleted_at=Now()):
             return True
         audit.record(
-            events.BACKUP_DELETED, actor=None, run=context.run, about=backup,
+            events.BACKUP_DELETED,
+            actor=None,
+            run=context.run,
+            about=backup,
             reason=backup.expiry_reason,
             data=events.BackupDeleted(key=backup.key, size_bytes=backup.size_bytes),
-        )  # fmt: skip
+        )
     return True

@@ -36,9 +36,11 @@ def check_restore(check: RestoreCheck) -> None:
             dsn, application_name="opsconsole:check", timeout_seconds=20
         ) as session:
             findings = find(
-                session, check.backup, is_local=dsn.is_local,
+                session,
+                check.backup,
+                is_local=dsn.is_local,
                 keeps_owners=check.backup.keeps_owners_in(target.pk),
-            )  # fmt: skip
+            )
             is_same = check.backup.target_id == target.pk
             check.data = {
                 "findings": [asdict(finding) for finding in findings],
@@ -145,12 +147,14 @@ def _owners(connection: psycopg.Connection, backup: Backup, *, keeps_owners: boo
 
 def _event_triggers(facts: ServerFacts, backup: Backup) -> list[Finding]:
     if lost := backup.event_triggers_lost(facts):
-        return [Finding(
-            "event triggers",
-            f"{', '.join(each.name for each in lost)}, with their functions, will be missing "
-            f"afterwards: only a superuser makes them, and {facts.user} is none. Have one make "
-            "them again",
-        )]  # fmt: skip
+        return [
+            Finding(
+                "event triggers",
+                f"{', '.join(each.name for each in lost)}, with their functions, will be missing "
+                f"afterwards: only a superuser makes them, and {facts.user} is none. Have one make "
+                "them again",
+            )
+        ]
     return []
 
 

@@ -50,7 +50,11 @@ def _settings_to_carry(connection: psycopg.Connection, live: str, name: str) -> 
         [live],
     ):
         parameter, _equals, value = setting.partition("=")
-        head = sql.SQL("ALTER ROLE {} IN DATABASE {}").format(sql.Identifier(role), target) if role else sql.SQL("ALTER DATABASE {}").format(target)  # fmt: skip  # noqa: E501
+        head = (
+            sql.SQL("ALTER ROLE {} IN DATABASE {}").format(sql.Identifier(role), target)
+            if role
+            else sql.SQL("ALTER DATABASE {}").format(target)
+        )
         statements.append(
             head + sql.SQL(" SET {} = {}").format(sql.Identifier(parameter), sql.Literal(value))
         )

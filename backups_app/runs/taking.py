@@ -85,9 +85,12 @@ def take_backup(context: RunContext[Parameters, WithBackup], reason: BackupReaso
     policy = BackupPolicy.objects.of(context.environment)
     form = form_of(policy)
     return keep_archive(
-        context, reason, policy.storage, form,
+        context,
+        reason,
+        policy.storage,
+        form,
         lambda store, key: _dump(context, policy, form, store, key),
-    )  # fmt: skip
+    )
 
 
 def keep_archive(
@@ -271,11 +274,16 @@ def _raw_of(
         # Writing the folder is the long half; packing it is told as the end of it.
         yield (
             dump_folder(
-                tools, context.dsn, Path(name) / "dump", jobs=policy.jobs, snapshot=snapshot,
-                session=session, on_progress=estimate.update,
+                tools,
+                context.dsn,
+                Path(name) / "dump",
+                jobs=policy.jobs,
+                snapshot=snapshot,
+                session=session,
+                on_progress=estimate.update,
             ),
             lambda _count: None,
-        )  # fmt: skip
+        )
 
 
 def _store_globals(

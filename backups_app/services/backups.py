@@ -81,14 +81,21 @@ def hold_backup(*, actor: User, backup: Backup, reason: str, until: datetime | N
         if not row.copies.exclude(state__in=CopyState.going()).exists():
             raise Refused(_("This backup is being deleted."))
         Backup.objects.filter(pk=backup.pk).update(
-            held_at=Now(), held_by=actor, held_until=until, hold_reason=reason,
-            expires_at=None, expiry_reason="",
-        )  # fmt: skip
+            held_at=Now(),
+            held_by=actor,
+            held_until=until,
+            hold_reason=reason,
+            expires_at=None,
+            expiry_reason="",
+        )
         audit.record(
-            events.BACKUP_HELD, actor=actor, environment=backup.environment, about=backup,
+            events.BACKUP_HELD,
+            actor=actor,
+            environment=backup.environment,
+            about=backup,
             reason=reason,
             data=events.BackupHeld(until=until.isoformat() if until else "released"),
-        )  # fmt: skip
+        )
 
 
 def open_for_download(*, actor: User, backup: Backup) -> Path:
@@ -104,9 +111,13 @@ def open_for_download(*, actor: User, backup: Backup) -> Path:
         path = LocalStore(copy.storage.address.removeprefix("file://")).path(backup.key)
         if path.is_file():
             with transaction.atomic():
-                audit.record(events.BACKUP_DOWNLOADED, actor=actor, about=backup,
-                             environment=backup.environment,
-                             data=events.BackupFile(key=backup.key))  # fmt: skip
+                audit.record(
+                    events.BACKUP_DOWNLOADED,
+                    actor=actor,
+                    about=backup,
+                    environment=backup.environment,
+                    data=events.BackupFile(key=backup.key),
+                )
             return path
     where = ", ".join(f"{copy.storage.address} {backup.key}" for copy in stored)
     raise Refused(
@@ -119,10 +130,13 @@ def release_backup(*, actor: User, backup: Backup) -> None:
     """End a hold; the policy decides again. Raises Refused when there is none."""
     authorize(actor, "backup.hold", backup.environment)
     with transaction.atomic():
-        changed = Backup.objects.filter(pk=backup.pk).exclude(held_at=None).update(
-            held_at=None, held_by=None, held_until=None, hold_reason=""
-        )  # fmt: skip
+        changed = (
+            Backup.objects.filter(pk=backup.pk)
+            .exclude(held_at=None)
+            .update(held_at=None, held_by=None, held_until=None, hold_reason="")
+        )
         if not changed:
             raise Refused(_("This backup is not on hold."))
-        audit.record(events.BACKUP_RELEASED, actor=actor, environment=backup.environment,
-                     about=backup)  # fmt: skip
+        audit.record(
+            events.BACKUP_RELEASED, actor=actor, environment=backup.environment, about=backup
+        )

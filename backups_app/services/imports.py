@@ -47,9 +47,18 @@ def import_upload(
     run = None
     try:
         _keep(store, key, chunks)
-        run = _request(actor, target, idempotency_key, reason, {
-            "storage": Storage.objects.builtin().pk, "key": key, "name": name, "is_upload": True,
-        })  # fmt: skip
+        run = _request(
+            actor,
+            target,
+            idempotency_key,
+            reason,
+            {
+                "storage": Storage.objects.builtin().pk,
+                "key": key,
+                "name": name,
+                "is_upload": True,
+            },
+        )
     finally:
         if run is None or run.parameters.get("key") != key:
             with suppress(AdapterError):
@@ -123,5 +132,8 @@ def _keep(store: LocalStore, key: str, chunks: Iterable[bytes]) -> None:
                     )
                 file.write(chunk)
     except AdapterError as error:
-        raise Refused(_("The archive cannot be kept: %(why)s") % {"why": error},
-                      kind=Kind.NO_ROOM, field="file") from error  # fmt: skip
+        raise Refused(
+            _("The archive cannot be kept: %(why)s") % {"why": error},
+            kind=Kind.NO_ROOM,
+            field="file",
+        ) from error

@@ -56,9 +56,12 @@ def save_policy(
         policy.save()
         policy.copies.set(copies)
         audit.record(
-            events.POLICY_CHANGED, actor=actor, environment=policy.environment, about=policy,
+            events.POLICY_CHANGED,
+            actor=actor,
+            environment=policy.environment,
+            about=policy,
             data=Changed(before=before, after=policy_values(policy)),
-        )  # fmt: skip
+        )
     return policy
 
 
@@ -69,13 +72,14 @@ def facts_of(target: Target) -> list[Fact]:
     """What retention needs to know of every backup that is not deleted."""
     busy = set(
         Run.objects.filter(
-            environment__application=target.environment.application_id, status__in=RunStatus.holding()
+            environment__application=target.environment.application_id,
+            status__in=RunStatus.holding(),
         ).values_list("parameters__backup", flat=True)
     ) | set(
-        Run.objects.filter(
-            target=target, status__in=RunStatus.holding()
-        ).values_list("result__backup", flat=True)
-    )  # fmt: skip
+        Run.objects.filter(target=target, status__in=RunStatus.holding()).values_list(
+            "result__backup", flat=True
+        )
+    )
     return [
         Fact(
             id=backup.pk,

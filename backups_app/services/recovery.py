@@ -41,8 +41,13 @@ def recovery_kit(*, actor: User, environment: Environment, with_key: bool) -> st
         raise Refused(f"no backup of {environment} is proven: take one first")
     encrypted = any(backup.form.recipients for backup in backups)
     with transaction.atomic():
-        audit.record(events.KIT_PRINTED, actor=actor, environment=environment, about=environment,
-                     data=events.KitPrinted(with_key=with_key and encrypted))  # fmt: skip
+        audit.record(
+            events.KIT_PRINTED,
+            actor=actor,
+            environment=environment,
+            about=environment,
+            data=events.KitPrinted(with_key=with_key and encrypted),
+        )
     parts = [
         f"Recovery kit of {environment}, {timezone.now():%Y-%m-%d %H:%M} UTC",
         "How to use it: docs/recovery.md of the Ops Console.",
@@ -77,5 +82,6 @@ def _keys(with_key: bool) -> str:
             "The secret key of the console is not printed: keys.json of its data folder, or\n"
             "OPSCONSOLE_BACKUP_IDENTITIES, holds it. Print it with --with-key."
         )
-    return "\n".join(["Secret keys of the console. Keep them locked away:",
-                      *secrets.backup_identities()])  # fmt: skip
+    return "\n".join(
+        ["Secret keys of the console. Keep them locked away:", *secrets.backup_identities()]
+    )

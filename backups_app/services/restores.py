@@ -203,8 +203,9 @@ def _lock(replaced: ReplacedDatabase) -> ReplacedDatabase:
     return ReplacedDatabase.objects.select_for_update(of=("self",)).get(pk=replaced.pk)
 
 
-def choose_way_back(*, actor: User, run: Run, reason: str, idempotency_key: str,
-                    typed_name: str = "") -> Run:  # fmt: skip
+def choose_way_back(
+    *, actor: User, run: Run, reason: str, idempotency_key: str, typed_name: str = ""
+) -> Run:
     """Take the restore that a run needing attention offers; returns the restore run."""
     authorize(actor, "run.decide", run.environment)
     way = next((w for w in run.result.get("ways", []) if w["action"] == "restore"), None)
@@ -238,14 +239,22 @@ def request_drop(*, actor: User, replaced: ReplacedDatabase, typed_name: str) ->
         replaced = _lock(replaced)
         _require_droppable(replaced)
         item = work.add(
-            DROP, f"{DROP}:{replaced.pk}", {"replaced": replaced.pk},
-            about=replaced.replaced_name, environment=environment,
-        )  # fmt: skip
+            DROP,
+            f"{DROP}:{replaced.pk}",
+            {"replaced": replaced.pk},
+            about=replaced.replaced_name,
+            environment=environment,
+        )
         ReplacedDatabase.objects.filter(pk=replaced.pk).update(
             drop_requested_at=Now(), dropped_by=actor, drop_work=item
         )
-        audit.record(events.DROP_REQUESTED, actor=actor, environment=environment, about=replaced,
-                     data=events.DropRequested(size_bytes=replaced.size_bytes))  # fmt: skip
+        audit.record(
+            events.DROP_REQUESTED,
+            actor=actor,
+            environment=environment,
+            about=replaced,
+            data=events.DropRequested(size_bytes=replaced.size_bytes),
+        )
 
 
 def _require_droppable(replaced: ReplacedDatabase) -> None:
@@ -273,8 +282,11 @@ def record_drop(replaced: ReplacedDatabase) -> None:
     rows = ReplacedDatabase.objects.filter(pk=replaced.pk, dropped_at=None)
     if rows.update(dropped_at=Now()):
         audit.record(
-            events.REPLACED_DROPPED, actor=None, environment=replaced.target.environment,
+            events.REPLACED_DROPPED,
+            actor=None,
+            environment=replaced.target.environment,
             about=replaced,
-            data=events.ReplacedDropped(size_bytes=replaced.size_bytes,
-                                        requested_by=str(replaced.dropped_by or "")),
-        )  # fmt: skip
+            data=events.ReplacedDropped(
+                size_bytes=replaced.size_bytes, requested_by=str(replaced.dropped_by or "")
+            ),
+        )

@@ -42,10 +42,13 @@ def save_storage(
         storage.tested_at, storage.test_error = None, ""
         storage.save()
         audit.record(
-            event, actor=actor, about=storage,
-            data=events.StorageChanged(before=before, after=fields_of(storage, FIELDS),
-                                       secret_changed=bool(secret)),
-        )  # fmt: skip
+            event,
+            actor=actor,
+            about=storage,
+            data=events.StorageChanged(
+                before=before, after=fields_of(storage, FIELDS), secret_changed=bool(secret)
+            ),
+        )
         _add_test(actor, storage)
     return storage
 
@@ -60,8 +63,12 @@ def request_test(*, actor: User, storage: Storage) -> None:
 
 def _add_test(actor: User, storage: Storage) -> None:
     event = audit.record(events.STORAGE_TESTED, actor=actor, about=storage)
-    work.add(TEST, f"{TEST}:{event.pk}", {"storage": storage.pk, "object": new_test_object()},
-             about=storage.name)  # fmt: skip
+    work.add(
+        TEST,
+        f"{TEST}:{event.pk}",
+        {"storage": storage.pk, "object": new_test_object()},
+        about=storage.name,
+    )
 
 
 def retire_storage(*, actor: User, storage: Storage) -> None:

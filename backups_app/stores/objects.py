@@ -107,8 +107,10 @@ def _open(address: Address, credentials: Credentials) -> Any:
     if address.endpoint.startswith("http://"):
         client["allow_http"] = True
     common: dict[str, Any] = {
-        "prefix": address.path or None, "client_options": client, "retry_config": RETRIES,
-    }  # fmt: skip
+        "prefix": address.path or None,
+        "client_options": client,
+        "retry_config": RETRIES,
+    }
     if address.endpoint:
         common["endpoint"] = address.endpoint
     with _translated("cannot open the storage"):

@@ -29,9 +29,11 @@ def backup_list(request: ConsoleRequest) -> HttpResponse:
         rows = Backup.objects.listed().defer("manifest").filter(environment__in=environments)
         if chosen := form.cleaned_data["environment"]:
             rows = rows.filter(environment=chosen)
-    replaced = ReplacedDatabase.objects.kept().filter(
-        target__environment__in=environments
-    ).select_related("run", "target__environment__application", "drop_work")  # fmt: skip
+    replaced = (
+        ReplacedDatabase.objects.kept()
+        .filter(target__environment__in=environments)
+        .select_related("run", "target__environment__application", "drop_work")
+    )
     context = {"page": page_of(request, rows), "form": form, "replaced": replaced}
     status = 200 if form.is_valid() else 422
     return render(request, "backups_app/backup_list.html", context, status=status)

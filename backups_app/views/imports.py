@@ -24,9 +24,11 @@ def import_backup(request: ConsoleRequest, application: str, environment: str) -
     if request.method == "POST" and form.is_valid():
         given, uploaded = form.cleaned_data, form.cleaned_data["file"]
         more = {
-            "actor": request.user, "target": where, "idempotency_key": given["key"],
+            "actor": request.user,
+            "target": where,
+            "idempotency_key": given["key"],
             "reason": given["reason"],
-        }  # fmt: skip
+        }
         try:
             if uploaded:
                 run = services.import_upload(name=uploaded.name, chunks=uploaded.chunks(), **more)

@@ -40,8 +40,13 @@ def edit_policy(request: ConsoleRequest, application: str, environment: str) -> 
         preview = policies.preview_policy(form.instance, target)
     elif request.method == "POST":
         status = 422
-    context = {"form": form, "environment": where, "preview": preview,
-               "words": form.instance.in_words if preview else "", "key": new_key()}  # fmt: skip
+    context = {
+        "form": form,
+        "environment": where,
+        "preview": preview,
+        "words": form.instance.in_words if preview else "",
+        "key": new_key(),
+    }
     return render(request, "backups_app/policy_page.html", context, status=status)
 
 

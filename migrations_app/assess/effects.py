@@ -94,16 +94,35 @@ STRONG_OPTIONS = {
     "user_catalog_table", "security_barrier", "check_option", "security_invoker", "fastupdate",
     "gin_pending_list_limit", "buffering", "autosummarize", "pages_per_range",
 }  # fmt: skip
-REWRITING = {AT.AT_SetLogged, AT.AT_SetUnLogged, AT.AT_SetAccessMethod, AT.AT_SetTableSpace,
-             AT.AT_SetExpression}  # fmt: skip
-RELATION_OBJECTS = {OBJECT.OBJECT_TABLE, OBJECT.OBJECT_VIEW, OBJECT.OBJECT_MATVIEW,
-                    OBJECT.OBJECT_SEQUENCE, OBJECT.OBJECT_FOREIGN_TABLE}  # fmt: skip
-ON_A_TABLE = {OBJECT.OBJECT_TRIGGER, OBJECT.OBJECT_RULE, OBJECT.OBJECT_POLICY,
-              OBJECT.OBJECT_TABCONSTRAINT}  # fmt: skip
+REWRITING = {
+    AT.AT_SetLogged,
+    AT.AT_SetUnLogged,
+    AT.AT_SetAccessMethod,
+    AT.AT_SetTableSpace,
+    AT.AT_SetExpression,
+}
+RELATION_OBJECTS = {
+    OBJECT.OBJECT_TABLE,
+    OBJECT.OBJECT_VIEW,
+    OBJECT.OBJECT_MATVIEW,
+    OBJECT.OBJECT_SEQUENCE,
+    OBJECT.OBJECT_FOREIGN_TABLE,
+}
+ON_A_TABLE = {
+    OBJECT.OBJECT_TRIGGER,
+    OBJECT.OBJECT_RULE,
+    OBJECT.OBJECT_POLICY,
+    OBJECT.OBJECT_TABCONSTRAINT,
+}
 SERIALS = {"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"}
 # Types that read each other's bytes as they are; the right-hand one without a limit.
-SAME_BYTES = {("character varying", "text"), ("text", "character varying"), ("cidr", "inet"),
-              ("bit varying", "bit varying"), ("xml", "text")}  # fmt: skip
+SAME_BYTES = {
+    ("character varying", "text"),
+    ("text", "character varying"),
+    ("cidr", "inet"),
+    ("bit varying", "bit varying"),
+    ("xml", "text"),
+}
 WORDS = {
     OBJECT.OBJECT_TABLE: "table", OBJECT.OBJECT_VIEW: "view", OBJECT.OBJECT_SEQUENCE: "sequence",
     OBJECT.OBJECT_MATVIEW: "materialized view", OBJECT.OBJECT_COLUMN: "column",

@@ -194,15 +194,21 @@ def _squawk(sql: str, server_major: int, in_transaction: bool) -> tuple[Finding,
     if len(sql) > MOST_CHARACTERS or not sql.strip():
         return ()
     command = [
-        TOOL, "--reporter=json",
-        f"--pg-version={server_major}.0", "--stdin-filepath=migration.sql",
+        TOOL,
+        "--reporter=json",
+        f"--pg-version={server_major}.0",
+        "--stdin-filepath=migration.sql",
         *(["--assume-in-transaction"] if in_transaction else []),
-    ]  # fmt: skip
+    ]
     try:
         done = subprocess.run(
-            command, input=sql.replace("\x00", ""), capture_output=True, text=True,
-            timeout=TOOL_SECONDS, env={},
-        )  # fmt: skip
+            command,
+            input=sql.replace("\x00", ""),
+            capture_output=True,
+            text=True,
+            timeout=TOOL_SECONDS,
+            env={},
+        )
         rows = json.loads(done.stdout or "[]")
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise AdapterError(f"the linter squawk could not be run: {error}") from error

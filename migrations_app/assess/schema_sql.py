@@ -72,9 +72,10 @@ class _Writing:
         gone = [o for o in _sorted(self.before) if o.key not in self.after]
         made = [o for o in _sorted(self.after) if o.key not in self.before]
         changed = [
-            o for o in _sorted(self.after)
+            o
+            for o in _sorted(self.after)
             if o.key in self.before and self.before[o.key] != self.after[o.key]
-        ]  # fmt: skip
+        ]
         rebuilt = [o for o in changed if o.kind in REBUILT]
         for each in reversed([*gone, *rebuilt]):
             self._drop(each)
@@ -209,8 +210,11 @@ class _Writing:
         if old["type"] != new["type"]:
             self._say(f"{start} TYPE {new['type']}")
         if old["default"] != new["default"]:
-            self._say(f"{start} SET DEFAULT {new['default']}" if new["default"]
-                      else f"{start} DROP DEFAULT")  # fmt: skip
+            self._say(
+                f"{start} SET DEFAULT {new['default']}"
+                if new["default"]
+                else f"{start} DROP DEFAULT"
+            )
         if old["required"] != new["required"]:
             self._say(f"{start} {'SET' if new['required'] else 'DROP'} NOT NULL")
 
@@ -238,8 +242,16 @@ class _Writing:
 
 
 # Dropped and made again when they differ: they hold no rows of their own.
-REBUILT = {"index", "constraint", "view", "materialized view", "trigger", "policy", "function",
-           "procedure"}  # fmt: skip
+REBUILT = {
+    "index",
+    "constraint",
+    "view",
+    "materialized view",
+    "trigger",
+    "policy",
+    "function",
+    "procedure",
+}
 
 
 def _sorted(schema: dict[str, str]) -> Iterator[_Object]:

@@ -34,9 +34,14 @@ class Applying:
     """One script being applied on one session. `finish()` writes the end of its history row."""
 
     def __init__(
-        self, connection: psycopg.Connection, script: MigrationScript, limits: Limits, log: Log,
-        sleep: Callable[[float], None], finish: Callable[[], None],
-    ) -> None:  # fmt: skip
+        self,
+        connection: psycopg.Connection,
+        script: MigrationScript,
+        limits: Limits,
+        log: Log,
+        sleep: Callable[[float], None],
+        finish: Callable[[], None],
+    ) -> None:
         self.connection = connection
         self.script = script
         self.limits = limits
@@ -196,9 +201,14 @@ class Applying:
 
 
 def finish_rest(
-    engine: Engine, connection: psycopg.Connection, script: MigrationScript, landed: int,
-    limits: Limits, log: Log, sleep: Callable[[float], None],
-) -> Outcome:  # fmt: skip
+    engine: Engine,
+    connection: psycopg.Connection,
+    script: MigrationScript,
+    landed: int,
+    limits: Limits,
+    log: Log,
+    sleep: Callable[[float], None],
+) -> Outcome:
     """Apply the statements after the first `landed` ones, then record the script as applied.
 
     The record is in the same transaction where the rest can be one. Raises as `Applying.run`.
@@ -208,9 +218,13 @@ def finish_rest(
         connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(engine.schema)))
     remaining = replace(script, statements=rest, is_atomic=without_wrapper(rest) is not None)
     return Applying(
-        connection, remaining, limits, log, sleep,
+        connection,
+        remaining,
+        limits,
+        log,
+        sleep,
         finish=lambda: engine.mark_applied(connection, script),
-    ).run()  # fmt: skip
+    ).run()
 
 
 def drop_invalid_index(connection: psycopg.Connection, name: str) -> bool:

@@ -86,11 +86,17 @@ class DbmateEngine(Engine):
             return []
         return [
             AppliedMigration(
-                id=str(version), name=names.get(version, str(version)), checksum="",
-                started_at=None, finished_at=None, rolled_back_at=None, logs=None, steps=1,
+                id=str(version),
+                name=names.get(version, str(version)),
+                checksum="",
+                started_at=None,
+                finished_at=None,
+                rolled_back_at=None,
+                logs=None,
+                steps=1,
             )
             for (version,) in rows
-        ]  # fmt: skip
+        ]
 
     def compare(
         self, scripts: list[MigrationScript], rows: list[AppliedMigration], *, is_locked: bool
@@ -145,9 +151,13 @@ class DbmateEngine(Engine):
         if self.schema != "public":
             connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema)))
         outcome = Applying(
-            connection, script, limits, log, sleep,
+            connection,
+            script,
+            limits,
+            log,
+            sleep,
             finish=lambda: self._insert(connection, script.name),
-        ).run()  # fmt: skip
+        ).run()
         # A transaction that the section began and did not end, dbmate ends with its own.
         connection.commit()
         return outcome

@@ -169,9 +169,13 @@ class ScriptFailed(AdapterError):
     """A statement failed, and what landed is known."""
 
     def __init__(
-        self, script: MigrationScript, line: int, statement: Statement, reason: str,
+        self,
+        script: MigrationScript,
+        line: int,
+        statement: Statement,
+        reason: str,
         outcome: Outcome,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(f"{script.file} line {line}: {reason}")
         self.script = script
         self.line = line
@@ -184,9 +188,12 @@ class ScriptUnknown(AdapterError):
     """Whether a statement took effect is not known: its effect is not bound to the history row."""
 
     def __init__(
-        self, script: MigrationScript, statement: Statement, outcome: Outcome,
+        self,
+        script: MigrationScript,
+        statement: Statement,
+        outcome: Outcome,
         reason: str = "the connection was lost while it ran",
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(f"{script.file} line {statement.line}: {reason}")
         self.script = script
         self.statement = statement
@@ -270,9 +277,13 @@ class Engine(ABC):
 
     @abstractmethod
     def apply(
-        self, connection: psycopg.Connection, script: MigrationScript, limits: Limits, log: Log,
+        self,
+        connection: psycopg.Connection,
+        script: MigrationScript,
+        limits: Limits,
+        log: Log,
         sleep: Callable[[float], None],
-    ) -> Outcome:  # fmt: skip
+    ) -> Outcome:
         """Apply one script and write its history row. Raises ScriptFailed or ScriptUnknown."""
 
     def session_names(self, name: str) -> list[str]:

@@ -266,9 +266,13 @@ class PrismaEngine(Engine):
             [row_id, script.checksum, script.name],
         )
         applying = Applying(
-            connection, script, limits, log, sleep,
+            connection,
+            script,
+            limits,
+            log,
+            sleep,
             finish=lambda: self._finish_row(connection, row_id),
-        )  # fmt: skip
+        )
         try:
             return applying.run()
         except ScriptFailed as failure:

@@ -131,9 +131,15 @@ class PrismaCliEngine(PrismaEngine):
             )
 
     def _deploy(
-        self, connection: psycopg.Connection, project: Project, root: Path,
-        script: MigrationScript, limits: Limits, log: Log, sleep: Callable[[float], None],
-    ) -> bool:  # fmt: skip
+        self,
+        connection: psycopg.Connection,
+        project: Project,
+        root: Path,
+        script: MigrationScript,
+        limits: Limits,
+        log: Log,
+        sleep: Callable[[float], None],
+    ) -> bool:
         """Run it to its end; returns whether it was told to stop before."""
         url = address_of(connection, self.schema, script, limits)
         password = connection.info.password
@@ -263,14 +269,18 @@ class Project:
             on_line=say,
             is_stopping=lambda: False,
             environment=allowed_environment(
-                *PASSED_ON, **variables, CHECKPOINT_DISABLE="1", NO_COLOR="1", CI="1",
+                *PASSED_ON,
+                **variables,
+                CHECKPOINT_DISABLE="1",
+                NO_COLOR="1",
+                CI="1",
                 PRISMA_HIDE_UPDATE_MESSAGE="1",
             ),
             heartbeat_seconds=HEARTBEAT_SECONDS,
             grace_seconds=GRACE_SECONDS,
             merges_output=True,
             cwd=root,
-        )  # fmt: skip
+        )
         with tool:
             yield tool
 

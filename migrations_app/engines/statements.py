@@ -10,8 +10,13 @@ from pglast.parser import ParseError, scan
 
 from migrations_app.engines.kinds import Statement
 
-NEVER_TRANSACTIONAL = (ast.CreatedbStmt, ast.DropdbStmt, ast.AlterSystemStmt,
-                       ast.CreateTableSpaceStmt, ast.DropTableSpaceStmt)  # fmt: skip
+NEVER_TRANSACTIONAL = (
+    ast.CreatedbStmt,
+    ast.DropdbStmt,
+    ast.AlterSystemStmt,
+    ast.CreateTableSpaceStmt,
+    ast.DropTableSpaceStmt,
+)
 # What PostgreSQL's scanner skips. Python's strip() also takes a hard space, which is a word there.
 SPACE = " \t\n\r\f"
 BEGINS = (enums.TransactionStmtKind.TRANS_STMT_BEGIN, enums.TransactionStmtKind.TRANS_STMT_START)
@@ -117,8 +122,14 @@ def transaction_control(statement: Statement) -> str:
     if statement.kind != "Transaction":
         return ""
     word = statement.text.split(None, 1)[0].rstrip(";").lower()
-    return {"begin": "begin", "start": "begin", "commit": "commit", "end": "commit",
-            "rollback": "rollback", "abort": "rollback"}.get(word, "")  # fmt: skip
+    return {
+        "begin": "begin",
+        "start": "begin",
+        "commit": "commit",
+        "end": "commit",
+        "rollback": "rollback",
+        "abort": "rollback",
+    }.get(word, "")
 
 
 def left_open(statements: tuple[Statement, ...]) -> Statement | None:

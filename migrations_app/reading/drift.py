@@ -71,16 +71,17 @@ class Drift:
             "the schema drifted: %(n)d object differs from what is expected",
             "the schema drifted: %(n)d objects differ from what is expected",
             count,
-        ) % {"n": count}  # fmt: skip
+        ) % {"n": count}
 
     @property
     def log(self) -> list[dict[str, Any]]:
         """Who did what, and when, to the objects that differ, the newest first."""
         names = [change.name for change in self.changes]
         return [
-            entry for entry in self.reading.log
+            entry
+            for entry in self.reading.log
             if any(concerns(entry["object"], name) for name in names)
-        ]  # fmt: skip
+        ]
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,10 @@ def keep_reading(target: Target, seen: Seen) -> SchemaReading:
     schema = _keep(seen.objects)
     latest, expected = target.schema_readings.first(), target.expected_schemas.first()
     reading = (
-        latest if latest and latest.schema_id == schema.pk
+        latest
+        if latest and latest.schema_id == schema.pk
         else SchemaReading(target=target, schema=schema)
-    )  # fmt: skip
+    )
     had_drifted = latest and expected and latest.schema_id != expected.schema_id
     before = latest.log if latest and had_drifted else []
     fresh = seen.log or []
@@ -129,14 +131,23 @@ def keep_reading(target: Target, seen: Seen) -> SchemaReading:
 
 
 def expect(
-    target: Target, schema: SchemaText, because: ExpectedSchema.Because, *,
-    run: Run | None = None, accepted_by: User | None = None, reason: str = "",
-) -> ExpectedSchema:  # fmt: skip
+    target: Target,
+    schema: SchemaText,
+    because: ExpectedSchema.Because,
+    *,
+    run: Run | None = None,
+    accepted_by: User | None = None,
+    reason: str = "",
+) -> ExpectedSchema:
     """Say which schema the target should have from now on."""
     row = ExpectedSchema(
-        target=target, schema=schema, because=because, run=run, accepted_by=accepted_by,
+        target=target,
+        schema=schema,
+        because=because,
+        run=run,
+        accepted_by=accepted_by,
         reason=reason,
-    )  # fmt: skip
+    )
     save_new(row)
     return row
 

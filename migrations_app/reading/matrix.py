@@ -102,9 +102,10 @@ def read_names(targets: Iterable[Target]) -> dict[int, list[str]]:
     """The names of all migrations that each target was seen with, by its id. One query,
     which leaves the rest of the states where it is."""
     names = Func(
-        F("data"), template="jsonb_path_query_array(%(expressions)s, '$.migrations[*].name')",
+        F("data"),
+        template="jsonb_path_query_array(%(expressions)s, '$.migrations[*].name')",
         output_field=JSONField(),
-    )  # fmt: skip
+    )
     return dict(_newest_states(targets).values_list("target", names))
 
 
@@ -161,9 +162,13 @@ def _cells(column: Column, times: Times) -> dict[str, Cell]:
 
 
 def _cell(
-    where: str, migration: MigrationRead, url: str, time: tuple[str, float] | None, *,
+    where: str,
+    migration: MigrationRead,
+    url: str,
+    time: tuple[str, float] | None,
+    *,
     is_baseline: bool,
-) -> Cell:  # fmt: skip
+) -> Cell:
     state = migration.state
     if state is MigrationStatus.APPLIED and migration.by_hand:
         state = MigrationStatus.BASELINE if is_baseline else MigrationStatus.BY_HAND

@@ -184,8 +184,9 @@ def observe_target(target: Target) -> TargetState:
 def _remember_identity(target: Target, facts: server.ServerFacts) -> None:
     """Keep which database this is. Raises AdapterError if another environment is on it."""
     if (target.system_identifier, target.database_name) == (
-        facts.system_identifier, facts.database,
-    ):  # fmt: skip
+        facts.system_identifier,
+        facts.database,
+    ):
         return
     try:
         with transaction.atomic():

@@ -103,18 +103,26 @@ def _failed(target: Target, migration: MigrationRead, tool: str) -> Diagnosis:
         landed, source = _seen_by(run, migration), _("by the log of the run that failed")
     if landed is not None:
         traces = [
-            trace if trace.landed is not None
+            trace
+            if trace.landed is not None
             else replace(trace, landed=number < landed, shown=source)
             for number, trace in enumerate(traces)
-        ]  # fmt: skip
+        ]
     what = [_begun(migration, tool)]
     if traces:
         what.append(_extent(landed, len(traces)))
     return Diagnosis(
-        migration.name, MigrationStatus.FAILED, what, migration.logs, traces, landed,
-        migration.checksum, _ways_out(landed, len(traces), tool), run=run,
+        migration.name,
+        MigrationStatus.FAILED,
+        what,
+        migration.logs,
+        traces,
+        landed,
+        migration.checksum,
+        _ways_out(landed, len(traces), tool),
+        run=run,
         backup=run.backups.first() if run else None,
-    )  # fmt: skip
+    )
 
 
 def _seen_by(run: Run | None, migration: MigrationRead) -> int | None:
@@ -155,56 +163,82 @@ def _extent(landed: int | None, count: int) -> str:
 def _ways_out(landed: int | None, count: int, tool: str) -> list[Way]:
     ways = [
         Way(
-            "rolled_back", _("Mark rolled back"),
-            _("Nothing of it is in the database, or you undid it by hand. It is pending again: "
-              "mend or remove the file, and migrate."),
-            "undo-2", landed == 0,
+            "rolled_back",
+            _("Mark rolled back"),
+            _(
+                "Nothing of it is in the database, or you undid it by hand. It is pending again: "
+                "mend or remove the file, and migrate."
+            ),
+            "undo-2",
+            landed == 0,
         ),
         Way(
-            "applied", _("Mark applied"),
-            _("All of it is in the database, or you completed it by hand. It will not be run "
-              "again."),
-            "circle-check", landed is not None and landed == count > 0,
+            "applied",
+            _("Mark applied"),
+            _(
+                "All of it is in the database, or you completed it by hand. It will not be run "
+                "again."
+            ),
+            "circle-check",
+            landed is not None and landed == count > 0,
         ),
-    ]  # fmt: skip
+    ]
     if landed and landed < count:
         ways.insert(
             0,
             Way(
-                "finish", _("Finish the rest"),
-                _("A backup is taken and proven, the statements that have not landed are applied, "
-                  "and it is marked applied. What has landed is not run again."),
-                "play", True,
+                "finish",
+                _("Finish the rest"),
+                _(
+                    "A backup is taken and proven, the statements that have not landed are applied, "
+                    "and it is marked applied. What has landed is not run again."
+                ),
+                "play",
+                True,
             ),
-        )  # fmt: skip
+        )
     return ways
 
 
 def _running(_target: Target, migration: MigrationRead, tool: str) -> Diagnosis:
-    text = _("Its row in %(tool)s's history is open, and %(tool)s's lock is held: it is being "
-             "applied now.") % {"tool": tool}  # fmt: skip
+    text = _(
+        "Its row in %(tool)s's history is open, and %(tool)s's lock is held: it is being "
+        "applied now."
+    ) % {"tool": tool}
     return Diagnosis(migration.name, MigrationStatus.RUNNING, [text])
 
 
 def _edited(_target: Target, migration: MigrationRead, _tool: str) -> Diagnosis:
     texts = ScriptText.objects.in_bulk([migration.checksum, migration.applied_checksum])
     applied = texts.get(migration.applied_checksum)
-    what = [_("Its file was changed after it was applied here. Put the old text back, and write "
-              "the change as a new migration.")]  # fmt: skip
+    what = [
+        _(
+            "Its file was changed after it was applied here. Put the old text back, and write "
+            "the change as a new migration."
+        )
+    ]
     if applied is None:
         what.append(_("This console never saw the text that was applied: look in your repository."))
         return Diagnosis(migration.name, MigrationStatus.EDITED, what)
     diff = difflib.unified_diff(
-        applied.sql.splitlines(), texts[migration.checksum].sql.splitlines(),
-        _("applied"), _("file now"), lineterm="", n=2,
-    )  # fmt: skip
+        applied.sql.splitlines(),
+        texts[migration.checksum].sql.splitlines(),
+        _("applied"),
+        _("file now"),
+        lineterm="",
+        n=2,
+    )
     return Diagnosis(migration.name, MigrationStatus.EDITED, what, diff=list(diff), has_text=True)
 
 
 def _missing(_target: Target, migration: MigrationRead, _tool: str) -> Diagnosis:
     known = ScriptText.objects.filter(pk=migration.applied_checksum).exists()
-    what = [_("It was applied here, and its file is missing: this checkout is not the one that "
-              "was deployed.")]  # fmt: skip
+    what = [
+        _(
+            "It was applied here, and its file is missing: this checkout is not the one that "
+            "was deployed."
+        )
+    ]
     if known:
         what.append(_("Put the file back: this console kept the text that was applied."))
     return Diagnosis(migration.name, MigrationStatus.MISSING_LOCALLY, what, has_text=known)
@@ -219,9 +253,14 @@ def _run_that_failed(target: Target, name: str) -> Run | None:
 
 
 def request_resolution(
-    *, actor: User, target: Target, name: str, mark: str, reason: str,
+    *,
+    actor: User,
+    target: Target,
+    name: str,
+    mark: str,
+    reason: str,
     idempotency_key: str,
-) -> Run:  # fmt: skip
+) -> Run:
     """Queue a run that takes one way out of a failed migration.
 
     `mark`: `rolled_back` or `applied` change the tool's history only; `finish` applies what has

@@ -51,19 +51,31 @@ def acknowledge(*, actor: User, target: Target, schema: str, reason: str) -> Non
     drift = _shown_drift(target, schema, reason)
     with transaction.atomic():
         expect(
-            target, drift.reading.schema, ExpectedSchema.Because.ACKNOWLEDGED,
-            accepted_by=actor, reason=reason.strip(),
-        )  # fmt: skip
+            target,
+            drift.reading.schema,
+            ExpectedSchema.Because.ACKNOWLEDGED,
+            accepted_by=actor,
+            reason=reason.strip(),
+        )
         audit.record(
-            events.DRIFT_ACKNOWLEDGED, actor=actor, environment=target.environment, about=target.environment,
-            reason=reason.strip(), data=_data(drift),
-        )  # fmt: skip
+            events.DRIFT_ACKNOWLEDGED,
+            actor=actor,
+            environment=target.environment,
+            about=target.environment,
+            reason=reason.strip(),
+            data=_data(drift),
+        )
 
 
 def request_adoption(
-    *, actor: User, target: Target, schema: str, title: str, reason: str,
+    *,
+    actor: User,
+    target: Target,
+    schema: str,
+    title: str,
+    reason: str,
     idempotency_key: str,
-) -> Run:  # fmt: skip
+) -> Run:
     """Queue a run that records the drift as an applied migration, whose text is written here.
 
     `title` becomes the end of its name. Raises Refused (invalid) for a bad title or no reason,
@@ -81,10 +93,12 @@ def request_adoption(
     written = sql_of(drift)
     if written.left_out:
         raise Refused(
-            _("This cannot be written without guessing: %(what)s. Download the SQL, complete it "
-              "as a migration of your own, and mark that applied here.")
+            _(
+                "This cannot be written without guessing: %(what)s. Download the SQL, complete it "
+                "as a migration of your own, and mark that applied here."
+            )
             % {"what": "; ".join(written.left_out)}
-        )  # fmt: skip
+        )
     name = f"{timezone.now():%Y%m%d%H%M%S}_{title}"
     engine = ENGINES[target.environment.application.engine]
     script = engine.script_of(name, engine.draft_text(written.sql))

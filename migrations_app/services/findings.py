@@ -113,9 +113,13 @@ def waive_finding(*, actor: User, target: Target, migration: str, rule: str, rea
             defaults={"reason": reason.strip(), "waived_by": actor},
         )
         audit.record(
-            events.FINDING_WAIVED, actor=actor, environment=target.environment, about=waiver,
-            reason=reason.strip(), data=events.FindingWaived(migration=migration, rule=rule),
-        )  # fmt: skip
+            events.FINDING_WAIVED,
+            actor=actor,
+            environment=target.environment,
+            about=waiver,
+            reason=reason.strip(),
+            data=events.FindingWaived(migration=migration, rule=rule),
+        )
     return waiver
 
 
@@ -124,10 +128,14 @@ def withdraw_waiver(*, actor: User, environment: Environment, waiver: Waiver) ->
     authorize(actor, "finding.waive", environment.application)
     with transaction.atomic():
         audit.record(
-            events.WAIVER_WITHDRAWN, actor=actor, environment=environment, about=waiver,
-            data=events.WaiverWithdrawn(migration=waiver.migration, rule=waiver.rule,
-                                        reason=waiver.reason),
-        )  # fmt: skip
+            events.WAIVER_WITHDRAWN,
+            actor=actor,
+            environment=environment,
+            about=waiver,
+            data=events.WaiverWithdrawn(
+                migration=waiver.migration, rule=waiver.rule, reason=waiver.reason
+            ),
+        )
         waiver.delete()
 
 
@@ -153,9 +161,11 @@ def set_levels(*, actor: User, application: Application, levels: dict[str, str])
                 application=application, rule=rule, defaults={"level": level}
             )
         audit.record(
-            events.LEVELS_SET, actor=actor, about=application,
+            events.LEVELS_SET,
+            actor=actor,
+            about=application,
             data=Changed(before={rule: before[rule] for rule in changed}, after=changed),
-        )  # fmt: skip
+        )
 
 
 def as_shown(environment: Environment, migrations: Sequence[MigrationRead]) -> list[dict[str, Any]]:

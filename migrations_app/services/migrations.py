@@ -126,7 +126,9 @@ def checklist_for(target: Target, pending: list[str]) -> list[ChecklistItem]:
     known = {
         "backup": (environment.takes_backup, _("part of this run"), ""),
         "rollback_plan": (
-            environment.takes_backup, _("the proven backup is swapped in if it fails"), "",
+            environment.takes_backup,
+            _("the proven backup is swapped in if it fails"),
+            "",
         ),
         "monitoring": (
             environment.health_checks.filter(is_enabled=True).exists(),
@@ -134,7 +136,7 @@ def checklist_for(target: Target, pending: list[str]) -> list[ChecklistItem]:
             environment.get_absolute_url() + "#health",
         ),
         **(_known_of_earlier(earlier, pending) if earlier else {}),
-    }  # fmt: skip
+    }
     return [
         ChecklistItem(key, str(text), *known.get(key, (False, "", ""))) for key, text in CHECKLIST
     ]
@@ -149,14 +151,15 @@ def _known_of_earlier(targets: list[Target], pending: list[str]) -> dict[str, tu
     return {
         "tested_earlier": (
             are_applied,
-            _("all applied in %(where)s") % {"where": earlier.name.lower()}, url,
+            _("all applied in %(where)s") % {"where": earlier.name.lower()},
+            url,
         ),
         "staging_validated": (
             health.now is Health.HEALTHY and are_applied,
             _("%(where)s is healthy with them") % {"where": earlier.name.lower()},
             url + "#health",
         ),
-    }  # fmt: skip
+    }
 
 
 def _applied_in(target: Target) -> set[str]:

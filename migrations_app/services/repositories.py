@@ -36,13 +36,14 @@ def save_repository(
         repository.save()
         audit.record(
             events.REPOSITORY_CHANGED if stored else events.REPOSITORY_ADDED,
-            actor=actor, about=repository.application,
+            actor=actor,
+            about=repository.application,
             data=events.RepositoryChanged(
                 before=before,
                 after=fields_of(repository, FIELDS),
                 secret_changed=secret is not None,
             ),
-        )  # fmt: skip
+        )
     _read_anew(repository.application)
     return repository
 
@@ -51,8 +52,12 @@ def remove_repository(*, actor: User, repository: Repository) -> None:
     """Read the environments' folders again instead."""
     authorize(actor, "settings.edit", repository.application)
     with transaction.atomic():
-        audit.record(events.REPOSITORY_REMOVED, actor=actor, about=repository.application,
-                     data=events.RepositoryRemoved(before=fields_of(repository, FIELDS)))  # fmt: skip
+        audit.record(
+            events.REPOSITORY_REMOVED,
+            actor=actor,
+            about=repository.application,
+            data=events.RepositoryRemoved(before=fields_of(repository, FIELDS)),
+        )
         repository.delete()
     _read_anew(repository.application)
 

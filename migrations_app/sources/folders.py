@@ -42,9 +42,13 @@ def _as_read(repository: Repository) -> git.Repository:
         _allowed(unquote(parts.path))
     secret = unseal(repository.secret_encrypted) if repository.secret_encrypted else ""
     return git.Repository(
-        repository.url, settings.REPOSITORIES_FOLDER, secret, settings.GIT_SECONDS,
-        settings.GIT_CACHE_BYTES, settings.GIT_FOLDER_BYTES,
-    )  # fmt: skip
+        repository.url,
+        settings.REPOSITORIES_FOLDER,
+        secret,
+        settings.GIT_SECONDS,
+        settings.GIT_CACHE_BYTES,
+        settings.GIT_FOLDER_BYTES,
+    )
 
 
 def _allowed(path: str) -> Path:

@@ -144,9 +144,17 @@ def _fetch(repository: Repository, ref: str) -> str:
     name = f"refs/console/{hashlib.sha256(ref.encode()).hexdigest()[:20]}"
     try:
         _git(
-            repository, "fetch", "--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules",
-            "--no-auto-maintenance", "--no-write-fetch-head", repository.url, f"+{ref}:{name}",
-        )  # fmt: skip
+            repository,
+            "fetch",
+            "--quiet",
+            "--depth=1",
+            "--no-tags",
+            "--no-recurse-submodules",
+            "--no-auto-maintenance",
+            "--no-write-fetch-head",
+            repository.url,
+            f"+{ref}:{name}",
+        )
     except AdapterError as error:
         if "couldn't find remote ref" in str(error) or "not our ref" in str(error):
             raise AdapterError(f"there is no branch, tag or commit {ref} in it") from error
@@ -296,9 +304,12 @@ def _environment(repository: Repository) -> Iterator[dict[str, str]]:
     """git without any configuration but ours, and the secret where no argument shows it."""
     settings = {"gc.auto": "0", "core.hooksPath": os.devnull, "http.followRedirects": "initial"}
     environment = {
-        "GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_ALLOW_PROTOCOL": "https:http:ssh:file", "LC_ALL": "C",
-    }  # fmt: skip
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_ALLOW_PROTOCOL": "https:http:ssh:file",
+        "LC_ALL": "C",
+    }
     known_hosts = repository.place / "known_hosts"
     ssh = (
         "ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=accept-new"

@@ -64,9 +64,13 @@ def confirm(request: ConsoleRequest, application: str, environment: str) -> Http
 
 
 def _confirm_page(
-    request: ConsoleRequest, target: Target, state: TargetState | None,
-    form: MigrateForm, refusal: str = "", status: int = 200,
-) -> HttpResponse:  # fmt: skip
+    request: ConsoleRequest,
+    target: Target,
+    state: TargetState | None,
+    form: MigrateForm,
+    refusal: str = "",
+    status: int = 200,
+) -> HttpResponse:
     context: dict[str, Any] = {
         "environment": target.environment,
         "state": state,

@@ -21,34 +21,55 @@ class SignInFailed(Data):
 
 
 PERSON_ADDED = event(
-    "person.added", _("%(actor)s added %(object)s with the role %(role)s."),
-    data=PersonAdded, seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "person.added",
+    _("%(actor)s added %(object)s with the role %(role)s."),
+    data=PersonAdded,
+    seen_by=Audience.CONSOLE,
+)
 PERSON_DISABLED = event(
-    "person.disabled", _("%(actor)s locked %(object)s out."),
-    data=NoData, tone="warn", seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "person.disabled",
+    _("%(actor)s locked %(object)s out."),
+    data=NoData,
+    tone="warn",
+    seen_by=Audience.CONSOLE,
+)
 PERSON_ENABLED = event(
-    "person.enabled", _("%(actor)s let %(object)s back in."),
-    data=NoData, seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "person.enabled",
+    _("%(actor)s let %(object)s back in."),
+    data=NoData,
+    seen_by=Audience.CONSOLE,
+)
 ROLE_GRANTED = event(
-    "role.granted", _("%(actor)s granted a role: %(membership)s."),
-    data=RoleOf, seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "role.granted",
+    _("%(actor)s granted a role: %(membership)s."),
+    data=RoleOf,
+    seen_by=Audience.CONSOLE,
+)
 ROLE_REVOKED = event(
-    "role.revoked", _("%(actor)s revoked a role: %(membership)s."),
-    data=RoleOf, tone="warn", seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "role.revoked",
+    _("%(actor)s revoked a role: %(membership)s."),
+    data=RoleOf,
+    tone="warn",
+    seen_by=Audience.CONSOLE,
+)
 SIGNED_IN = event(
-    "person.signed_in", _("%(actor)s signed in."),
-    data=NoData, tone="idle", seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "person.signed_in",
+    _("%(actor)s signed in."),
+    data=NoData,
+    tone="idle",
+    seen_by=Audience.CONSOLE,
+)
 SIGNED_OUT = event(
-    "person.signed_out", _("%(actor)s signed out."),
-    data=NoData, tone="idle", seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "person.signed_out",
+    _("%(actor)s signed out."),
+    data=NoData,
+    tone="idle",
+    seen_by=Audience.CONSOLE,
+)
 SIGN_IN_FAILED = event(
-    "person.sign_in_failed", _("A sign-in as %(username)s failed."),
-    data=SignInFailed, tone="bad", seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "person.sign_in_failed",
+    _("A sign-in as %(username)s failed."),
+    data=SignInFailed,
+    tone="bad",
+    seen_by=Audience.CONSOLE,
+)

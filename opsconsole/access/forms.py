@@ -30,8 +30,12 @@ class MembershipForm(forms.ModelForm):
     class Meta:
         model = Membership
         fields = ["user", "role", "application", "environment"]
-        labels = {"user": _("User"), "role": _("Role"), "application": _("Application"),
-                  "environment": _("Environment")}  # fmt: skip
+        labels = {
+            "user": _("User"),
+            "role": _("Role"),
+            "application": _("Application"),
+            "environment": _("Environment"),
+        }
 
     def __init__(self, *args: Any, actor: User, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -56,9 +60,11 @@ class MembershipForm(forms.ModelForm):
         if given.get("application") and given.get("environment"):
             self.add_error("environment", _("Choose an application or an environment, not both."))
         same = Membership.objects.filter(
-            user=given.get("user"), role=given.get("role", ""),
-            application=given.get("application"), environment=given.get("environment"),
-        )  # fmt: skip
+            user=given.get("user"),
+            role=given.get("role", ""),
+            application=given.get("application"),
+            environment=given.get("environment"),
+        )
         if same.exists():
             raise forms.ValidationError(_("This person already has that role there."))
         return given

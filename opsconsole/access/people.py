@@ -46,8 +46,12 @@ def add_person(*, actor: User, user: User, role: str) -> User:
     with _alone(actor, CONSOLE):
         user.save()
         membership = Membership.objects.create(user=user, role=Role(role))
-        audit.record(events.PERSON_ADDED, actor=actor, about=user,
-                     data=events.PersonAdded(role=membership.role))  # fmt: skip
+        audit.record(
+            events.PERSON_ADDED,
+            actor=actor,
+            about=user,
+            data=events.PersonAdded(role=membership.role),
+        )
     return user
 
 
@@ -61,8 +65,12 @@ def grant_role(*, actor: User, membership: Membership) -> Membership:
             environment=membership.environment,
         )
         if is_new:
-            audit.record(events.ROLE_GRANTED, actor=actor, about=granted.user,
-                         data=events.RoleOf(membership=str(granted)))  # fmt: skip
+            audit.record(
+                events.ROLE_GRANTED,
+                actor=actor,
+                about=granted.user,
+                data=events.RoleOf(membership=str(granted)),
+            )
     return granted
 
 
@@ -73,8 +81,12 @@ def revoke_role(*, actor: User, membership: Membership) -> None:
         if revoked:
             if membership.role == Role.ADMIN and membership.place is CONSOLE:
                 _require_an_admin()
-            audit.record(events.ROLE_REVOKED, actor=actor, about=membership.user,
-                         data=events.RoleOf(membership=str(membership)))  # fmt: skip
+            audit.record(
+                events.ROLE_REVOKED,
+                actor=actor,
+                about=membership.user,
+                data=events.RoleOf(membership=str(membership)),
+            )
 
 
 def lock_out(*, actor: User, user: User) -> None:

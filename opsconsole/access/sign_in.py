@@ -44,5 +44,9 @@ def _record_sign_out(user: User | None, **_kwargs: Any) -> None:
 @transaction.atomic
 def _record_failure(credentials: dict[str, Any], **_kwargs: Any) -> None:
     name = str(credentials.get("username", ""))[:150]
-    audit.record(events.SIGN_IN_FAILED, actor=None, outcome=AuditEvent.Outcome.DENIED,
-                 data=events.SignInFailed(username=name))  # fmt: skip
+    audit.record(
+        events.SIGN_IN_FAILED,
+        actor=None,
+        outcome=AuditEvent.Outcome.DENIED,
+        data=events.SignInFailed(username=name),
+    )

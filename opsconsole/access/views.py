@@ -27,9 +27,7 @@ def add_person(request: ConsoleRequest) -> HttpResponse:
     form = PersonForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         user = form.save(commit=False)
-        people.add_person(
-            actor=request.user, user=user, role=form.cleaned_data["role"]
-        )  # fmt: skip
+        people.add_person(actor=request.user, user=user, role=form.cleaned_data["role"])
         messages.success(request, _("%(user)s can sign in now.") % {"user": user})
         return redirect("settings")
     return form_page(request, form, _("Add a person"), "settings")

@@ -18,8 +18,14 @@ def list_events(call: Call) -> int:
         }
         for e in visible_events(call.actor()).matching()[: call.options.limit]
     ]  # fmt: skip
-    call.print(rows, [f"{r['at']:%Y-%m-%d %H:%M:%S} {r['who']:12} {r['what']:24} {r['outcome']:8}"
-                      f" {r['object']}" for r in rows])  # fmt: skip
+    call.print(
+        rows,
+        [
+            f"{r['at']:%Y-%m-%d %H:%M:%S} {r['who']:12} {r['what']:24} {r['outcome']:8}"
+            f" {r['object']}"
+            for r in rows
+        ],
+    )
     return DONE
 
 

@@ -89,8 +89,22 @@ class _Echo:
 
 def _csv_lines(events: AuditQuerySet) -> Iterator[str]:
     writer = csv.writer(_Echo())
-    yield writer.writerow(["id", "at (UTC)", "who", "from", "what", "outcome", "environment",
-                           "object", "reason", "with", "details", "sentence"])  # fmt: skip
+    yield writer.writerow(
+        [
+            "id",
+            "at (UTC)",
+            "who",
+            "from",
+            "what",
+            "outcome",
+            "environment",
+            "object",
+            "reason",
+            "with",
+            "details",
+            "sentence",
+        ]
+    )
     for event in events.iterator():
         yield writer.writerow(
             [

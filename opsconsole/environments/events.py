@@ -15,29 +15,41 @@ class EnvironmentChanged(Changed):
 
 
 APPLICATION_ADDED = event(
-    "application.added", _("%(actor)s added the application %(object)s."),
-    data=Changed, seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "application.added",
+    _("%(actor)s added the application %(object)s."),
+    data=Changed,
+    seen_by=Audience.CONSOLE,
+)
 APPLICATION_CHANGED = event(
-    "application.changed", _("%(actor)s changed the application %(object)s."),
-    data=Changed, seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "application.changed",
+    _("%(actor)s changed the application %(object)s."),
+    data=Changed,
+    seen_by=Audience.CONSOLE,
+)
 APPLICATION_ARCHIVED = event(
-    "application.archived", _("%(actor)s archived the application %(object)s."),
-    data=NoData, tone="warn", seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "application.archived",
+    _("%(actor)s archived the application %(object)s."),
+    data=NoData,
+    tone="warn",
+    seen_by=Audience.CONSOLE,
+)
 ENVIRONMENT_ADDED = event(
     "environment.added", _("%(actor)s added the environment %(object)s."), data=EnvironmentChanged
 )
 ENVIRONMENT_CHANGED = event(
-    "environment.changed", _("%(actor)s changed the settings of %(object)s."),
+    "environment.changed",
+    _("%(actor)s changed the settings of %(object)s."),
     data=EnvironmentChanged,
-)  # fmt: skip
+)
 ENVIRONMENT_ARCHIVED = event(
-    "environment.archived", _("%(actor)s archived the environment %(object)s."),
-    data=NoData, tone="warn",
-)  # fmt: skip
+    "environment.archived",
+    _("%(actor)s archived the environment %(object)s."),
+    data=NoData,
+    tone="warn",
+)
 TARGET_TESTED = event(
-    "target.tested", _("%(actor)s tested the connection to %(environment)s."),
-    data=NoData, tone="idle",
-)  # fmt: skip
+    "target.tested",
+    _("%(actor)s tested the connection to %(environment)s."),
+    data=NoData,
+    tone="idle",
+)

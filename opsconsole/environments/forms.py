@@ -26,8 +26,12 @@ class ApplicationForm(forms.ModelForm):
 
 
 # Left empty, they stay as they are.
-WAITS = ("lock_timeout_seconds", "lock_patience_seconds", "blocking_limit_seconds",
-         "statement_timeout_seconds")  # fmt: skip
+WAITS = (
+    "lock_timeout_seconds",
+    "lock_patience_seconds",
+    "blocking_limit_seconds",
+    "statement_timeout_seconds",
+)
 
 
 class EnvironmentForm(forms.ModelForm):

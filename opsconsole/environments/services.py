@@ -36,8 +36,9 @@ def save_application(
         event = events.APPLICATION_CHANGED if application.pk else events.APPLICATION_ADDED
         application.save()
         after = fields_of(application, ["name", "slug"])
-        audit.record(event, actor=actor, about=application,
-                     data=Changed(before=before, after=after))  # fmt: skip
+        audit.record(
+            event, actor=actor, about=application, data=Changed(before=before, after=after)
+        )
     return application
 
 
@@ -142,8 +143,9 @@ def require_typed_name(environment: Environment, typed_name: str) -> None:
     if typed_name.strip() != environment.slug:
         raise Refused(
             _("Type the environment's name, %(name)s, to confirm.") % {"name": environment.slug},
-            kind=Kind.INVALID, field="typed_name",
-        )  # fmt: skip
+            kind=Kind.INVALID,
+            field="typed_name",
+        )
 
 
 def archive_environment(*, actor: User, environment: Environment) -> None:
@@ -154,5 +156,6 @@ def archive_environment(*, actor: User, environment: Environment) -> None:
         Environment.objects.filter(pk=environment.pk).update(archived_at=Now())
         # Frees the database for another environment.
         Target.objects.filter(environment=environment).update(system_identifier="")
-        audit.record(events.ENVIRONMENT_ARCHIVED, actor=actor, environment=environment,
-                     about=environment)  # fmt: skip
+        audit.record(
+            events.ENVIRONMENT_ARCHIVED, actor=actor, environment=environment, about=environment
+        )

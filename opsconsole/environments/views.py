@@ -34,7 +34,7 @@ def edit_application(request: ConsoleRequest, pk: int | None = None) -> HttpResp
     if request.method == "POST" and form.is_valid():
         environments.save_application(
             actor=request.user, application=form.instance, before=values_before(form)
-        )  # fmt: skip
+        )
         messages.success(request, _("Saved."))
         return redirect("settings")
     title = _("Edit application") if pk else _("Add an application")

@@ -18,9 +18,15 @@ from opsconsole.language import ENGLISH
 
 class AuditQuerySet(models.QuerySet["AuditEvent"]):
     def matching(
-        self, *, who: str = "", what: str = "", event: str = "", since: object = None,
-        until: object = None, environment: models.Model | None = None,
-    ) -> AuditQuerySet:  # fmt: skip
+        self,
+        *,
+        who: str = "",
+        what: str = "",
+        event: str = "",
+        since: object = None,
+        until: object = None,
+        environment: models.Model | None = None,
+    ) -> AuditQuerySet:
         """Filter by part of the actor's label, of the event's key or sentence, and so on.
 
         Rows from before sentences were kept are found by their key only.
@@ -59,18 +65,24 @@ class AuditEvent(models.Model):
     action = models.CharField(max_length=64)
     outcome = models.CharField(max_length=8, choices=Outcome.choices, default=Outcome.OK)
     actor = models.ForeignKey(
-        settings.AUTH_USER_MODEL, null=True, on_delete=models.DO_NOTHING, db_constraint=False,
+        settings.AUTH_USER_MODEL,
+        null=True,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
         related_name="+",
-    )  # fmt: skip
+    )
     actor_label = models.CharField(max_length=200)
     actor_kind = models.CharField(max_length=16)
     ip = models.GenericIPAddressField(null=True)
     user_agent = models.CharField(max_length=300, blank=True)
     request_id = models.CharField(max_length=64, blank=True)
     environment = models.ForeignKey(
-        "Environment", null=True, on_delete=models.DO_NOTHING, db_constraint=False,
+        "Environment",
+        null=True,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
         related_name="+",
-    )  # fmt: skip
+    )
     run = models.ForeignKey(
         "Run", null=True, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+"
     )

@@ -21,8 +21,13 @@ def save_health_check(*, actor: User, check: HealthCheck, before: dict[str, Any]
         event = events.CHECK_CHANGED if check.pk else events.CHECK_ADDED
         check.save()
         after = fields_of(check, ["name", "kind", "address", "timeout_seconds", "is_enabled"])
-        audit.record(event, actor=actor, environment=check.environment, about=check,
-                     data=Changed(before=before, after=after))  # fmt: skip
+        audit.record(
+            event,
+            actor=actor,
+            environment=check.environment,
+            about=check,
+            data=Changed(before=before, after=after),
+        )
     return check
 
 
@@ -30,6 +35,5 @@ def delete_health_check(*, actor: User, check: HealthCheck) -> None:
     """Remove a check; what it answered stays."""
     authorize(actor, "settings.edit", check.environment)
     with transaction.atomic():
-        audit.record(events.CHECK_REMOVED, actor=actor, environment=check.environment,
-                     about=check)  # fmt: skip
+        audit.record(events.CHECK_REMOVED, actor=actor, environment=check.environment, about=check)
         check.delete()

@@ -94,9 +94,13 @@ class HealthResult(models.Model):
         "Environment", on_delete=models.CASCADE, related_name="health_results"
     )
     target = models.ForeignKey(
-        "Target", null=True, blank=True, on_delete=models.CASCADE, db_index=False,
+        "Target",
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        db_index=False,
         related_name="health_results",
-    )  # fmt: skip
+    )
     run = models.ForeignKey(
         "Run", null=True, blank=True, on_delete=models.CASCADE, related_name="health_results"
     )
@@ -115,10 +119,14 @@ class HealthResult(models.Model):
             models.Index(fields=["environment", "-observed_at"]),
             models.Index(fields=["run", "observed_at"]),
             models.Index(
-                F("environment"), _asked(), F("check_name"), F("observed_at").desc(),
-                condition=Q(run=None), name="health_sample_of_check",
+                F("environment"),
+                _asked(),
+                F("check_name"),
+                F("observed_at").desc(),
+                condition=Q(run=None),
+                name="health_sample_of_check",
             ),
-        ]  # fmt: skip
+        ]
 
     def __str__(self) -> str:
         return f"{self.check_name}: {self.summary}"
@@ -168,9 +176,13 @@ class HealthRollup(models.Model):
         "Environment", on_delete=models.CASCADE, db_index=False, related_name="health_rollups"
     )
     target = models.ForeignKey(
-        "Target", null=True, blank=True, on_delete=models.CASCADE, db_index=False,
+        "Target",
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        db_index=False,
         related_name="health_rollups",
-    )  # fmt: skip
+    )
     check_name = models.CharField(max_length=80)
     starts_at = models.DateTimeField()
     samples = models.PositiveIntegerField()
@@ -186,10 +198,13 @@ class HealthRollup(models.Model):
         indexes = [models.Index(fields=["environment", "-starts_at"], name="health_rollup_of_day")]
         constraints = [
             models.UniqueConstraint(
-                F("environment"), _asked(), F("check_name"), F("starts_at"),
+                F("environment"),
+                _asked(),
+                F("check_name"),
+                F("starts_at"),
                 name="health_rollup_once",
             )
-        ]  # fmt: skip
+        ]
 
     def __str__(self) -> str:
         return f"{self.check_name}: {self.samples} samples from {self.starts_at:%Y-%m-%d %H:%M}"

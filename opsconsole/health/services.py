@@ -102,8 +102,9 @@ def request_check(*, actor: User, environment: Environment) -> None:
     """Ask a worker to run the checks now. Raises Refused (unavailable) when none can be asked."""
     authorize(actor, "health.check", environment)
     with transaction.atomic():
-        audit.record(events.CHECK_REQUESTED, actor=actor, environment=environment,
-                     about=environment)  # fmt: skip
+        audit.record(
+            events.CHECK_REQUESTED, actor=actor, environment=environment, about=environment
+        )
     if not send_short(SAMPLE_HEALTH, environment.pk):
         raise Refused(
             _("Health cannot be checked now: the broker does not answer."), kind=Kind.UNAVAILABLE
@@ -127,9 +128,13 @@ class HealthDay:
         failed = sum(1 for value in self.bins if value == 2)
         if self.uptime is None:
             return _("No sample yet")
-        return _("%(percent)s %% healthy in 24 hours, failures in %(failed)d of %(all)d half hours") % {
-            "percent": f"{self.uptime:.2f}", "failed": failed, "all": STRIP_BINS,
-        }  # fmt: skip
+        return _(
+            "%(percent)s %% healthy in 24 hours, failures in %(failed)d of %(all)d half hours"
+        ) % {
+            "percent": f"{self.uptime:.2f}",
+            "failed": failed,
+            "all": STRIP_BINS,
+        }
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,7 @@ def edit_health_check(
     check = get_object_or_404(HealthCheck, pk=pk, environment=environment) if pk else HealthCheck()
     form = HealthCheckForm(request.POST or None, instance=check, environment=environment)
     if request.method == "POST" and form.is_valid():
-        save_health_check(
-            actor=request.user, check=form.instance, before=values_before(form)
-        )  # fmt: skip
+        save_health_check(actor=request.user, check=form.instance, before=values_before(form))
         messages.success(request, _("Saved."))
         return redirect("settings")
     title = _("Edit health check") if pk else _("Add a health check")

@@ -54,6 +54,7 @@ def _health_context(environment: Environment) -> dict[str, Any]:
     return {
         "environment": environment,
         "day": health.health_days([environment])[environment.pk],
-        "samples": HealthResult.objects.filter(environment=environment, run=None)
-        .defer("answer")[:20],
-    }  # fmt: skip
+        "samples": HealthResult.objects.filter(environment=environment, run=None).defer("answer")[
+            :20
+        ],
+    }

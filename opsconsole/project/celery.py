@@ -8,8 +8,12 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "opsconsole.project.settings")
 
 # Workers import their `tasks` modules.
 TASK_PACKAGES = [
-    "opsconsole.health", "opsconsole.runs", "opsconsole.work", "backups_app", "migrations_app",
-]  # fmt: skip
+    "opsconsole.health",
+    "opsconsole.runs",
+    "opsconsole.work",
+    "backups_app",
+    "migrations_app",
+]
 
 app = Celery("opsconsole")
 app.config_from_object("django.conf:settings", namespace="CELERY")

@@ -15,7 +15,8 @@ def check_task_keys(**_options: Any) -> list[CheckMessage]:
     """Every key that is sent names a task of the modules that workers import."""
     app.loader.autodiscover_tasks(TASK_PACKAGES)
     return [
-        Error(f"{key} is sent to workers, and they have no task of that name.",
-              id="opsconsole.E002")
+        Error(
+            f"{key} is sent to workers, and they have no task of that name.", id="opsconsole.E002"
+        )
         for key in sorted(TASK_KEYS - app.tasks.keys())
-    ]  # fmt: skip
+    ]

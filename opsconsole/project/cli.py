@@ -84,9 +84,14 @@ def make_traffic(call: Call) -> int:
         if call.options.seconds and seconds > call.options.seconds:
             break
     rows = traffic.stop()
-    call.print(rows, [f"client {r['client']:2}: {r['answers']:6} answers, longest gap "
-                      f"{r['longest_gap_ms']:8.1f} ms, errors {r['errors'] or 'none'}"
-                      for r in rows])  # fmt: skip
+    call.print(
+        rows,
+        [
+            f"client {r['client']:2}: {r['answers']:6} answers, longest gap "
+            f"{r['longest_gap_ms']:8.1f} ms, errors {r['errors'] or 'none'}"
+            for r in rows
+        ],
+    )
     return DONE
 
 

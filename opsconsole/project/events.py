@@ -7,6 +7,8 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.events.catalogue import Audience, NoData, event
 
 DEMO_CREATED = event(
-    "demo.created", _("%(actor)s created the demo application %(object)s."),
-    data=NoData, seen_by=Audience.CONSOLE,
-)  # fmt: skip
+    "demo.created",
+    _("%(actor)s created the demo application %(object)s."),
+    data=NoData,
+    seen_by=Audience.CONSOLE,
+)

@@ -176,21 +176,46 @@ def console_services(bind: str, port: int, runs: int = 4) -> list[Service]:
     python = sys.executable
     manage = str(Path(__file__).resolve().parents[2] / "manage.py")
     address = f"[{bind}]:{port}" if ":" in bind else f"{bind}:{port}"
-    worker = [python, "-m", "celery", "-A", "opsconsole.project", "worker", "--pool=threads",
-              "--without-gossip", "--without-mingle", "--loglevel=WARNING"]  # fmt: skip
+    worker = [
+        python,
+        "-m",
+        "celery",
+        "-A",
+        "opsconsole.project",
+        "worker",
+        "--pool=threads",
+        "--without-gossip",
+        "--without-mingle",
+        "--loglevel=WARNING",
+    ]
     return [
         Service(
             "web",
-            [python, "-m", "gunicorn", "opsconsole.project.wsgi", "--bind", address,
-             "--worker-class=gthread", "--threads=16", "--workers=1", "--timeout=60",
-             "--graceful-timeout=3", "--no-control-socket"],
+            [
+                python,
+                "-m",
+                "gunicorn",
+                "opsconsole.project.wsgi",
+                "--bind",
+                address,
+                "--worker-class=gthread",
+                "--threads=16",
+                "--workers=1",
+                "--timeout=60",
+                "--graceful-timeout=3",
+                "--no-control-socket",
+            ],
             grace=5,
         ),
-        Service("worker-runs", [*worker, "-Q", "runs", f"--concurrency={runs}", "-n", "runs@%h"],
-                grace=18, orphan_grace=SWAP_GRACE_SECONDS),
+        Service(
+            "worker-runs",
+            [*worker, "-Q", "runs", f"--concurrency={runs}", "-n", "runs@%h"],
+            grace=18,
+            orphan_grace=SWAP_GRACE_SECONDS,
+        ),
         Service("worker-short", [*worker, "-Q", "short", "--concurrency=4", "-n", "short@%h"]),
         Service("scheduler", [python, manage, "scheduler"], grace=5),
-    ]  # fmt: skip
+    ]
 
 
 def install_signal_handlers(launcher: Launcher) -> None:

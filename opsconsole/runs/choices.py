@@ -66,9 +66,13 @@ class RunStatus(Shown):
     @property
     def is_terminal(self) -> bool:
         return self in {
-            RunStatus.CANCELLED, RunStatus.SUCCEEDED, RunStatus.FAILED,
-            RunStatus.ROLLED_BACK, RunStatus.REJECTED, RunStatus.EXPIRED,
-        }  # fmt: skip
+            RunStatus.CANCELLED,
+            RunStatus.SUCCEEDED,
+            RunStatus.FAILED,
+            RunStatus.ROLLED_BACK,
+            RunStatus.REJECTED,
+            RunStatus.EXPIRED,
+        }
 
     @property
     def is_moving(self) -> bool:

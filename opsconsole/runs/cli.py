@@ -94,9 +94,11 @@ def cancel(call: Call) -> int:
 
 def decide(call: Call) -> int:
     run = runs.decide_run(
-        actor=call.actor(), run=run_of(call),
-        status=RunStatus(call.options.status), reason=call.options.reason,
-    )  # fmt: skip
+        actor=call.actor(),
+        run=run_of(call),
+        status=RunStatus(call.options.status),
+        reason=call.options.reason,
+    )
     call.print(_row(run), [f"{run} is {run.state.label.lower()}"])
     return DONE
 

@@ -60,8 +60,9 @@ RUN_STARTED = event("run.started", _("Run %(run)s started on %(worker)s."), data
 DUPLICATE_DELIVERY = event(
     "run.duplicate_delivery",
     _("%(worker)s was sent run %(run)s again and ignored it (%(status)s)."),
-    data=DuplicateDelivery, tone="warn",
-)  # fmt: skip
+    data=DuplicateDelivery,
+    tone="warn",
+)
 RUN_ENDED = event("run.ended", _("Run %(run)s ended: %(status)s."), data=RunEnded)
 RUN_LOST = event(
     "run.lost", _("Run %(run)s lost its worker, %(worker)s."), data=OnWorker, tone="bad"

@@ -199,9 +199,13 @@ class Recorder:
         # Not while the other thread still writes how far it is.
         with self._writing:
             self._change(
-                step, status=status, finished_at=Now(), eta_seconds=None, **summed(summary),
+                step,
+                status=status,
+                finished_at=Now(),
+                eta_seconds=None,
+                **summed(summary),
                 progress=100 if status == StepStatus.SUCCEEDED else None,
-            )  # fmt: skip
+            )
 
     def _change(self, step: Step, **fields: object) -> None:
         """One UPDATE of the step while the claim holds, the same however often it is done."""

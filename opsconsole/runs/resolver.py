@@ -26,7 +26,7 @@ def resolve_lost_run(run_id: int) -> None:
     """Resolve one lost run. While the target cannot be asked it stays lost, and locked."""
     run = Run.objects.select_related(
         "environment__application", "target__environment__application", "plan", "requested_by"
-    ).get(pk=run_id)  # fmt: skip
+    ).get(pk=run_id)
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK_SPACE, run_id % 2**31])
         if not cursor.fetchone()[0]:

@@ -185,9 +185,16 @@ def claim_run(run_id: int, worker_name: str, token: uuid.UUID | None = None) -> 
     one stays queued, and the sweeper sends it again.
     """
     with transaction.atomic():
-        run = Run.objects.select_for_update(of=("self",)).select_related(
-            "environment__application", "target__environment__application", "plan", "requested_by"
-        ).get(pk=run_id)  # fmt: skip
+        run = (
+            Run.objects.select_for_update(of=("self",))
+            .select_related(
+                "environment__application",
+                "target__environment__application",
+                "plan",
+                "requested_by",
+            )
+            .get(pk=run_id)
+        )
         if token and run.claim_token == token:
             # An earlier try did it, and only its acknowledgement was lost.
             if run.state not in RunStatus.claimed():
@@ -210,8 +217,13 @@ def claim_run(run_id: int, worker_name: str, token: uuid.UUID | None = None) -> 
             return None
         if refusal:
             _change(run, RunStatus.FAILED, **summed(refusal), finished_at=Now(), claim_token=token)
-            audit.record(events.RUN_REFUSED, actor=None, run=run, reason=str(refusal),
-                         outcome=AuditEvent.Outcome.DENIED)  # fmt: skip
+            audit.record(
+                events.RUN_REFUSED,
+                actor=None,
+                run=run,
+                reason=str(refusal),
+                outcome=AuditEvent.Outcome.DENIED,
+            )
             return None
         _change(
             run,
@@ -221,8 +233,9 @@ def claim_run(run_id: int, worker_name: str, token: uuid.UUID | None = None) -> 
             started_at=Now(),
             lease_expires_at=in_seconds(settings.LEASE_SECONDS),
         )
-        audit.record(events.RUN_STARTED, actor=None, run=run,
-                     data=events.OnWorker(worker=worker_name))  # fmt: skip
+        audit.record(
+            events.RUN_STARTED, actor=None, run=run, data=events.OnWorker(worker=worker_name)
+        )
     run.refresh_from_db()
     return run
 
@@ -310,8 +323,7 @@ def finish_run(run: Run, status: RunStatus, summary: Text) -> None:
         run.status = fresh.status
         if (fresh.status, fresh.summary) == (status, kept["summary"]):
             return
-        _change(run, status, **kept, result=run.result, finished_at=Now(),
-                lease_expires_at=None)  # fmt: skip
+        _change(run, status, **kept, result=run.result, finished_at=Now(), lease_expires_at=None)
         _end_open_steps(run, status)
         audit.record(
             events.RUN_ENDED,
@@ -341,11 +353,20 @@ def _end_way_back(run: Run, status: RunStatus) -> None:
     if needing is None or status == RunStatus.NEEDS_ATTENTION:
         return
     if status == RunStatus.SUCCEEDED:
-        _change(needing, RunStatus.ROLLED_BACK,
-                **summed(say("%(before)s Rolled back by run %(run)s.",
-                             before=needing.sentence, run=run.pk)))  # fmt: skip
-        audit.record(events.RUN_DECIDED, actor=run.requested_by, run=needing, reason=run.reason,
-                     data=events.RunDecided(status=RunStatus.ROLLED_BACK, by_run=run.pk))  # fmt: skip
+        _change(
+            needing,
+            RunStatus.ROLLED_BACK,
+            **summed(
+                say("%(before)s Rolled back by run %(run)s.", before=needing.sentence, run=run.pk)
+            ),
+        )
+        audit.record(
+            events.RUN_DECIDED,
+            actor=run.requested_by,
+            run=needing,
+            reason=run.reason,
+            data=events.RunDecided(status=RunStatus.ROLLED_BACK, by_run=run.pk),
+        )
     else:
         Run.objects.filter(pk=needing.pk).update(way_back=None)
 
@@ -358,8 +379,13 @@ def request_cancel(*, actor: User, run: Run) -> Run:
         if run.status == RunStatus.CANCELLING:
             return run
         if run.status == RunStatus.QUEUED:
-            _change(run, RunStatus.CANCELLED, finished_at=Now(), cancel_requested_at=Now(),
-                    **summed(say("Cancelled before it started. Nothing was changed.")))  # fmt: skip
+            _change(
+                run,
+                RunStatus.CANCELLED,
+                finished_at=Now(),
+                cancel_requested_at=Now(),
+                **summed(say("Cancelled before it started. Nothing was changed.")),
+            )
             _end_way_back(run, RunStatus.CANCELLED)
         elif run.status == RunStatus.RUNNING:
             _change(run, RunStatus.CANCELLING, cancel_requested_at=Now())
@@ -379,8 +405,12 @@ def cancel_for_shutdown(run: Run) -> None:
             pk=run.pk, status=RunStatus.RUNNING, claim_token=run.claim_token
         ).update(status=RunStatus.CANCELLING, cancel_requested_at=Now())
         if changed:
-            audit.record(events.CANCEL_REQUESTED, actor=None, run=run,
-                         reason=_("The console is being stopped."))  # fmt: skip
+            audit.record(
+                events.CANCEL_REQUESTED,
+                actor=None,
+                run=run,
+                reason=_("The console is being stopped."),
+            )
 
 
 def decide_run(*, actor: User, run: Run, status: RunStatus, reason: str) -> Run:
@@ -403,8 +433,13 @@ def decide_run(*, actor: User, run: Run, status: RunStatus, reason: str) -> Run:
                 )
             ),
         )
-        audit.record(events.RUN_DECIDED, actor=actor, run=run, reason=reason,
-                     data=events.RunDecided(status=status))  # fmt: skip
+        audit.record(
+            events.RUN_DECIDED,
+            actor=actor,
+            run=run,
+            reason=reason,
+            data=events.RunDecided(status=status),
+        )
     return run
 
 
@@ -414,9 +449,10 @@ def sweep_queued() -> list[int]:
     waiting = Run.objects.filter(status=RunStatus.QUEUED)
     due = [
         *waiting.filter(sent_at__lt=overdue).values_list("pk", flat=True),
-        *waiting.filter(sent_at=None, created_at__lt=in_seconds(-settings.SCHEDULER_TICK_SECONDS))
-        .values_list("pk", flat=True),
-    ]  # fmt: skip
+        *waiting.filter(
+            sent_at=None, created_at__lt=in_seconds(-settings.SCHEDULER_TICK_SECONDS)
+        ).values_list("pk", flat=True),
+    ]
     sent = []
     for run_id in due:
         if not dispatch(run_id):
@@ -450,8 +486,13 @@ def reap_expired() -> list[int]:
                 Step.objects.filter(run=run, status=StepStatus.RUNNING).update(
                     status=StepStatus.UNKNOWN, finished_at=Now()
                 )
-                audit.record(events.RUN_LOST, actor=None, run=run, outcome=AuditEvent.Outcome.ERROR,
-                             data=events.OnWorker(worker=run.worker_name))  # fmt: skip
+                audit.record(
+                    events.RUN_LOST,
+                    actor=None,
+                    run=run,
+                    outcome=AuditEvent.Outcome.ERROR,
+                    data=events.OnWorker(worker=run.worker_name),
+                )
                 reaped.append(run.pk)
     return reaped
 

@@ -99,9 +99,10 @@ def read_sequences(connection: psycopg.Connection) -> dict[str, int]:
     values = {}
     for schema, name in list_relations(connection, "S"):
         row = connection.execute(
-            sql.SQL("SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM {}")
-            .format(sql.Identifier(schema, name))
-        ).fetchone()  # fmt: skip
+            sql.SQL(
+                "SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM {}"
+            ).format(sql.Identifier(schema, name))
+        ).fetchone()
         assert row is not None
         values[f"{schema}.{name}"] = row[0]
     return values

@@ -125,8 +125,12 @@ def read_changes(connection: psycopg.Connection, seconds: float) -> list[dict[st
     ).fetchall()
     return [
         {
-            "at": at.isoformat(), "role": role, "client": client, "application": application,
-            "command": command, "object": name,
+            "at": at.isoformat(),
+            "role": role,
+            "client": client,
+            "application": application,
+            "command": command,
+            "object": name,
         }
         for at, role, client, application, command, name in found
-    ]  # fmt: skip
+    ]

@@ -140,8 +140,17 @@ def read_catalogue(connection: psycopg.Connection, functions: set[str]) -> Catal
 def _relation(row: tuple) -> Relation:
     name, kind, rows, size, of, references, children, columns, constraints, reads = row
     return Relation(
-        name, kind, rows, size, of, tuple(references), tuple(children),
-        {column: (text, bool(is_required)) for column, (text, is_required) in (columns or {}).items()},
+        name,
+        kind,
+        rows,
+        size,
+        of,
+        tuple(references),
+        tuple(children),
+        {
+            column: (text, bool(is_required))
+            for column, (text, is_required) in (columns or {}).items()
+        },
         {key: Constraint(*values) for key, values in (constraints or {}).items()},
         frozenset(reads or ()),
-    )  # fmt: skip
+    )

@@ -35,8 +35,11 @@ def icon(name: str, tone: str = "") -> SafeString:
     spin = " spin" if name == "loader" else ""
     return format_html(
         '<svg class="icon {}{}" aria-hidden="true"><use href="{}#{}"/></svg>',
-        tone, spin, static("icons.svg"), name,
-    )  # fmt: skip
+        tone,
+        spin,
+        static("icons.svg"),
+        name,
+    )
 
 
 @register.simple_tag
@@ -130,8 +133,9 @@ def strip(bins: list[int | None], title: str) -> SafeString:
     return format_html(
         '<svg class="strip" viewBox="0 0 288 20" preserveAspectRatio="none" role="img">'
         "<title>{}</title>{}</svg>",
-        title, mark_safe(bars),  # noqa: S308
-    )  # fmt: skip
+        title,
+        mark_safe(bars),  # noqa: S308
+    )
 
 
 # A dashboard has thousands of them, of a few hundred kinds.
@@ -140,9 +144,12 @@ def _bar(position: int, count: int, value: int | None) -> SafeString:
     width = 288 / count
     return format_html(
         '<rect x="{}" y="{}" width="{}" height="{}" rx="1" class="{}"/>',
-        f"{position * width:.2f}", 0 if value == 2 else 2, f"{width - 1.5:.2f}",
-        20 if value == 2 else 16, STRIP_TONES.get(value, "n"),
-    )  # fmt: skip
+        f"{position * width:.2f}",
+        0 if value == 2 else 2,
+        f"{width - 1.5:.2f}",
+        20 if value == 2 else 16,
+        STRIP_TONES.get(value, "n"),
+    )
 
 
 @register.filter

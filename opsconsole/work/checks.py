@@ -15,10 +15,12 @@ from opsconsole.work.registry import WORK, WORK_KEYS
 def check_work_keys(**_options: Any) -> list[CheckMessage]:
     """Every key that a service puts on the list has a registered Work."""
     return [
-        Error(f"{key} is put on the work list, and no Work of that key is registered.",
-              id="opsconsole.E001")
+        Error(
+            f"{key} is put on the work list, and no Work of that key is registered.",
+            id="opsconsole.E001",
+        )
         for key in sorted(WORK_KEYS - WORK.keys())
-    ]  # fmt: skip
+    ]
 
 
 @register(Tags.database)
@@ -31,7 +33,10 @@ def check_work_rows(**options: Any) -> list[CheckMessage]:
         return []
     unknown = WorkItem.objects.pending().exclude(work__in=list(WORK)).order_by("work")
     return [
-        Warning(f"Work of the kind {key} is waiting, and this version does not know it.",
-                hint="It is kept, and shown as late on the home page.", id="opsconsole.W001")
+        Warning(
+            f"Work of the kind {key} is waiting, and this version does not know it.",
+            hint="It is kept, and shown as late on the home page.",
+            id="opsconsole.W001",
+        )
         for key in unknown.values_list("work", flat=True).distinct()
-    ]  # fmt: skip
+    ]

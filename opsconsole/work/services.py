@@ -95,11 +95,15 @@ def sweep() -> list[int]:
 def claim(item_id: int) -> WorkItem | None:
     """Claim an item for this worker; None when it is done, not due, or another worker's."""
     token = uuid.uuid4()
-    claimed = WorkItem.objects.claimable().filter(pk=item_id, work__in=list(WORK)).update(
-        claim_token=token,
-        lease_expires_at=in_seconds(settings.LEASE_SECONDS),
-        attempts=F("attempts") + 1,
-    )  # fmt: skip
+    claimed = (
+        WorkItem.objects.claimable()
+        .filter(pk=item_id, work__in=list(WORK))
+        .update(
+            claim_token=token,
+            lease_expires_at=in_seconds(settings.LEASE_SECONDS),
+            attempts=F("attempts") + 1,
+        )
+    )
     return WorkItem.objects.get(pk=item_id, claim_token=token) if claimed else None
 
 
@@ -157,15 +161,22 @@ def try_now(*, actor: User, item: WorkItem) -> None:
     if not work_of(actor, "work.retry").filter(pk=item.pk).exists():
         raise Refused(_("You need the role operator or admin to retry this."), kind=Kind.FORBIDDEN)
     if item.work not in WORK:
-        raise Refused(_("This version of the console cannot do this work: %(work)s.")
-                      % {"work": item.work})  # fmt: skip
+        raise Refused(
+            _("This version of the console cannot do this work: %(work)s.") % {"work": item.work}
+        )
     with transaction.atomic():
         changed = WorkItem.objects.idle().filter(pk=item.pk).update(due_at=Now(), sent_at=None)
         if not changed:
             raise Refused(_("It is done, or a worker is at it now."))
-        audit.record(events.WORK_RETRIED, actor=actor, environment=item.environment, about=item,
-                     data=events.WorkRetried(work=item.work, attempts=item.attempts,
-                                             last_error=item.last_error))  # fmt: skip
+        audit.record(
+            events.WORK_RETRIED,
+            actor=actor,
+            environment=item.environment,
+            about=item,
+            data=events.WorkRetried(
+                work=item.work, attempts=item.attempts, last_error=item.last_error
+            ),
+        )
         transaction.on_commit(lambda: send(item.pk))
 
 

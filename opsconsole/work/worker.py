@@ -40,8 +40,13 @@ def _attempt(item: WorkItem) -> None:
     except FencedOut:
         raise
     except Exception as error:
-        logger.warning("%s failed, attempt %s: %s", item, item.attempts, type(error).__name__,
-                       exc_info=settings.DEBUG)  # fmt: skip
+        logger.warning(
+            "%s failed, attempt %s: %s",
+            item,
+            item.attempts,
+            type(error).__name__,
+            exc_info=settings.DEBUG,
+        )
         work.give_back(item, _words_for(error))
 
 

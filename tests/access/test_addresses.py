@@ -45,23 +45,47 @@ def objects_of(environment: Environment, admin: User) -> dict[str, int]:
     """One object of each kind in the environment and on the console, by the start of its URL's name."""
     application, target = environment.application, environment.targets.get()
     run = Run.objects.create(
-        kind="backup", environment=environment, target=target, status="failed",
-        requested_by=admin, idempotency_key="x",
-    )  # fmt: skip
+        kind="backup",
+        environment=environment,
+        target=target,
+        status="failed",
+        requested_by=admin,
+        idempotency_key="x",
+    )
     backup = Backup.objects.create(
-        environment=environment, target=target, run=run, key="k", size_bytes=1, raw_bytes=1,
+        environment=environment,
+        target=target,
+        run=run,
+        key="k",
+        size_bytes=1,
+        raw_bytes=1,
         sha256="0" * 64,
-        manifest={"content": None, "server": {}, "compression": "zstd:3", "format": "custom",
-                  "recipients": []},
-    )  # fmt: skip
+        manifest={
+            "content": None,
+            "server": {},
+            "compression": "zstd:3",
+            "format": "custom",
+            "recipients": [],
+        },
+    )
     replaced = ReplacedDatabase.objects.create(
-        target=target, run=run, live_name="a", replaced_name="b", built_name="c", old_oid=1,
-        new_oid=2, swapped_at=timezone.now(),
-    )  # fmt: skip
+        target=target,
+        run=run,
+        live_name="a",
+        replaced_name="b",
+        built_name="c",
+        old_oid=1,
+        new_oid=2,
+        swapped_at=timezone.now(),
+    )
     waiver = Waiver.objects.create(
-        application=application, migration=MIGRATION, checksum="c", rule="r", reason="x",
+        application=application,
+        migration=MIGRATION,
+        checksum="c",
+        rule="r",
+        reason="x",
         waived_by=admin,
-    )  # fmt: skip
+    )
     Repository.objects.create(application=application, url="https://localhost/x.git")
     event = AuditEvent.objects.create(action="x", actor_label="x", environment=environment)
     for sha, name in (("a", "table a"), ("b", "table b")):
@@ -278,9 +302,11 @@ def test_settings_page_shows_a_scoped_admin_own_places_only(apart, admin):
         reverse("application-edit", args=[mine.application_id]),
         reverse("environment-add", args=[mine.application_id]),
         reverse("repository-edit", args=[mine.application_id]),
-        reverse("application-add"), reverse("person-add"), reverse("storage-add"),
+        reverse("application-add"),
+        reverse("person-add"),
+        reverse("storage-add"),
         reverse("person-lock-out", args=[admin.pk]),
-    ):  # fmt: skip
+    ):
         assert f'"{text}"' not in page, text
     assert "stranger" not in page
 
@@ -289,10 +315,13 @@ def test_admin_of_an_application_edits_it_and_adds_environments(apart):
     mine, _other = apart
     client = signed_in(Membership(role="admin", application=mine.application))
     for name, *args in (
-        ("application-edit", mine.application_id), ("environment-add", mine.application_id),
-        ("repository-edit", mine.application_id), ("lint-levels", mine.application_id),
-        ("environment-edit", mine.application_id, mine.pk), ("settings",),
-    ):  # fmt: skip
+        ("application-edit", mine.application_id),
+        ("environment-add", mine.application_id),
+        ("repository-edit", mine.application_id),
+        ("lint-levels", mine.application_id),
+        ("environment-edit", mine.application_id, mine.pk),
+        ("settings",),
+    ):
         assert client.get(reverse(name, args=args)).status_code == 200, name
 
 
@@ -307,5 +336,7 @@ def test_locking_out_and_letting_in_are_two_acts_and_twice_is_once(client, admin
         assert viewer.is_active is expected
     actions = AuditEvent.objects.filter(action__startswith="person.").order_by("id")
     assert list(actions.values_list("action", flat=True)) == [
-        "person.signed_in", "person.disabled", "person.enabled",
-    ]  # fmt: skip
+        "person.signed_in",
+        "person.disabled",
+        "person.enabled",
+    ]

@@ -42,26 +42,34 @@ def at_once(*acts: Callable[[], object]) -> int:
 
 
 def lock_each_other(one: User, two: User) -> list[Callable[[], object]]:
-    return [lambda: people.lock_out(actor=one, user=two),
-            lambda: people.lock_out(actor=two, user=one)]  # fmt: skip
+    return [
+        lambda: people.lock_out(actor=one, user=two),
+        lambda: people.lock_out(actor=two, user=one),
+    ]
 
 
 def revoke_each_other(one: User, two: User) -> list[Callable[[], object]]:
     first, second = one.memberships.get(), two.memberships.get()
-    return [lambda: people.revoke_role(actor=one, membership=second),
-            lambda: people.revoke_role(actor=two, membership=first)]  # fmt: skip
+    return [
+        lambda: people.revoke_role(actor=one, membership=second),
+        lambda: people.revoke_role(actor=two, membership=first),
+    ]
 
 
 def revoke_own(one: User, two: User) -> list[Callable[[], object]]:
     first, second = one.memberships.get(), two.memberships.get()
-    return [lambda: people.revoke_role(actor=one, membership=first),
-            lambda: people.revoke_role(actor=two, membership=second)]  # fmt: skip
+    return [
+        lambda: people.revoke_role(actor=one, membership=first),
+        lambda: people.revoke_role(actor=two, membership=second),
+    ]
 
 
 def lock_and_revoke(one: User, two: User) -> list[Callable[[], object]]:
     first = one.memberships.get()
-    return [lambda: people.lock_out(actor=one, user=two),
-            lambda: people.revoke_role(actor=two, membership=first)]  # fmt: skip
+    return [
+        lambda: people.lock_out(actor=one, user=two),
+        lambda: people.revoke_role(actor=two, membership=first),
+    ]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -72,9 +72,13 @@ def test_audit_pages_take_as_many_queries_for_many_events_of_any_age_as_for_one(
     for _number in range(5):
         record(TARGET_TESTED, actor=operator, environment=environment, run=run)
         AuditEvent.objects.create(
-            action=TARGET_TESTED.key, actor_label="ada", actor_kind="user", app_version="0.1.0",
-            environment=environment, run=run,
-        )  # fmt: skip
+            action=TARGET_TESTED.key,
+            actor_label="ada",
+            actor_kind="user",
+            app_version="0.1.0",
+            environment=environment,
+            run=run,
+        )
     assert len(queries(client, address)) == len(few)
 
 

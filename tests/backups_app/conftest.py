@@ -55,9 +55,11 @@ def bucket(admin):
     """A scripted S3 server and its saved storage."""
     with scripted_s3() as s3:
         s3.storage = storages.save_storage(
-            actor=admin, storage=Storage(name="Bucket", url=s3.url, access_key="key"), before={},
+            actor=admin,
+            storage=Storage(name="Bucket", url=s3.url, access_key="key"),
+            before={},
             secret="s3-secret-marker",
-        )  # fmt: skip
+        )
         yield s3
 
 
@@ -86,10 +88,13 @@ def restore(actor, backup: Backup, environment: Environment, **more) -> Run:
     more.setdefault("typed_name", environment.slug)
     return execute(
         services.request_restore(
-            actor=actor, backup=backup, target=environment.targets.get(),
-            idempotency_key=uuid.uuid4().hex, **more,
+            actor=actor,
+            backup=backup,
+            target=environment.targets.get(),
+            idempotency_key=uuid.uuid4().hex,
+            **more,
         )
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture

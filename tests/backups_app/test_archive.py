@@ -96,9 +96,7 @@ def test_tool_that_ends_early_is_not_taken_for_corruption(form):
 
     data, written = write([b"x" * 100_000], form)
     with pytest.raises(BrokenPipeError):
-        read_archive(
-            iter([data]), form, Gone(), sha256=written.sha256, identities=[IDENTITY]
-        )  # fmt: skip
+        read_archive(iter([data]), form, Gone(), sha256=written.sha256, identities=[IDENTITY])
     with pytest.raises(ArchiveCorrupt):
         read_archive(iter([data]), form, Gone(), sha256="0" * 64, identities=[IDENTITY])
 
@@ -184,11 +182,9 @@ def test_tar_is_fed_on_the_callers_thread_which_has_connections_of_its_own(tmp_p
 def test_corrupt_tar_is_named_as_corrupt_and_not_as_a_bad_tar(tmp_path):
     with pytest.raises(ArchiveCorrupt):
         unpack_tar(
-            lambda taker: read_archive(
-                iter([b"junk"]), FORMS["plain"], taker, sha256="0" * 64
-            ),
+            lambda taker: read_archive(iter([b"junk"]), FORMS["plain"], taker, sha256="0" * 64),
             tmp_path,
-        )  # fmt: skip
+        )
 
 
 def test_tar_that_leads_out_of_its_folder_is_refused(tmp_path):

@@ -229,9 +229,12 @@ def test_claim_of_a_restore_is_refused_when_the_backup_fails_meanwhile(
     backup, environment, operator, meanwhile, why
 ):
     run = services.request_restore(
-        actor=operator, backup=backup, target=environment.targets.get(), typed_name="staging",
+        actor=operator,
+        backup=backup,
+        target=environment.targets.get(),
+        typed_name="staging",
         idempotency_key="k" * 32,
-    )  # fmt: skip
+    )
     Backup.objects.update(**meanwhile)
     execute_run(run.pk, "w")
     run.refresh_from_db()
@@ -244,9 +247,11 @@ def test_claim_of_a_restore_is_refused_when_the_backup_fails_meanwhile(
 def test_restore_of_a_backup_that_is_not_listed_is_refused(environment, operator):
     with pytest.raises(Refused, match="has been deleted"):
         runs.request_run(
-            actor=operator, target=environment.targets.get(), parameters=RestoreParameters(backup=999),
+            actor=operator,
+            target=environment.targets.get(),
+            parameters=RestoreParameters(backup=999),
             idempotency_key="k" * 32,
-        )  # fmt: skip
+        )
 
 
 def test_restore_needs_the_typed_name(backup, environment, operator):
@@ -364,9 +369,12 @@ def test_lost_restore_is_what_the_catalogue_says(backup, environment, operator):
 
 def test_lost_restore_before_the_swap_is_failed(backup, environment, operator):
     made = services.request_restore(
-        actor=operator, backup=backup, target=environment.targets.get(), typed_name="staging",
+        actor=operator,
+        backup=backup,
+        target=environment.targets.get(),
+        typed_name="staging",
         idempotency_key="x" * 32,
-    )  # fmt: skip
+    )
     assert "was not replaced" in lose(made).summary
 
 

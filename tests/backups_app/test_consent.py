@@ -63,9 +63,12 @@ def test_masking_script_is_the_consent(backup, other, its_admin, set_policy):
 
 def requested(actor, backup: Backup, environment) -> Run:
     return services.request_restore(
-        actor=actor, backup=backup, target=environment.targets.get(), idempotency_key="k" * 32,
+        actor=actor,
+        backup=backup,
+        target=environment.targets.get(),
+        idempotency_key="k" * 32,
         typed_name=environment.slug,
-    )  # fmt: skip
+    )
 
 
 def test_script_that_is_gone_when_the_worker_begins_is_no_consent(

@@ -74,10 +74,15 @@ def replaced(environment, operator, target) -> ReplacedDatabase:
     )
     Run.objects.filter(pk=run.pk).update(status=RunStatus.SUCCEEDED)
     return ReplacedDatabase.objects.create(
-        target=environment.targets.get(), run=run, live_name=live, replaced_name=name,
-        built_name=f"{live}__new", old_oid=oids[name], new_oid=oids[live],
+        target=environment.targets.get(),
+        run=run,
+        live_name=live,
+        replaced_name=name,
+        built_name=f"{live}__new",
+        old_oid=oids[name],
+        new_oid=oids[live],
         swapped_at=timezone.now(),
-    )  # fmt: skip
+    )
 
 
 def test_replaced_database_stays_closed_when_taking_it_back_cannot_be_recorded(replaced, operator):

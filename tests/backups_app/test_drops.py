@@ -37,13 +37,24 @@ def replaced(environment, operator, target) -> ReplacedDatabase:
     target.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     oids = dict(target.execute("SELECT datname, oid::int8 FROM pg_database").fetchall())
     run = Run.objects.create(
-        kind=RunKind.RESTORE, status=RunStatus.SUCCEEDED, environment=environment,
-        target=environment.targets.get(), requested_by=operator, idempotency_key=uuid.uuid4().hex,
-    )  # fmt: skip
+        kind=RunKind.RESTORE,
+        status=RunStatus.SUCCEEDED,
+        environment=environment,
+        target=environment.targets.get(),
+        requested_by=operator,
+        idempotency_key=uuid.uuid4().hex,
+    )
     return ReplacedDatabase.objects.create(
-        target=environment.targets.get(), run=run, live_name=live, replaced_name=name, built_name="x",
-        old_oid=oids[name], new_oid=oids[live], size_bytes=8_000_000, swapped_at=Now(),
-    )  # fmt: skip
+        target=environment.targets.get(),
+        run=run,
+        live_name=live,
+        replaced_name=name,
+        built_name="x",
+        old_oid=oids[name],
+        new_oid=oids[live],
+        size_bytes=8_000_000,
+        swapped_at=Now(),
+    )
 
 
 @pytest.fixture
@@ -136,8 +147,9 @@ def test_drop_that_fails_is_shown_with_its_error_and_done_when_the_cause_is_gone
         said.append(words(client.get("/backups").content.decode()))
         WorkItem.objects.update(due_at=Now())
     assert [("being dropped" in s, "drop is late" in s) for s in said] == [
-        (True, False), (False, True),
-    ]  # fmt: skip
+        (True, False),
+        (False, True),
+    ]
     assert f"Last error: {replaced.replaced_name} is called mine now" in said[1]
     with pytest.raises(Refused, match=r"the last try failed: .* is called mine now"):
         services.request_drop(actor=admin, replaced=replaced, typed_name=replaced.replaced_name)

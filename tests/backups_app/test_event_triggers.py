@@ -42,9 +42,10 @@ def guarded(environment, target):
 
 
 @pytest.mark.parametrize(
-    "policy", [{}, {"level": 0}, {"format": "directory", "jobs": 2}, {"jobs": 2}],
+    "policy",
+    [{}, {"level": 0}, {"format": "directory", "jobs": 2}, {"jobs": 2}],
     ids=["stream", "plain", "directory", "parallel"],
-)  # fmt: skip
+)
 def test_backup_with_event_triggers_is_proven_and_restored_without_them(
     guarded, run_backup, set_policy, operator, policy
 ):
@@ -120,19 +121,25 @@ def test_rows_of_the_log_are_no_rows_of_the_application(guarded, target):
         spaces = {name.split(".")[0] for name in activity.rows_written_by_table(connection)}
         assert spaces == {"public"}
         assert set(content.count_rows(connection)) == {
-            "public._prisma_migrations", "public.another", "public.noted", "public.targets",
+            "public._prisma_migrations",
+            "public.another",
+            "public.noted",
+            "public.targets",
             "public.users",
-        }  # fmt: skip
+        }
 
 
 def test_imported_archive_with_event_triggers_is_restored_without_them(guarded, admin):
     archive = dumped(guarded.dsn, "--format=custom")
     run = execute(
         services.import_upload(
-            actor=admin, target=guarded.targets.get(), name="shop.dump", chunks=[archive],
+            actor=admin,
+            target=guarded.targets.get(),
+            name="shop.dump",
+            chunks=[archive],
             idempotency_key=uuid.uuid4().hex,
         )
-    )  # fmt: skip
+    )
     assert run.status == RunStatus.SUCCEEDED, run.summary
     role = psycopg.conninfo.conninfo_to_dict(guarded.dsn)["user"]
     assert (

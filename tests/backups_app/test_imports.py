@@ -76,9 +76,12 @@ PACKINGS: dict[str, Callable[[str, Path], bytes]] = {
 def upload(environment, admin):
     def run(data: bytes, name: str = "shop.dump", key: str = "") -> Run:
         return services.import_upload(
-            actor=admin, target=environment.targets.get(), name=name, chunks=[data],
+            actor=admin,
+            target=environment.targets.get(),
+            name=name,
+            chunks=[data],
             idempotency_key=key or uuid.uuid4().hex,
-        )  # fmt: skip
+        )
 
     return run
 
@@ -258,14 +261,17 @@ def test_other_spelling_of_a_key_is_refused_in_the_form(
     answer = as_role("admin").post(
         reverse("backup-import", args=["shop", "staging"]),
         {"reason": "x", "storage": Storage.objects.builtin().pk, "path": path},
-    )  # fmt: skip
+    )
     assert answer.status_code == 422
     assert re.search("A path has no|Write the folders", answer.text)
     with pytest.raises(Refused) as refusal:
         services.import_from_storage(
-            actor=admin, target=environment.targets.get(), storage=Storage.objects.builtin(), key=path,
+            actor=admin,
+            target=environment.targets.get(),
+            storage=Storage.objects.builtin(),
+            key=path,
             idempotency_key="k" * 32,
-        )  # fmt: skip
+        )
     assert (refusal.value.kind, refusal.value.field) == (Kind.INVALID, "path")
     assert not Run.objects.filter(kind=RunKind.IMPORT).exists()
 
@@ -304,9 +310,12 @@ def elsewhere(make_environment):
 
 def import_into(environment, actor, storage: Storage, key: str) -> Run:
     return services.import_from_storage(
-        actor=actor, target=environment.targets.get(), storage=storage, key=key,
+        actor=actor,
+        target=environment.targets.get(),
+        storage=storage,
+        key=key,
         idempotency_key=uuid.uuid4().hex,
-    )  # fmt: skip
+    )
 
 
 def linked(path: Path, link: Path) -> Path:
@@ -361,10 +370,13 @@ def test_bytes_of_another_environment_s_backup_are_not_imported(
     storage = Storage.objects.create(name="Drop", url=f"file://{tmp_path}/drop")
     uploaded = execute(
         services.import_upload(
-            actor=elsewhere.its_admin, target=elsewhere.targets.get(), name="a.dump", chunks=[data],
+            actor=elsewhere.its_admin,
+            target=elsewhere.targets.get(),
+            name="a.dump",
+            chunks=[data],
             idempotency_key=uuid.uuid4().hex,
         )
-    )  # fmt: skip
+    )
     named = execute(import_into(elsewhere, elsewhere.its_admin, storage, "a.dump"))
     for run in (uploaded, named):
         assert run.status == RunStatus.FAILED

@@ -168,9 +168,16 @@ def test_killed_server_fails_the_backup_and_leaves_no_half(
 
 @pytest.mark.parametrize(
     "line",
-    ["preflight:", "beside the live database", "content equal", "swap: closing", "swap: closed",
-     "swap: emptied", "swap: renamed"],
-)  # fmt: skip
+    [
+        "preflight:",
+        "beside the live database",
+        "content equal",
+        "swap: closing",
+        "swap: closed",
+        "swap: emptied",
+        "swap: renamed",
+    ],
+)
 def test_killed_server_during_a_restore_leaves_one_of_two_whole_databases(
     on_own_server, run_backup, operator, server, when_logged, line
 ):
@@ -178,9 +185,12 @@ def test_killed_server_during_a_restore_leaves_one_of_two_whole_databases(
     with psycopg.connect(on_own_server.dsn, autocommit=True) as connection:
         connection.execute("DELETE FROM big WHERE n > 100")
     made = services.request_restore(
-        actor=operator, backup=backup, target=on_own_server.targets.get(), typed_name="staging",
+        actor=operator,
+        backup=backup,
+        target=on_own_server.targets.get(),
+        typed_name="staging",
         idempotency_key=uuid.uuid4().hex,
-    )  # fmt: skip
+    )
 
     def kill_and_start() -> None:
         server.kill()
@@ -209,9 +219,11 @@ def test_bucket_that_vanishes_during_the_dump_leaves_no_backup(
 ):
     with scripted_s3() as s3:
         bucket = storages.save_storage(
-            actor=admin, storage=Storage(name="B", url=s3.url, access_key="k"), before={},
+            actor=admin,
+            storage=Storage(name="B", url=s3.url, access_key="k"),
+            before={},
             secret="s",
-        )  # fmt: skip
+        )
         set_policy(storage=bucket)
 
         def vanish() -> None:

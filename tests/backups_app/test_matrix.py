@@ -188,9 +188,12 @@ def test_archive_of_a_newer_server_is_refused_by_an_older_one(
     other.targets.update(dsn_encrypted=seal(dsn))
     run = execute(
         services.request_restore(
-            actor=admin, backup=backup, target=other.targets.get(), typed_name="old",
+            actor=admin,
+            backup=backup,
+            target=other.targets.get(),
+            typed_name="old",
             idempotency_key=uuid.uuid4().hex,
         )
-    )  # fmt: skip
+    )
     assert run.status == RunStatus.FAILED
     assert "needs an archive of its own version or older" in run.summary

@@ -34,9 +34,14 @@ def make_backup(environment, operator):
 
     def make(days: float = 0, **more) -> Backup:
         run = Run.objects.create(
-            operation="backup", kind=RunKind.BACKUP, status="succeeded", environment=environment,
-            target=environment.targets.get(), requested_by=operator, idempotency_key=uuid.uuid4().hex,
-        )  # fmt: skip
+            operation="backup",
+            kind=RunKind.BACKUP,
+            status="succeeded",
+            environment=environment,
+            target=environment.targets.get(),
+            requested_by=operator,
+            idempotency_key=uuid.uuid4().hex,
+        )
         tables = {"public.users": {"rows": 200, "hash": "1"}}
         values = {
             "key": f"shop/staging/{run.pk}.dump", "size_bytes": 10**6, "raw_bytes": 10**7,
@@ -89,8 +94,9 @@ def test_policy_is_previewed_before_it_is_saved_and_saved_as_previewed(
     assert (saved.status_code, BackupPolicy.objects.get().keep_days) == (302, 7)
     event = AuditEvent.objects.get(action="backup_policy.changed")
     assert (event.details["before"]["keep_days"], event.details["after"]["keep_days"]) == (
-        "None", "7",
-    )  # fmt: skip
+        "None",
+        "7",
+    )
     page = client.get(environment.get_absolute_url()).content.decode()
     assert "At 03:00 (UTC)" in page
 
@@ -205,9 +211,15 @@ def test_backup_page_shows_copies_expiry_and_deletion(as_role, make_backup):
 def test_undo_page_keeps_what_was_typed_and_queues_when_right(as_role, make_backup, environment):
     backup, client = make_backup(), as_role("operator")
     replaced = ReplacedDatabase.objects.create(
-        target=environment.targets.get(), run=backup.run, live_name="shop", built_name="shop__new1",
-        replaced_name="shop__old_1", old_oid=1, new_oid=2, swapped_at=timezone.now(),
-    )  # fmt: skip
+        target=environment.targets.get(),
+        run=backup.run,
+        live_name="shop",
+        built_name="shop__new1",
+        replaced_name="shop__old_1",
+        old_oid=1,
+        new_oid=2,
+        swapped_at=timezone.now(),
+    )
     address = reverse("replaced-undo", args=[replaced.pk])
     page = client.get(address).content.decode()
     assert "shop__old_1" in page
@@ -261,8 +273,9 @@ def test_download_streams_the_archive_to_admins_and_is_audited(as_role, make_bac
     client = as_role("admin")
     refused = client.post(address)
     assert (refused.status_code, "No copy lies in a folder" in refused.content.decode()) == (
-        409, True,
-    )  # fmt: skip
+        409,
+        True,
+    )
     path = settings.BACKUPS_FOLDER / backup.key
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"archive")

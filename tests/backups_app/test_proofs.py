@@ -107,9 +107,7 @@ def test_outage_of_the_storage_leaves_the_proof_and_says_so(
 ):
     backup, url = in_a_bucket, bucket.storage.url
     before = (backup.proof, backup.proven_at, backup.proof_problem)
-    Storage.objects.filter(pk=bucket.storage.pk).update(
-        url=url.replace(f":{bucket.port}", ":1")
-    )  # fmt: skip
+    Storage.objects.filter(pk=bucket.storage.pk).update(url=url.replace(f":{bucket.port}", ":1"))
 
     run = prove(backup, operator, level)
 
@@ -149,8 +147,9 @@ def test_store_that_breaks_off_while_it_is_read_leaves_the_proof(
     assert "Stale file handle" in run.summary
     backup.refresh_from_db()
     assert (backup.proof, backup.copies.get().state) == (
-        ProofLevel.CONTENT, CopyState.UNREACHABLE,
-    )  # fmt: skip
+        ProofLevel.CONTENT,
+        CopyState.UNREACHABLE,
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -176,8 +175,9 @@ def test_unreachable_copy_beside_a_corrupt_one_leaves_the_proof(
         backup.refresh_from_db()
         assert backup.proof == ProofLevel.CONTENT
     assert {copy.storage_id: copy.state for copy in backup.copies.all()} == {
-        builtin.pk: CopyState.CORRUPT, bucket.storage.pk: CopyState.UNREACHABLE,
-    }  # fmt: skip
+        builtin.pk: CopyState.CORRUPT,
+        bucket.storage.pk: CopyState.UNREACHABLE,
+    }
 
 
 @pytest.mark.parametrize("level", LEVELS[1:])

@@ -77,9 +77,11 @@ def test_hold_that_ends_lets_the_policy_decide_again(
 ):
     set_policy(keep_days=25)
     services.hold_backup(
-        actor=operator, backup=old_backups[3], reason="audit",
+        actor=operator,
+        backup=old_backups[3],
+        reason="audit",
         until=timezone.now() + timedelta(days=1),
-    )  # fmt: skip
+    )
     assert policies.decide_for(environment.targets.get())[-1].why == "on hold"
     Backup.objects.update(held_until=timezone.now())
     assert not policies.decide_for(environment.targets.get())[-1].keeps

@@ -27,8 +27,21 @@ from tests.worker import recovery_kit
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "recovery.md"
-SHELL_TOOLS = ("sh", "age", "zstd", "tar", "sed", "cut", "cat", "sort", "paste", "mktemp", "rm",
-               "diff", "sha256sum")  # fmt: skip
+SHELL_TOOLS = (
+    "sh",
+    "age",
+    "zstd",
+    "tar",
+    "sed",
+    "cut",
+    "cat",
+    "sort",
+    "paste",
+    "mktemp",
+    "rm",
+    "diff",
+    "sha256sum",
+)
 
 
 def blocks() -> str:
@@ -56,12 +69,18 @@ def machine(tmp_path):
         (home / "key").write_text(key)
         script = f"A={archive}\nDB={database}\nKEY={home}/key\n{blocks()}"
         done = subprocess.run(
-            [tools / "sh", "-eu", "-c", script], cwd=home, capture_output=True, text=True,
+            [tools / "sh", "-eu", "-c", script],
+            cwd=home,
+            capture_output=True,
+            text=True,
             env={
-                "PATH": str(tools), "PGHOST": info["host"], "PGUSER": info["user"],
-                "PGPASSWORD": info["password"], "TMPDIR": str(home),
+                "PATH": str(tools),
+                "PGHOST": info["host"],
+                "PGUSER": info["user"],
+                "PGPASSWORD": info["password"],
+                "TMPDIR": str(home),
             },
-        )  # fmt: skip
+        )
         return done.stdout + done.stderr
 
     return follow
@@ -71,11 +90,14 @@ def machine(tmp_path):
 @pytest.mark.parametrize(
     "policy",
     [
-        {}, {"level": 0}, {"format": "directory", "jobs": 2},
-        {"format": "directory", "recipients": True}, {"recipients": True, "level": 9},
+        {},
+        {"level": 0},
+        {"format": "directory", "jobs": 2},
+        {"format": "directory", "recipients": True},
+        {"recipients": True, "level": 9},
     ],
     ids=["zstd", "plain", "directory", "directory encrypted", "encrypted"],
-)  # fmt: skip
+)
 def test_document_brings_the_database_back_hash_equal(
     run_backup, set_policy, environment, target, machine, policy, tmp_path
 ):

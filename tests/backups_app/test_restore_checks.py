@@ -134,7 +134,11 @@ def test_without_a_masking_script_an_admin_has_to_consent(protected, operator, a
         True,
     )
     made = services.request_restore(
-        actor=admin, backup=backup, target=other.targets.get(), typed_name="development",
-        consents_unmasked=True, idempotency_key=uuid.uuid4().hex,
-    )  # fmt: skip
+        actor=admin,
+        backup=backup,
+        target=other.targets.get(),
+        typed_name="development",
+        consents_unmasked=True,
+        idempotency_key=uuid.uuid4().hex,
+    )
     assert made.status == RunStatus.QUEUED

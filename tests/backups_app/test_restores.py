@@ -80,8 +80,11 @@ def test_nobody_is_cut_off_before_autovacuum_has_left(environment, target):
     target.execute(f"CREATE DATABASE {built}")
     order = swap.Order(
         conninfo=psycopg.conninfo.make_conninfo(environment.dsn, dbname="postgres"),
-        live=live, built=built, replaced=f"{live}_old", autovacuum_patience_seconds=60,
-    )  # fmt: skip
+        live=live,
+        built=built,
+        replaced=f"{live}_old",
+        autovacuum_patience_seconds=60,
+    )
     steps = []
     with autovacuum_at_work(environment.dsn), swap.Swap(order, steps.append) as exchange:
         swapping = threading.Thread(target=exchange.run)
@@ -104,10 +107,12 @@ def test_restore_refuses_a_name_that_cannot_be(backup, environment, operator, na
 def undo(replaced: ReplacedDatabase, actor, typed_name: str = "staging") -> Run:
     return execute(
         services.request_undo(
-            actor=actor, replaced=replaced, idempotency_key=uuid.uuid4().hex,
+            actor=actor,
+            replaced=replaced,
+            idempotency_key=uuid.uuid4().hex,
             typed_name=typed_name,
         )
-    )  # fmt: skip
+    )
 
 
 def test_undo_brings_the_other_state_back_hash_equal_and_can_be_undone(

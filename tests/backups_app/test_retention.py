@@ -122,8 +122,12 @@ def test_time_passing_without_a_new_backup_deletes_nothing(facts, rules):
 
 
 @settings(max_examples=300)
-@given(histories, st.sampled_from(sorted(PERIODS)), st.integers(1, 12), st.sampled_from(
-    ["UTC", "Europe/Warsaw", "Pacific/Kiritimati"]))  # fmt: skip
+@given(
+    histories,
+    st.sampled_from(sorted(PERIODS)),
+    st.integers(1, 12),
+    st.sampled_from(["UTC", "Europe/Warsaw", "Pacific/Kiritimati"]),
+)
 def test_one_of_each_of_the_last_periods_is_kept(facts, period, count, zone):
     rules = Rules(**{period: count, "time_zone": zone, "minimum_kept": 0})
     stays = set(kept(facts, rules))

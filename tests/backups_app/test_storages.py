@@ -115,10 +115,14 @@ def test_proven_backup_is_copied_and_each_copy_checked(
     assert run.status == RunStatus.SUCCEEDED, run.summary
     copies = Backup.objects.get(run=run).copies.order_by("id")
     assert [(c.storage.name, c.state) for c in copies] == [
-        ("Backups folder", "stored"), ("Bucket", "stored"), ("Second", "stored"),
+        ("Backups folder", "stored"),
+        ("Bucket", "stored"),
+        ("Second", "stored"),
     ] or [(c.storage.name, c.state) for c in copies] == [
-        ("Backups folder", "stored"), ("Second", "stored"), ("Bucket", "stored"),
-    ]  # fmt: skip
+        ("Backups folder", "stored"),
+        ("Second", "stored"),
+        ("Bucket", "stored"),
+    ]
     assert all(c.checked_at for c in copies[1:])
 
 
@@ -182,8 +186,9 @@ def test_encrypted_backup_opens_with_the_team_s_key_alone(run_backup, set_policy
     backup = Backup.objects.get(run=run)
     assert backup.key.endswith(".dump.zst.age")
     assert backup.form.recipients == (
-        public_key(settings.BACKUP_IDENTITIES[0]), public_key(team),
-    )  # fmt: skip
+        public_key(settings.BACKUP_IDENTITIES[0]),
+        public_key(team),
+    )
     settings.BACKUP_IDENTITIES = [team]
     assert backup.proof == ProofLevel.CONTENT
     folder = Path(settings.BACKUPS_FOLDER) / backup.key

@@ -184,8 +184,12 @@ class TestS3Store(StoreContract):
 
     def test_no_error_holds_the_secret_or_the_address(self, store, s3):
         s3.script = lambda *_: 403
-        for act in (lambda: put(store, "a", b"1"), lambda: get(store, "a"),
-                    lambda: store.list("a"), lambda: store.delete("a")):  # fmt: skip
+        for act in (
+            lambda: put(store, "a", b"1"),
+            lambda: get(store, "a"),
+            lambda: store.list("a"),
+            lambda: store.delete("a"),
+        ):
             with pytest.raises(AdapterError) as error:
                 act()
             assert "s3-secret-marker" not in str(error.value)
@@ -205,10 +209,19 @@ def azurite_url() -> Iterator[str]:
     port = free_port()
     url = f"http://127.0.0.1:{port}/{AZURE.key}"
     server = subprocess.Popen(
-        [azurite(), "--blobPort", str(port), "--inMemoryPersistence", "--skipApiVersionCheck",
-         "--disableTelemetry", "--silent"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/tmp",
-    )  # fmt: skip
+        [
+            azurite(),
+            "--blobPort",
+            str(port),
+            "--inMemoryPersistence",
+            "--skipApiVersionCheck",
+            "--disableTelemetry",
+            "--silent",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/tmp",
+    )
     try:
         for _attempt in range(200):
             try:

@@ -72,16 +72,22 @@ class Console:
         self.output = (self.home / "up.out").open("ab")
         self.up = subprocess.Popen(
             [sys.executable, str(ROOT / "manage.py"), "up"],
-            env=self.environment, stdout=self.output, stderr=self.output, cwd=ROOT,
+            env=self.environment,
+            stdout=self.output,
+            stderr=self.output,
+            cwd=ROOT,
             start_new_session=True,
-        )  # fmt: skip
+        )
         wait_for(self.is_healthy, "the console is not healthy")
         self._end_commands()
         self.commands = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.forking"],
-            env=self.environment, cwd=ROOT, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            env=self.environment,
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
 
     def _end_commands(self) -> None:
         if self.commands:
@@ -176,10 +182,20 @@ class Console:
     def traffic(self) -> Iterator[None]:
         """`ops demo traffic` on staging, in a process of its own, once its clients write."""
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "manage.py"), "ops", "demo", "traffic", STAGING,
-             "--clients", CLIENTS],
-            env=self.environment, cwd=ROOT, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                sys.executable,
+                str(ROOT / "manage.py"),
+                "ops",
+                "demo",
+                "traffic",
+                STAGING,
+                "--clients",
+                CLIENTS,
+            ],
+            env=self.environment,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+        )
         try:
             wait_for(self._has_traffic, "no traffic")
             yield
@@ -204,8 +220,11 @@ class Console:
         """Run a few lines inside the console's own Django, as its shell would."""
         done = subprocess.run(
             [sys.executable, str(ROOT / "manage.py"), "shell", "--verbosity=0", "-c", code],
-            env=self.environment, cwd=ROOT, capture_output=True, text=True,
-        )  # fmt: skip
+            env=self.environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
 
     def send(self, task: str, object_id: int, queue: str) -> None:
@@ -215,9 +234,11 @@ class Console:
             f"current_app.send_task({task!r}, args=[{object_id}], queue={queue!r})"
         )
         subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, check=True,
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            check=True,
             env=self.environment | {"DJANGO_SETTINGS_MODULE": "opsconsole.project.settings"},
-        )  # fmt: skip
+        )
 
     def database(self) -> psycopg.Connection:
         """A session in the console's own database."""

@@ -54,8 +54,13 @@ def test_killed_worker_while_a_restore_is_built_replaces_nothing(busy: Console) 
     taken = busy.ops("backup", STAGING, "--wait")
     with busy.superuser() as cluster, table_lock(cluster, "pg_database", "SHARE"):
         run_id = busy.started(
-            "restore", str(taken["backup"]), "--to", STAGING, "--confirm", "staging"  # type: ignore[index]
-        )  # fmt: skip
+            "restore",
+            str(taken["backup"]),
+            "--to",
+            STAGING,
+            "--confirm",
+            "staging",  # type: ignore[index]
+        )
         busy.reaches(run_id, "restore")
         busy.kill_worker_of(run_id)
     assert busy.wait_ended(run_id) == "failed"
@@ -139,6 +144,7 @@ def test_worker_killed_while_it_copies_to_a_bucket_leaves_a_failed_copy_and_no_o
             [run_id],
         ).fetchall()
     assert states == [
-        ("stored", ""), ("failed", "the worker was lost while it was copied"),
-    ]  # fmt: skip
+        ("stored", ""),
+        ("failed", "the worker was lost while it was copied"),
+    ]
     busy.worker_is_back()

@@ -53,8 +53,16 @@ def test_killed_worker_in_held_step_leaves_true_state(busy: Console, step: str) 
     if step == "migrate":
         assert "left nothing" in row["summary"]
         busy.worker_is_back()
-        busy.ops("resolve", STAGING, "20250728101500_add_parent_target_relationship",
-                 "--mark", "rolled_back", "--reason", "the worker was killed", "--wait")  # fmt: skip
+        busy.ops(
+            "resolve",
+            STAGING,
+            "20250728101500_add_parent_target_relationship",
+            "--mark",
+            "rolled_back",
+            "--reason",
+            "the worker was killed",
+            "--wait",
+        )
         assert busy.status == 0, busy.said
     busy.worker_is_back()
     again = busy.ops("migrate", STAGING, "--wait")

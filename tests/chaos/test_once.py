@@ -75,8 +75,9 @@ def test_message_delivered_three_times_runs_once(busy: Console) -> None:
             with busy.database() as connection:
                 row = connection.execute(
                     "SELECT count(*) FROM opsconsole_auditevent WHERE run_id = %s"
-                    " AND action = 'run.duplicate_delivery'", [run_id],
-                ).fetchone()  # fmt: skip
+                    " AND action = 'run.duplicate_delivery'",
+                    [run_id],
+                ).fetchone()
             return row == (2,)
 
         wait_for(refused, "no duplicate was recorded")
@@ -84,6 +85,7 @@ def test_message_delivered_three_times_runs_once(busy: Console) -> None:
     with busy.database() as connection:
         starts = connection.execute(
             "SELECT count(*) FROM opsconsole_auditevent WHERE run_id = %s"
-            " AND action = 'run.started'", [run_id],
-        ).fetchone()  # fmt: skip
+            " AND action = 'run.started'",
+            [run_id],
+        ).fetchone()
     assert starts == (1,)

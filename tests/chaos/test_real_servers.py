@@ -24,8 +24,9 @@ def servers() -> Iterator[tuple[str, str]]:
     broker_port = free_port()
     valkey = subprocess.Popen(
         [binary(), "--port", str(broker_port), "--bind", "127.0.0.1", "--save", ""],
-        stdout=subprocess.DEVNULL, cwd="/tmp",
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        cwd="/tmp",
+    )
     try:
         with postgres_15() as server:
             yield server.dsn, f"redis://127.0.0.1:{broker_port}/0"
@@ -42,9 +43,13 @@ def test_up_on_own_servers_backs_up_a_postgres_15_with_its_own_tools(servers, tm
             connection.execute(f"CREATE DATABASE {role} OWNER {role}")
     console = Console()
     console.environment |= {
-        "DATABASE_URL": dsn.replace("postgres@", "console:a-password@").replace("/postgres", "/console"),
-        "REDIS_URL": redis_url, "OPSCONSOLE_HTTPS": "false", "SECRET_KEY": "x" * 60,
-    }  # fmt: skip
+        "DATABASE_URL": dsn.replace("postgres@", "console:a-password@").replace(
+            "/postgres", "/console"
+        ),
+        "REDIS_URL": redis_url,
+        "OPSCONSOLE_HTTPS": "false",
+        "SECRET_KEY": "x" * 60,
+    }
     shutil.copytree(ROOT / "opsconsole/demo/sales-commission/prisma", console.home / "prisma")
     try:
         console.start()
@@ -56,12 +61,18 @@ def test_up_on_own_servers_backs_up_a_postgres_15_with_its_own_tools(servers, tm
             client, "/settings/applications/add", name="Shop", slug="shop", engine="prisma"
         )
         answer = console.post(
-            client, "/settings/applications/1/environments/add",
-            name="Staging", slug="staging", position="1", auto_rollback="no_writes",
-            settle_seconds="1", queue="runs", backup_before_migrate="on",
+            client,
+            "/settings/applications/1/environments/add",
+            name="Staging",
+            slug="staging",
+            position="1",
+            auto_rollback="no_writes",
+            settle_seconds="1",
+            queue="runs",
+            backup_before_migrate="on",
             migrations_folder=str(console.home / "prisma/migrations"),
             address=dsn.replace("postgres@", "shop:a-password@").replace("/postgres", "/shop"),
-        )  # fmt: skip
+        )
         assert answer.status_code == 302, answer.text
         run = console.ops("migrate", "shop/staging", "--wait")
         assert (run["status"], len(run["applied"])) == ("succeeded", 13), run["summary"]

@@ -64,17 +64,21 @@ def test_planted_password_is_found_nowhere(console: Console) -> None:
 
     assert seen == set()
     with console.database() as connection:
-        tables = [row[0] for row in connection.execute(
-            "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'"
-        )]  # fmt: skip
+        tables = [
+            row[0]
+            for row in connection.execute(
+                "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'"
+            )
+        ]
         held = [
-            table for table in tables
+            table
+            for table in tables
             if connection.execute(
                 psycopg.sql.SQL("SELECT 1 FROM {} t WHERE t::text LIKE {} LIMIT 1").format(
                     psycopg.sql.SQL(table), psycopg.sql.Literal(f"%{MARKER}%")
                 )
             ).fetchone()
-        ]  # fmt: skip
+        ]
     assert held == []
     files = [
         str(path)

@@ -21,8 +21,12 @@ pytestmark = pytest.mark.chaos
 def up(console: Console, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(ROOT / "manage.py"), "up"],
-        env=console.environment | environment, capture_output=True, text=True, timeout=60, cwd=ROOT,
-    )  # fmt: skip
+        env=console.environment | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+    )
 
 
 def test_second_up_on_the_same_home_is_refused_in_one_line(console: Console) -> None:

@@ -156,8 +156,9 @@ def test_acts_of_an_outage_of_the_broker_take_effect_once_and_are_late_meanwhile
     with frozen(demo.process("valkey-server")):
         ask_to_drop(demo, admin, (pk, name))
         for address in (
-            f"/settings/storages/{storage}/test-again", f"/settings/connections/{environment}/test",
-        ):  # fmt: skip
+            f"/settings/storages/{storage}/test-again",
+            f"/settings/connections/{environment}/test",
+        ):
             assert demo.post(admin, address).status_code == 302
         run_id = demo.started("backup", STAGING)
         wait_for(lambda: admin.get("/").text.count("Try now") == 3, "not shown as late")
@@ -186,6 +187,7 @@ def test_acts_of_an_outage_of_the_broker_take_effect_once_and_are_late_meanwhile
         ).fetchone()
         (tests,) = own.execute(
             "SELECT count(*) FROM backups_app_storage WHERE id = %s AND tested_at IS NOT NULL"
-            " AND test_error = ''", [storage],
-        ).fetchone()  # fmt: skip
+            " AND test_error = ''",
+            [storage],
+        ).fetchone()
     assert (runs, tests) == (1, 1)

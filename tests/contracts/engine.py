@@ -186,9 +186,11 @@ class EngineContract(ABC):
     def test_script_that_is_not_atomic_names_exactly_what_landed(self, engine, folder, connection):
         connection.execute("CREATE SCHEMA kept; CREATE TABLE kept.t AS SELECT 1 AS n")
         self.write(
-            folder, self.first,
-            "CREATE INDEX CONCURRENTLY t_n ON kept.t (n);", is_atomic=False,
-        )  # fmt: skip
+            folder,
+            self.first,
+            "CREATE INDEX CONCURRENTLY t_n ON kept.t (n);",
+            is_atomic=False,
+        )
         self.apply(engine, connection, self.first)
         assert connection.execute("SELECT to_regclass('kept.t_n')").fetchone() != (None,)
         assert self.states(engine, connection) == {self.first: "applied"}
@@ -280,10 +282,11 @@ class NativeContract(EngineContract):
             "CREATE SCHEMA kept; CREATE TABLE kept.t (n int); CREATE TABLE kept.u ()"
         )
         self.write(
-            folder, self.first,
+            folder,
+            self.first,
             "CREATE INDEX CONCURRENTLY t_n ON kept.t (n);\nALTER TABLE kept.u ADD COLUMN m int;",
             is_atomic=False,
-        )  # fmt: skip
+        )
 
         def cancelled(_seconds: float) -> None:
             raise Cancelled("")
@@ -331,10 +334,11 @@ class OwnToolContract(EngineContract):
     def test_extent_that_the_catalogue_does_not_show_is_unknown(self, engine, folder, connection):
         connection.execute("CREATE SCHEMA kept; CREATE TABLE kept.t AS SELECT 1 AS n")
         self.write(
-            folder, self.first,
+            folder,
+            self.first,
             "BEGIN;\nUPDATE kept.t SET n = 2;\nCOMMIT;\nALTER TABLE no ADD x int;",
             is_atomic=False,
-        )  # fmt: skip
+        )
         with pytest.raises(ScriptUnknown, match=r"migration\.sql line 1: "):
             self.apply(engine, connection, self.first)
 

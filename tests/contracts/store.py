@@ -52,8 +52,9 @@ class StoreContract:
         for key in ("app/env/b.dump", "app/env/a.dump", "app/other/c.dump"):
             put(store, key, b"12345")
         assert [(s.key, s.size_bytes) for s in store.list("app/env")] == [
-            ("app/env/a.dump", 5), ("app/env/b.dump", 5),
-        ]  # fmt: skip
+            ("app/env/a.dump", 5),
+            ("app/env/b.dump", 5),
+        ]
         assert store.list("nothing/here") == []
 
     def test_delete_twice_is_no_error(self, store):
@@ -73,8 +74,11 @@ class StoreContract:
         "key", ["", ".", "..", "/a", "a/", "a//b", "./a", "a/../a", "../a", "a\\b", "a\0", "a\nb"]
     )
     def test_other_spelling_of_a_key_is_refused(self, store, key):
-        for act in (lambda: put(store, key, b"1"), lambda: get(store, key),
-                    lambda: store.delete(key)):  # fmt: skip
+        for act in (
+            lambda: put(store, key, b"1"),
+            lambda: get(store, key),
+            lambda: store.delete(key),
+        ):
             with pytest.raises(BadKey):
                 act()
 

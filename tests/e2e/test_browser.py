@@ -99,9 +99,12 @@ def test_every_page_passes_axe_and_fits(console, browser, look):  # noqa: F811
 
     width = 320 if look == "narrow" else 1280
     page = sign_in(
-        console, browser, "admin", viewport={"width": width, "height": 900},
+        console,
+        browser,
+        "admin",
+        viewport={"width": width, "height": 900},
         color_scheme="dark" if look == "dark" else "light",
-    )  # fmt: skip
+    )
     found = {}
     for path in PATHS:
         page.goto(console.url + path)

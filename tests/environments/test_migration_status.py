@@ -25,8 +25,11 @@ def test_state_groups_its_migrations_by_status():
     assert state.pending == ["1_out_of_order", "1_pending"]
     assert state.applied == ["1_edited", "1_missing_locally", "1_applied"]
     assert [m.name for m in state.troubled] == [
-        "1_failed", "1_running", "1_edited", "1_missing_locally",
-    ]  # fmt: skip
+        "1_failed",
+        "1_running",
+        "1_edited",
+        "1_missing_locally",
+    ]
     assert state.names(MigrationStatus.APPLIED) == ["1_applied"]
 
 

@@ -55,8 +55,9 @@ def test_admin_adds_application_environment_and_check(as_role, folder, database)
     assert client.post(edit, fields | {"name": "Development"}).status_code == 302
     changed = AuditEvent.objects.get(action="environment.changed")
     assert (changed.details["before"]["name"], changed.details["after"]["name"]) == (
-        "Dev", "Development",
-    )  # fmt: skip
+        "Dev",
+        "Development",
+    )
     assert changed.details["address_changed"] is False
 
 
@@ -69,10 +70,14 @@ def test_settings_page_names_the_database_that_was_read(as_role, seen):
 def test_archiving_is_refused_while_a_run_holds_the_target(as_role, environment, operator):
     client = as_role("admin")
     run = Run.objects.create(
-        operation="migrate", kind="migrate", changes_target=True,
-        environment=environment, target=environment.targets.get(),
-        requested_by=operator, idempotency_key="x",
-    )  # fmt: skip
+        operation="migrate",
+        kind="migrate",
+        changes_target=True,
+        environment=environment,
+        target=environment.targets.get(),
+        requested_by=operator,
+        idempotency_key="x",
+    )
     archive = reverse("environment-archive", args=[environment.pk])
     assert client.post(archive).status_code == 409
     application = reverse("application-archive", args=[environment.application.pk])
@@ -89,10 +94,14 @@ def test_address_is_not_changed_under_a_run_and_what_was_typed_comes_back(
     as_role, environment, operator, database
 ):
     Run.objects.create(
-        operation="migrate", kind="migrate", changes_target=True,
-        environment=environment, target=environment.targets.get(),
-        requested_by=operator, idempotency_key="x",
-    )  # fmt: skip
+        operation="migrate",
+        kind="migrate",
+        changes_target=True,
+        environment=environment,
+        target=environment.targets.get(),
+        requested_by=operator,
+        idempotency_key="x",
+    )
     before = environment.targets.get().dsn_encrypted
     fields = {
         "name": "Renamed", "slug": "staging", "position": 1, "auto_rollback": "no_writes",

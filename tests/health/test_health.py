@@ -31,19 +31,28 @@ BEFORE = ("opsconsole", "0009_operations")
 
 def sample(environment, **fields) -> HealthResult:
     defaults = {
-        "check_name": "x", "is_healthy": True, "latency_ms": 1.0, "summary": "ok",
+        "check_name": "x",
+        "is_healthy": True,
+        "latency_ms": 1.0,
+        "summary": "ok",
         "observed_at": NOON,
-    }  # fmt: skip
+    }
     return HealthResult(environment=environment, **(defaults | fields))
 
 
 def rows() -> list[tuple]:
     return list(
         HealthRollup.objects.order_by("check_name", "starts_at").values_list(
-            "check_name", "target", "starts_at", "samples", "unhealthy",
-            "latency_sum_ms", "latency_min_ms", "latency_max_ms",
+            "check_name",
+            "target",
+            "starts_at",
+            "samples",
+            "unhealthy",
+            "latency_sum_ms",
+            "latency_min_ms",
+            "latency_max_ms",
         )
-    )  # fmt: skip
+    )
 
 
 def test_samples_are_counted_into_their_half_hour(environment):
@@ -75,15 +84,19 @@ def test_sql_check_belongs_to_the_target_and_http_check_to_the_environment(envir
         "web": None,
     }
     assert [row[:2] + row[3:5] for row in rows()] == [
-        ("amounts", environment.targets.get().pk, 1, 0), ("web", None, 1, 1),
-    ]  # fmt: skip
+        ("amounts", environment.targets.get().pk, 1, 0),
+        ("web", None, 1, 1),
+    ]
 
 
 def test_answers_to_a_run_are_no_samples(environment, operator):
     run = Run.objects.create(
-        kind=RunKind.BACKUP, environment=environment, target=environment.targets.get(),
-        requested_by=operator, idempotency_key="x",
-    )  # fmt: skip
+        kind=RunKind.BACKUP,
+        environment=environment,
+        target=environment.targets.get(),
+        requested_by=operator,
+        idempotency_key="x",
+    )
     check_target(environment.targets.get(), run=run, phase="before")
     assert (HealthResult.objects.count(), rows()) == (1, [])
 
@@ -193,8 +206,11 @@ def test_day_without_a_failure_has_no_last_one(environment):
 def test_environment_without_samples_is_unknown(environment):
     day = health.health_days([environment])[environment.pk]
     assert (day.now, day.bins, day.uptime, day.mean_ms) == (
-        Health.UNKNOWN, [None] * 48, None, None,
-    )  # fmt: skip
+        Health.UNKNOWN,
+        [None] * 48,
+        None,
+        None,
+    )
 
 
 def fill(environment, samples: int) -> None:

@@ -9,5 +9,6 @@ def test_health_asked_for_while_the_broker_is_away_is_503(as_role, environment, 
     broker.away = True
     answer = as_role("operator").post(url(environment, "health-check-now"))
     assert (answer.status_code, "the broker does not answer" in answer.content.decode()) == (
-        503, True,
-    )  # fmt: skip
+        503,
+        True,
+    )

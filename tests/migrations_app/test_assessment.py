@@ -135,9 +135,12 @@ def test_blocking_finding_stops_the_plan_until_it_is_waived(dropping, admin, per
         current_plan(dropping.targets.get())
 
     findings.waive_finding(
-        actor=person("reviewer"), target=dropping.targets.get(), migration="20990101000000_drop_name",
-        rule="destroys-data", reason="nobody reads it since May",
-    )  # fmt: skip
+        actor=person("reviewer"),
+        target=dropping.targets.get(),
+        migration="20990101000000_drop_name",
+        rule="destroys-data",
+        reason="nobody reads it since May",
+    )
     plan, _state = current_plan(dropping.targets.get())
     assert plan.names == ["20990101000000_drop_name"]
     event = AuditEvent.objects.get(action="finding.waived")
@@ -147,9 +150,12 @@ def test_blocking_finding_stops_the_plan_until_it_is_waived(dropping, admin, per
 def test_waiver_does_not_hold_for_an_edited_text(dropping, admin, folder):
     block(dropping, admin)
     findings.waive_finding(
-        actor=admin, target=dropping.targets.get(), migration="20990101000000_drop_name",
-        rule="destroys-data", reason="old text",
-    )  # fmt: skip
+        actor=admin,
+        target=dropping.targets.get(),
+        migration="20990101000000_drop_name",
+        rule="destroys-data",
+        reason="old text",
+    )
     file = folder.path / "20990101000000_drop_name" / "migration.sql"
     file.write_text(DROP + " -- edited")
     observe_target(dropping.targets.get())
@@ -160,9 +166,12 @@ def test_waiver_does_not_hold_for_an_edited_text(dropping, admin, folder):
 def test_withdrawn_waiver_lets_its_finding_stand_again(dropping, admin):
     block(dropping, admin)
     waiver = findings.waive_finding(
-        actor=admin, target=dropping.targets.get(), migration="20990101000000_drop_name",
-        rule="destroys-data", reason="old text",
-    )  # fmt: skip
+        actor=admin,
+        target=dropping.targets.get(),
+        migration="20990101000000_drop_name",
+        rule="destroys-data",
+        reason="old text",
+    )
     findings.withdraw_waiver(actor=admin, environment=dropping, waiver=waiver)
     assert Waiver.objects.count() == 0
     with pytest.raises(Refused, match="Destroys the values"):
@@ -172,30 +181,41 @@ def test_withdrawn_waiver_lets_its_finding_stand_again(dropping, admin):
 def test_operator_may_not_waive(dropping, operator):
     with pytest.raises(Refused) as refused:
         findings.waive_finding(
-            actor=operator, target=dropping.targets.get(), migration="20990101000000_drop_name",
-            rule="destroys-data", reason="please",
-        )  # fmt: skip
+            actor=operator,
+            target=dropping.targets.get(),
+            migration="20990101000000_drop_name",
+            rule="destroys-data",
+            reason="please",
+        )
     assert refused.value.kind is Kind.FORBIDDEN
 
 
-@pytest.mark.parametrize(("rule", "reason", "kind"), [
-    ("destroys-data", " ", Kind.INVALID), ("no-such-rule", "why", Kind.NOT_FOUND),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rule", "reason", "kind"),
+    [
+        ("destroys-data", " ", Kind.INVALID),
+        ("no-such-rule", "why", Kind.NOT_FOUND),
+    ],
+)
 def test_waiver_needs_a_reason_and_a_finding(dropping, admin, rule, reason, kind):
     with pytest.raises(Refused) as refused:
         findings.waive_finding(
-            actor=admin, target=dropping.targets.get(), migration="20990101000000_drop_name",
-            rule=rule, reason=reason,
-        )  # fmt: skip
+            actor=admin,
+            target=dropping.targets.get(),
+            migration="20990101000000_drop_name",
+            rule=rule,
+            reason=reason,
+        )
     assert refused.value.kind is kind
 
 
 def test_unknown_rule_or_level_changes_nothing(environment, admin):
     with pytest.raises(Refused, match="destroys-data: maybe"):
         findings.set_levels(
-            actor=admin, application=environment.application,
+            actor=admin,
+            application=environment.application,
             levels={"destroys-data": "maybe", "breaks-application": "off"},
-        )  # fmt: skip
+        )
     assert findings.levels_of(environment.application) == RULES
 
 

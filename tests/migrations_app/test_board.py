@@ -149,8 +149,9 @@ def test_board_filters_by_name_and_state(make_environment, folder):
     ]
     assert [row.name for row in read_board(made, state="applied").rows] == [FIRST]
     assert read_board(made, state="applied").counts == [
-        (MigrationStatus.PENDING, 1), (MigrationStatus.APPLIED, 1),
-    ]  # fmt: skip
+        (MigrationStatus.PENDING, 1),
+        (MigrationStatus.APPLIED, 1),
+    ]
 
 
 def test_application_page_asks_as_often_for_one_environment_as_for_three(make_environment, as_role):

@@ -74,9 +74,13 @@ def test_nothing_is_asked_while_the_rest_of_a_migration_is_finished(
     fresh = Environment.objects.select_related("application").get(pk=environment.pk)
     observe_target(fresh.targets.get())
     run = doctor.request_resolution(
-        actor=operator, target=fresh.targets.get(), name=NAME, mark="finish", reason="seen to",
+        actor=operator,
+        target=fresh.targets.get(),
+        name=NAME,
+        mark="finish",
+        reason="seen to",
         idempotency_key=uuid.uuid4().hex,
-    )  # fmt: skip
+    )
     execute_run(run.pk, "w")
     run.refresh_from_db()
     assert (run.status, asked_while_held) == (RunStatus.SUCCEEDED, [])
@@ -119,8 +123,12 @@ def test_run_whose_connections_are_cut_again_and_again_ends_by_itself(requested)
 
 
 def test_what_a_step_wrote_is_there_once_when_only_its_acknowledgement_was_lost(requested):
-    written = ["backups_app_backup", "backups_app_backupcopy", "migrations_app_expectedschema",
-               "opsconsole_healthresult"]  # fmt: skip
+    written = [
+        "backups_app_backup",
+        "backups_app_backupcopy",
+        "migrations_app_expectedschema",
+        "opsconsole_healthresult",
+    ]
     with cut_once("INSERT", "after it was committed", *written):
         execute_run(requested.pk, "w")
     ends_as_if_nothing_was(requested)

@@ -167,8 +167,11 @@ def by_dbmate(folder: Path, dsn: str) -> bool:
     url = f"postgres://{role}:{PASSWORD}@/{role}?host={host}&sslmode=disable"
     done = subprocess.run(
         [dbmate(), "--migrations-dir", folder, "--no-dump-schema", "migrate"],
-        capture_output=True, text=True, timeout=60, env=os.environ | {"DATABASE_URL": url},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"DATABASE_URL": url},
+    )
     return done.returncode == 0
 
 
@@ -274,9 +277,31 @@ def test_transaction_that_dbmate_would_lose_is_refused(folder, dsn):
 
 
 LINES = st.sampled_from(
-    [UP, DOWN, f"{UP} transaction:false", f"{UP}:", f" {UP}", "--", "-- Migrate:up", "migrate:up",
-     "-- text", "  -- text", "", " ", "\t\f", "\v", "\xa0", "\ufeff", "/*", "*/", "$$", "'", A, B]
-)  # fmt: skip
+    [
+        UP,
+        DOWN,
+        f"{UP} transaction:false",
+        f"{UP}:",
+        f" {UP}",
+        "--",
+        "-- Migrate:up",
+        "migrate:up",
+        "-- text",
+        "  -- text",
+        "",
+        " ",
+        "\t\f",
+        "\v",
+        "\xa0",
+        "\ufeff",
+        "/*",
+        "*/",
+        "$$",
+        "'",
+        A,
+        B,
+    ]
+)
 TEXTS = st.lists(
     st.tuples(LINES, st.sampled_from(["\n", "\r\n", "\r", ""])).map("".join), max_size=12
 ).map("".join)

@@ -39,9 +39,13 @@ def diagnosis(environment) -> doctor.Diagnosis:
 
 def take(environment, actor, mark: str, reason: str = "seen to") -> Run:
     run = doctor.request_resolution(
-        actor=actor, target=fresh(environment).targets.get(), name=NAME, mark=mark, reason=reason,
+        actor=actor,
+        target=fresh(environment).targets.get(),
+        name=NAME,
+        mark=mark,
+        reason=reason,
         idempotency_key=uuid.uuid4().hex,
-    )  # fmt: skip
+    )
     execute_run(run.pk, "test-worker")
     run.refresh_from_db()
     return run
@@ -61,11 +65,14 @@ def test_half_done_script_is_told_statement_by_statement(half_done):
     found = diagnosis(half_done)
     assert [trace.landed for trace in found.traces] == [True, True, False, False]
     assert (found.landed, "The first 2 of its 4 statements are in the database." in found.what) == (
-        2, True,
-    )  # fmt: skip
+        2,
+        True,
+    )
     assert [(way.mark, way.is_likely) for way in found.ways] == [
-        ("finish", True), ("rolled_back", False), ("applied", False),
-    ]  # fmt: skip
+        ("finish", True),
+        ("rolled_back", False),
+        ("applied", False),
+    ]
     assert found.run == Run.objects.get()
     assert found.backup == Run.objects.get().backups.get()
 
@@ -73,16 +80,21 @@ def test_half_done_script_is_told_statement_by_statement(half_done):
 def test_rest_is_finished_and_what_had_landed_is_not_run_again(half_done, operator, target):
     target.execute("CREATE TABLE nowhere ()")
     drift.acknowledge(
-        actor=operator, target=half_done.targets.get(), reason="made for it",
+        actor=operator,
+        target=half_done.targets.get(),
+        reason="made for it",
         schema=check_drift(half_done.targets.get()).schema_id,
-    )  # fmt: skip
+    )
     run = take(half_done, operator, "finish")
     assert run.status == RunStatus.SUCCEEDED, run.summary
     assert run.summary == f"{NAME} is complete and marked applied."
     assert [s.name for s in run.steps.all()] == ["backup", "finish", "health"]
-    assert target.execute("SELECT to_regclass('extra')::text, count(x) FROM nowhere").fetchone() == (
-        "extra", 0,
-    )  # fmt: skip
+    assert target.execute(
+        "SELECT to_regclass('extra')::text, count(x) FROM nowhere"
+    ).fetchone() == (
+        "extra",
+        0,
+    )
     assert fresh(half_done).targets.get().latest_state.names("applied")[-1] == NAME
     assert drift_of(half_done.targets.get()) is None
     assert half_done.targets.get().expected_schemas.first().run == run
@@ -112,9 +124,13 @@ def test_rest_that_fails_again_leaves_the_migration_failed(half_done, operator):
 
 def test_finish_refuses_a_file_changed_since_it_was_shown(half_done, operator, folder):
     run = doctor.request_resolution(
-        actor=operator, target=half_done.targets.get(), name=NAME, mark="finish", reason="x",
+        actor=operator,
+        target=half_done.targets.get(),
+        name=NAME,
+        mark="finish",
+        reason="x",
         idempotency_key=uuid.uuid4().hex,
-    )  # fmt: skip
+    )
     (folder.path / NAME / "migration.sql").write_text(HALF + "DROP TABLE users;\n")
     execute_run(run.pk, "test-worker")
     run.refresh_from_db()
@@ -124,9 +140,13 @@ def test_finish_refuses_a_file_changed_since_it_was_shown(half_done, operator, f
 
 def test_finish_refuses_when_more_has_landed_than_was_shown(half_done, operator, target):
     run = doctor.request_resolution(
-        actor=operator, target=half_done.targets.get(), name=NAME, mark="finish", reason="x",
+        actor=operator,
+        target=half_done.targets.get(),
+        name=NAME,
+        mark="finish",
+        reason="x",
         idempotency_key=uuid.uuid4().hex,
-    )  # fmt: skip
+    )
     target.execute("CREATE TABLE nowhere (x int)")
     execute_run(run.pk, "test-worker")
     run.refresh_from_db()
@@ -222,9 +242,12 @@ class TestStaleLock:
 
     def end(self, environment, actor, pid: int) -> Run:
         run = doctor.request_end_session(
-            actor=actor, target=environment.targets.get(), pid=pid, reason="the deploy was killed",
+            actor=actor,
+            target=environment.targets.get(),
+            pid=pid,
+            reason="the deploy was killed",
             idempotency_key=uuid.uuid4().hex,
-        )  # fmt: skip
+        )
         execute_run(run.pk, "test-worker")
         run.refresh_from_db()
         return run
@@ -246,9 +269,12 @@ class TestStaleLock:
     def test_another_session_with_the_lock_is_not_ended(self, environment, operator, holder):
         found = fresh(environment)
         run = doctor.request_end_session(
-            actor=operator, target=found.targets.get(), pid=holder.info.backend_pid, reason="x",
+            actor=operator,
+            target=found.targets.get(),
+            pid=holder.info.backend_pid,
+            reason="x",
             idempotency_key=uuid.uuid4().hex,
-        )  # fmt: skip
+        )
         holder.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK])
         with psycopg.connect(environment.dsn, autocommit=True) as other:
             other.execute("SELECT pg_advisory_lock(%s)", [ADVISORY_LOCK])
@@ -271,9 +297,12 @@ class TestStaleLock:
     def test_session_that_was_not_shown_is_refused(self, environment, operator, holder):
         with pytest.raises(Refused, match="no longer holds the lock"):
             doctor.request_end_session(
-                actor=operator, target=fresh(environment).targets.get(), pid=1, reason="x",
+                actor=operator,
+                target=fresh(environment).targets.get(),
+                pid=1,
+                reason="x",
                 idempotency_key="k" * 32,
-            )  # fmt: skip
+            )
 
     def test_viewer_may_not_end_it(self, environment, holder, as_role):
         fresh(environment)
@@ -298,6 +327,10 @@ class TestStaleLock:
 def test_way_out_needs_a_known_mark_and_a_reason(environment, operator, mark, reason, why):
     with pytest.raises(Refused, match=why):
         doctor.request_resolution(
-            actor=operator, target=environment.targets.get(), name=NAME, mark=mark, reason=reason,
+            actor=operator,
+            target=environment.targets.get(),
+            name=NAME,
+            mark=mark,
+            reason=reason,
             idempotency_key="k" * 32,
-        )  # fmt: skip
+        )

@@ -139,19 +139,28 @@ def test_run_that_changes_no_schema_hides_no_drift(
     target.execute(BY_HAND)
     observe_target(environment.targets.get())
     run = doctor.request_resolution(
-        actor=operator, target=environment.targets.get(), name="20250101000000_init", mark="applied",
-        reason="x", idempotency_key=uuid.uuid4().hex,
-    )  # fmt: skip
+        actor=operator,
+        target=environment.targets.get(),
+        name="20250101000000_init",
+        mark="applied",
+        reason="x",
+        idempotency_key=uuid.uuid4().hex,
+    )
     execute_run(run.pk, "test-worker")
     assert changes(environment) == CHANGES
 
 
 def test_schema_is_not_judged_while_a_run_changes_it(environment, operator):
     Run.objects.create(
-        operation="migrate", kind="migrate", changes_target=True,
-        environment=environment, target=environment.targets.get(),
-        requested_by=operator, status=RunStatus.RUNNING, idempotency_key="k",
-    )  # fmt: skip
+        operation="migrate",
+        kind="migrate",
+        changes_target=True,
+        environment=environment,
+        target=environment.targets.get(),
+        requested_by=operator,
+        status=RunStatus.RUNNING,
+        idempotency_key="k",
+    )
     assert check_drift(environment.targets.get()) is None
     assert not environment.targets.get().schema_readings.exists()
 
@@ -173,8 +182,10 @@ class TestAcknowledge:
         assert changes(drifted) == []
         expected = drifted.targets.get().expected_schemas.first()
         assert (expected.because, expected.accepted_by, expected.reason) == (
-            "acknowledged", operator, "for the audit",
-        )  # fmt: skip
+            "acknowledged",
+            operator,
+            "for the audit",
+        )
         event = AuditEvent.objects.get(action="drift.acknowledged")
         assert event.details["changes"] == [" ".join(change) for change in CHANGES]
 
@@ -239,9 +250,13 @@ class TestAdopt:
 
     def test_schema_changed_since_it_was_shown_is_refused(self, drifted, operator, target):
         run = services.request_adoption(
-            actor=operator, target=drifted.targets.get(), schema=shown(drifted), title="add_phone",
-            reason="x", idempotency_key=uuid.uuid4().hex,
-        )  # fmt: skip
+            actor=operator,
+            target=drifted.targets.get(),
+            schema=shown(drifted),
+            title="add_phone",
+            reason="x",
+            idempotency_key=uuid.uuid4().hex,
+        )
         target.execute("ALTER TABLE users ADD COLUMN fax text")
         execute_run(run.pk, "test-worker")
         run.refresh_from_db()

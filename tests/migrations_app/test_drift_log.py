@@ -70,9 +70,11 @@ def test_what_was_settled_before_is_not_told_of_later_drift(logged, operator):
     by_hand(logged, "ALTER TABLE users ADD COLUMN phone text", name="before")
     check_drift(logged.targets.get())
     services.acknowledge(
-        actor=operator, target=logged.targets.get(), schema=drift_of(logged.targets.get()).reading.schema_id,
+        actor=operator,
+        target=logged.targets.get(),
+        schema=drift_of(logged.targets.get()).reading.schema_id,
         reason="known",
-    )  # fmt: skip
+    )
     check_drift(logged.targets.get())
     SchemaReading.objects.update(last_read_at=datetime.now(UTC))
     past = "UPDATE opsconsole_log.changes SET at = at - interval '1 hour'"
@@ -94,9 +96,11 @@ def test_runs_of_the_console_are_not_in_it(logged, migrate, folder):
 
 def test_changes_of_other_objects_are_not_told(logged):
     by_hand(
-        logged, "CREATE TABLE passing (id int)", "DROP TABLE passing",
+        logged,
+        "CREATE TABLE passing (id int)",
+        "DROP TABLE passing",
         "ALTER TABLE targets ADD COLUMN note text",
-    )  # fmt: skip
+    )
     check_drift(logged.targets.get())
     assert [entry[4] for entry in shown(logged)] == ["public.targets"]
 
@@ -104,11 +108,15 @@ def test_changes_of_other_objects_are_not_told(logged):
 def test_log_notes_changes_and_drops_and_nothing_that_is_no_change(logged, target, dba):
     dba.execute("DELETE FROM opsconsole_log.changes")
     by_hand(
-        logged, "CREATE TEMP TABLE mine (id int)", "DROP TABLE mine",
-        "GRANT SELECT ON users TO PUBLIC", "COMMENT ON TABLE users IS 'x'",
-        "CREATE INDEX CONCURRENTLY names ON users (name)", "DROP INDEX names",
+        logged,
+        "CREATE TEMP TABLE mine (id int)",
+        "DROP TABLE mine",
+        "GRANT SELECT ON users TO PUBLIC",
+        "COMMENT ON TABLE users IS 'x'",
+        "CREATE INDEX CONCURRENTLY names ON users (name)",
+        "DROP INDEX names",
         "ALTER TABLE users DROP COLUMN name",
-    )  # fmt: skip
+    )
     assert dba.execute(LOGGED).fetchall() == [
         ("CREATE INDEX", "public.names"), ("DROP INDEX", "public.names"),
         ("ALTER TABLE", "public.users.name"), ("ALTER TABLE", "public.users"),
@@ -117,10 +125,13 @@ def test_log_notes_changes_and_drops_and_nothing_that_is_no_change(logged, targe
 
 @pytest.mark.parametrize(
     "harm",
-    ["BEGIN; LOCK TABLE opsconsole_log.changes", "DROP TABLE opsconsole_log.changes",
-     "ALTER TABLE opsconsole_log.changes ADD CHECK (false) NOT VALID"],
+    [
+        "BEGIN; LOCK TABLE opsconsole_log.changes",
+        "DROP TABLE opsconsole_log.changes",
+        "ALTER TABLE opsconsole_log.changes ADD CHECK (false) NOT VALID",
+    ],
     ids=["locked", "gone", "full"],
-)  # fmt: skip
+)
 def test_broken_log_refuses_no_change(logged, target, dba, harm):
     dba.execute(harm)
     by_hand(logged, "CREATE TABLE made (id int)", "DROP TABLE targets")
@@ -151,9 +162,8 @@ def test_log_is_no_part_of_the_schema_and_any_other_event_trigger_is(logged, dba
     )
     after = read_schema(dba)
     assert {name: after[name] for name in after.keys() - before.keys() if "trigger" in name} == {
-        "event trigger guard":
-            "ON sql_drop WHEN TAG IN (DROP TABLE) EXECUTE FUNCTION public.guard()"
-    }  # fmt: skip
+        "event trigger guard": "ON sql_drop WHEN TAG IN (DROP TABLE) EXECUTE FUNCTION public.guard()"
+    }
 
 
 def test_script_may_run_twice_and_refuses_a_schema_of_another_role(logged, target, dba):
@@ -168,10 +178,13 @@ def test_script_may_run_twice_and_refuses_a_schema_of_another_role(logged, targe
 
 @pytest.mark.parametrize(
     "harm",
-    ["DROP SCHEMA opsconsole_log CASCADE", "ALTER EVENT TRIGGER opsconsole_log_changed DISABLE",
-     "REVOKE USAGE ON SCHEMA opsconsole_log FROM {role}",
-     "REVOKE SELECT ON opsconsole_log.changes FROM {role}"],
-)  # fmt: skip
+    [
+        "DROP SCHEMA opsconsole_log CASCADE",
+        "ALTER EVENT TRIGGER opsconsole_log_changed DISABLE",
+        "REVOKE USAGE ON SCHEMA opsconsole_log FROM {role}",
+        "REVOKE SELECT ON opsconsole_log.changes FROM {role}",
+    ],
+)
 def test_log_that_is_gone_or_closed_is_none(logged, target, dba, harm):
     dba.execute(harm.format(role=target.info.user))
     assert ddl_log.read_changes(target, 60) is None

@@ -186,8 +186,17 @@ WAITS = "SELECT 1 FROM pg_locks WHERE pid = %s AND NOT granted"
 SCANNED = "SELECT relid::bigint FROM pg_stat_xact_user_tables WHERE seq_scan > 0"
 MODES = {mode.in_pg_locks: mode for mode in LockMode}
 # A query reads what it reads; the work of TRUNCATE is none, though it makes a new file.
-NOT_MEASURED = ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "CREATE TABLE made AS",
-                "CREATE MATERIALIZED", "REFRESH")  # fmt: skip
+NOT_MEASURED = (
+    "SELECT",
+    "WITH",
+    "INSERT",
+    "UPDATE",
+    "DELETE",
+    "TRUNCATE",
+    "CREATE TABLE made AS",
+    "CREATE MATERIALIZED",
+    "REFRESH",
+)
 
 
 @pytest.fixture(

@@ -49,20 +49,25 @@ def soon():
 
 def in_statement(environment, text: str) -> bool:
     with psycopg.connect(environment.dsn) as connection:
-        return bool(connection.execute(
-            "SELECT 1 FROM pg_stat_activity WHERE query LIKE %s AND pid <> pg_backend_pid()"
-            " AND datname = current_database()", [f"%{text}%"],
-        ).fetchone())  # fmt: skip
+        return bool(
+            connection.execute(
+                "SELECT 1 FROM pg_stat_activity WHERE query LIKE %s AND pid <> pg_backend_pid()"
+                " AND datname = current_database()",
+                [f"%{text}%"],
+            ).fetchone()
+        )
 
 
 def end_statement(environment) -> bool:
     """End the session that sleeps, as a failover would; whether there was one."""
     with psycopg.connect(environment.dsn, autocommit=True) as connection:
-        return bool(connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE query LIKE '%%pg_sleep(60)%%' AND pid <> pg_backend_pid()"
-            " AND datname = current_database()"
-        ).fetchone())  # fmt: skip
+        return bool(
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE query LIKE '%%pg_sleep(60)%%' AND pid <> pg_backend_pid()"
+                " AND datname = current_database()"
+            ).fetchone()
+        )
 
 
 def test_cancel_during_a_statement_leaves_nothing_and_the_file_pending(
@@ -278,8 +283,9 @@ def test_address_that_cannot_be_opened_fails_the_run(
     execute_run(run.pk, "w")
     run.refresh_from_db()
     assert (run.status, "none of OPSCONSOLE_ENCRYPTION_KEYS fits" in run.summary) == (
-        RunStatus.FAILED, True,
-    )  # fmt: skip
+        RunStatus.FAILED,
+        True,
+    )
 
 
 def test_lock_of_another_console_refuses_the_run(migrate, folder, environment):
@@ -401,9 +407,13 @@ def test_lost_resolution_is_what_the_history_says(migrate, folder, environment, 
     folder.add("20250201000000_half", HALF)
     migrate()
     made = request_resolution(
-        actor=operator, target=environment.targets.get(), name="20250201000000_half", mark="applied",
-        reason="done by hand", idempotency_key="z" * 32,
-    )  # fmt: skip
+        actor=operator,
+        target=environment.targets.get(),
+        name="20250201000000_half",
+        mark="applied",
+        reason="done by hand",
+        idempotency_key="z" * 32,
+    )
     assert "as failed" in lose(made).summary
     Run.objects.filter(pk=made.pk).update(status=RunStatus.QUEUED)
     execute_run(made.pk, "w")

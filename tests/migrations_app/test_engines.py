@@ -167,9 +167,11 @@ class TestDbmate(NativeContract):
         address = f"postgres://{name}:{PASSWORD}@/{name}?host={dsn.split('host=')[1]}"
         done = subprocess.run(
             [dbmate(), "--migrations-dir", folder, "--no-dump-schema", *words],
-            capture_output=True, text=True, timeout=60,
+            capture_output=True,
+            text=True,
+            timeout=60,
             env=os.environ | {"DATABASE_URL": f"{address}&sslmode=disable"},
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -67,8 +67,9 @@ def test_admin_sets_levels_and_the_confirm_page_names_what_stops(dropping, as_ro
     assert admin.get(url).status_code == 200
     admin.post(url, {"rule-destroys-data": "block", "rule-breaks-application": "off"})
     assert dict(LintLevel.objects.values_list("rule", "level")) == {
-        "destroys-data": "block", "breaks-application": "off",
-    }  # fmt: skip
+        "destroys-data": "block",
+        "breaks-application": "off",
+    }
     page = admin.get("/applications/shop/staging/migrate").content.decode()
     assert f"{NAME} line 2: Destroys the values of users.name" in page
     assert "Migrate staging: 1 pending" not in page

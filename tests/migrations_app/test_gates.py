@@ -32,9 +32,12 @@ def pending(environment, folder):
 def ask(actor, environment, **more) -> Run:
     plan, _state = current_plan(environment.targets.get())
     return request_migrate(
-        actor=actor, target=environment.targets.get(), plan_hash=plan.hash,
-        idempotency_key=uuid.uuid4().hex, **more,
-    )  # fmt: skip
+        actor=actor,
+        target=environment.targets.get(),
+        plan_hash=plan.hash,
+        idempotency_key=uuid.uuid4().hex,
+        **more,
+    )
 
 
 def refused(run: Run) -> str:
@@ -94,9 +97,11 @@ def test_claim_is_refused_when_the_environment_is_protected_meanwhile(pending, o
 def test_plan_is_asked_for_by_the_gates_also_without_the_confirm_page(environment, operator):
     with pytest.raises(Refused, match="has not been read yet"):
         runs.request_run(
-            actor=operator, target=environment.targets.get(), parameters=MigrateParameters(),
+            actor=operator,
+            target=environment.targets.get(),
+            parameters=MigrateParameters(),
             idempotency_key="k",
-        )  # fmt: skip
+        )
 
 
 def test_confirm_page_lists_the_gates_with_their_state_and_link(pending, as_role, target):

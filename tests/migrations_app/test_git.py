@@ -40,12 +40,21 @@ class Work:
         return f"file://{self.bare}"
 
     def git(self, *words, cwd: Path | None = None) -> str:
-        names = {"GIT_AUTHOR_NAME": "Ann", "GIT_COMMITTER_NAME": "Ann", "GIT_AUTHOR_EMAIL": "a@b",
-                 "GIT_COMMITTER_EMAIL": "a@b", "GIT_CONFIG_GLOBAL": os.devnull}  # fmt: skip
+        names = {
+            "GIT_AUTHOR_NAME": "Ann",
+            "GIT_COMMITTER_NAME": "Ann",
+            "GIT_AUTHOR_EMAIL": "a@b",
+            "GIT_COMMITTER_EMAIL": "a@b",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+        }
         return subprocess.run(
-            ["git", *map(str, words)], cwd=cwd or self.tree, env=os.environ | names, check=True,
-            capture_output=True, text=True,
-        ).stdout.strip()  # fmt: skip
+            ["git", *map(str, words)],
+            cwd=cwd or self.tree,
+            env=os.environ | names,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
 
     def commit(self, files: dict[str, str], subject: str = "Change") -> str:
         for name, text in files.items():
@@ -64,11 +73,14 @@ class Work:
 @pytest.fixture
 def work(tmp_path) -> Work:
     made = Work(tmp_path)
-    made.commit({
-        f"{FOLDER}/1_init/migration.sql": "CREATE TABLE a (id int);\r\n",
-        "package.json": '{"devDependencies": {"prisma": "6.19.3"}}',
-        "src/secret.txt": "not wanted",
-    }, "Begin")  # fmt: skip
+    made.commit(
+        {
+            f"{FOLDER}/1_init/migration.sql": "CREATE TABLE a (id int);\r\n",
+            "package.json": '{"devDependencies": {"prisma": "6.19.3"}}',
+            "src/secret.txt": "not wanted",
+        },
+        "Begin",
+    )
     return made
 
 
@@ -147,10 +159,12 @@ def test_more_files_than_a_batch_are_all_read(repository, work):
 
 
 def test_attributes_of_the_repository_change_nothing(repository, work):
-    work.commit({
-        ".gitattributes": "*.sql export-ignore export-subst eol=crlf filter=evil\n",
-        f"{FOLDER}/2_more/migration.sql": "SELECT '$Format:%H$';\n",
-    })  # fmt: skip
+    work.commit(
+        {
+            ".gitattributes": "*.sql export-ignore export-subst eol=crlf filter=evil\n",
+            f"{FOLDER}/2_more/migration.sql": "SELECT '$Format:%H$';\n",
+        }
+    )
     folder, _revision = read_folder(repository, "main", FOLDER)
     assert files(folder)["2_more/migration.sql"] == b"SELECT '$Format:%H$';\n"
 

@@ -53,7 +53,9 @@ def test_migrate_applies_proves_verifies_and_records(migrate, folder, target):
     assert run.result["availability"]["down_ms"] == 0
     actions = AuditEvent.objects.filter(run=run).order_by("id").values_list("action", flat=True)
     assert list(actions) == ["run.requested", "run.started", "run.ended"]
-    assert target.execute("SELECT count(*) FROM pg_database WHERE datname LIKE current_database() || '\\_\\_%'").fetchone() == (0,)  # fmt: skip  # noqa: E501
+    assert target.execute(
+        "SELECT count(*) FROM pg_database WHERE datname LIKE current_database() || '\\_\\_%'"
+    ).fetchone() == (0,)
 
 
 def test_health_must_stay_good_for_the_whole_settle_time(migrate, folder, environment, settings):
@@ -189,9 +191,13 @@ def test_mark_rolled_back_then_migrate_again_succeeds(migrate, folder, environme
     file = folder.add("20250202000000_broken", BROKEN)
     assert migrate().status == RunStatus.FAILED
     made = request_resolution(
-        actor=operator, target=environment.targets.get(), name="20250202000000_broken",
-        mark="rolled_back", reason="mended", idempotency_key="r" * 32,
-    )  # fmt: skip
+        actor=operator,
+        target=environment.targets.get(),
+        name="20250202000000_broken",
+        mark="rolled_back",
+        reason="mended",
+        idempotency_key="r" * 32,
+    )
     execute_run(made.pk, "test-worker")
     made.refresh_from_db()
     assert made.status == RunStatus.SUCCEEDED

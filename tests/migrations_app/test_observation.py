@@ -65,9 +65,11 @@ def test_each_trouble_refuses_the_next_migration(environment, folder, target):
     )
     refusals = observe_target(environment.targets.get()).data["refusals"]
     assert [text.split(" ")[0].rstrip(":") for text in refusals] == [
-        "20250204000000_empty", "20250201000000_failed", "20250202000000_edited",
+        "20250204000000_empty",
+        "20250201000000_failed",
+        "20250202000000_edited",
         "20250203000000_rejected/migration.sql",
-    ]  # fmt: skip
+    ]
     with pytest.raises(Refused, match="is unresolved"):
         current_plan(environment.targets.get())
 

@@ -39,10 +39,14 @@ def inline_worker(monkeypatch):
     tasks = {
         task.name: task
         for task in (
-            migrations.observe, migrations.check_target_drift,
-            do_work, platform.execute_run, platform.resolve_lost, sample_health,
+            migrations.observe,
+            migrations.check_target_drift,
+            do_work,
+            platform.execute_run,
+            platform.resolve_lost,
+            sample_health,
         )
-    }  # fmt: skip
+    }
 
     def send(name, args, **_options):
         with as_worker():
@@ -206,8 +210,11 @@ def test_audit_shows_a_member_of_one_environment_only_that_one(ops, shop, make_e
     (event,) = ops("audit", "--as", "limited")
 
     assert (event["environment"], event["what"], event["run"], event["details"]) == (
-        STAGING, "health.check_requested", None, {},
-    )  # fmt: skip
+        STAGING,
+        "health.check_requested",
+        None,
+        {},
+    )
 
 
 def test_nobody_named_is_the_first_admin_of_everything_who_may_sign_in(ops, shop, admin, person):
@@ -259,8 +266,9 @@ def test_protected_environment_needs_confirm_and_checked(ops, shop):
     Environment.objects.update(is_protected=True)
     ops("migrate", STAGING, "--checked")
     assert (ops.status, ops.said) == (
-        2, "Type the environment's name, staging, to confirm. (--confirm NAME)",
-    )  # fmt: skip
+        2,
+        "Type the environment's name, staging, to confirm. (--confirm NAME)",
+    )
     ops("migrate", STAGING, "--confirm", "staging")
     assert ops.status == 2
     assert ops.said.startswith("Not confirmed yet")
@@ -303,8 +311,9 @@ def demo_made(admin):
 
 def test_demo_reset_makes_staging_two_behind_and_breaks_are_added_and_mended(ops, demo_made):
     assert [m["name"] for m in ops("pending", "sales-commission/staging")] == [
-        "20250728101500_add_parent_target_relationship", "20250728104200_index_targets_parent",
-    ]  # fmt: skip
+        "20250728101500_add_parent_target_relationship",
+        "20250728104200_index_targets_parent",
+    ]
     for arguments in (("break-sql",), ("break-sql", "--non-atomic"), ("break-health",)):
         added = ops("demo", *arguments)["added"]
         assert ops("demo", "mend") == [added]

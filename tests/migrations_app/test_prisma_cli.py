@@ -47,11 +47,17 @@ def url_for_prisma(dsn: str) -> str:
 def run_prisma(project: Path, dsn: str, *arguments: str) -> str:
     done = subprocess.run(
         [prisma(), *arguments],
-        cwd=project, capture_output=True, text=True, timeout=120,
-        env=os.environ | {
-            "DATABASE_URL": url_for_prisma(dsn), "CHECKPOINT_DISABLE": "1", **NO_DOWNLOADS,
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ
+        | {
+            "DATABASE_URL": url_for_prisma(dsn),
+            "CHECKPOINT_DISABLE": "1",
+            **NO_DOWNLOADS,
         },
-    )  # fmt: skip
+    )
     return done.stdout + done.stderr
 
 
@@ -70,7 +76,7 @@ def dump_schema(dsn: str) -> list[str]:
     name = urlsplit(dsn).path.lstrip("/")
     text = subprocess.run(
         [tools.pg_dump, "-s", dsn], capture_output=True, text=True, check=True
-    ).stdout.replace(name, "OWNER")  # fmt: skip
+    ).stdout.replace(name, "OWNER")
     return sorted(line for line in text.splitlines() if not re.match(r"\\(un)?restrict", line))
 
 

@@ -44,15 +44,26 @@ def script(engine: PrismaEngine, name: str = "1_a", text: str = SQL) -> None:
 
 
 def row(
-    name: str = "1_a", *, done: bool = True, rolled: bool = False, text: str = SQL,
-    steps: int = 1, logs: str | None = None, at: datetime = NOW,
-) -> AppliedMigration:  # fmt: skip
+    name: str = "1_a",
+    *,
+    done: bool = True,
+    rolled: bool = False,
+    text: str = SQL,
+    steps: int = 1,
+    logs: str | None = None,
+    at: datetime = NOW,
+) -> AppliedMigration:
     end = at + timedelta(seconds=1) if steps else at
     return AppliedMigration(
-        id="x", name=name, checksum=checksum_of(text), started_at=at,
-        finished_at=end if done else None, rolled_back_at=end if rolled else None,
-        logs=logs, steps=steps,
-    )  # fmt: skip
+        id="x",
+        name=name,
+        checksum=checksum_of(text),
+        started_at=at,
+        finished_at=end if done else None,
+        rolled_back_at=end if rolled else None,
+        logs=logs,
+        steps=steps,
+    )
 
 
 def states(engine: PrismaEngine, *rows: AppliedMigration, is_locked: bool = False) -> list[tuple]:
@@ -127,8 +138,10 @@ def test_folder_problems_are_named(engine):
     (engine.folder / "migration_lock.toml").write_text('provider = "mysql"\n')
     problems = engine.read_folder().problems
     assert [p.split(" ")[0] for p in problems] == [
-        "migration_lock.toml", "1_empty", "2_binary/migration.sql",
-    ]  # fmt: skip
+        "migration_lock.toml",
+        "1_empty",
+        "2_binary/migration.sql",
+    ]
 
 
 def test_unreadable_lock_file_is_a_problem(engine):
@@ -184,8 +197,10 @@ def test_function_bodies_stay_whole():
 def test_text_that_the_parser_rejects_is_split_by_the_scanner():
     found = split_statements("SELECT 'é;' AS f(1);\n-- ;\nSELEKT 2;;\n\nlast")
     assert [(s.line, s.kind, s.text) for s in found] == [
-        (1, "unparsed", "SELECT 'é;' AS f(1)"), (3, "unparsed", "SELEKT 2"), (5, "unparsed", "last"),
-    ]  # fmt: skip
+        (1, "unparsed", "SELECT 'é;' AS f(1)"),
+        (3, "unparsed", "SELEKT 2"),
+        (5, "unparsed", "last"),
+    ]
 
 
 PIECES = st.sampled_from(
@@ -354,5 +369,6 @@ def test_mark_applied_closes_the_failed_row_and_adds_one_by_hand(engine, connect
     engine.mark_applied(connection, engine.read_folder().scripts[0])
     rows = engine.read_history(connection)
     assert sorted((r.finished_at is None, r.rolled_back_at is None) for r in rows) == [
-        (False, True), (True, False),
-    ]  # fmt: skip
+        (False, True),
+        (True, False),
+    ]

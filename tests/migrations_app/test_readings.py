@@ -23,28 +23,40 @@ STATEMENT = Statement(2, "ALTER TABLE t ADD COLUMN c text;", "AlterTable")
 SCRIPT = MigrationScript("2_add", "2_add/migration.sql", STATEMENT.text, "abc", (STATEMENT,), True)
 ROW = AppliedMigration("1", "1_init", "def", NOON, NOON, None, "an error", 1)
 HOLDER = {
-    "pid": 7, "user": "app", "name": "psql", "client": "10.0.0.1", "state": "idle",
+    "pid": 7,
+    "user": "app",
+    "name": "psql",
+    "client": "10.0.0.1",
+    "state": "idle",
     "since": "2026-01-02T12:00:00.5+00:00",
-}  # fmt: skip
-FACTS = ServerFacts("17.2", 170002, "42", "shop", 1_000_000, "app", False, True, True,
-                    "UTF8", "C", HOLDER)  # fmt: skip
+}
+FACTS = ServerFacts(
+    "17.2", 170002, "42", "shop", 1_000_000, "app", False, True, True, "UTF8", "C", HOLDER
+)
 IMPACT = StatementImpact(
-    STATEMENT, (TableLock("public.t", LockMode.ACCESS_EXCLUSIVE, 3, 8192),), "rewrites", 8192,
-    8192, ("the values of t.c",), ("who reads t.c",), False,
-)  # fmt: skip
+    STATEMENT,
+    (TableLock("public.t", LockMode.ACCESS_EXCLUSIVE, 3, 8192),),
+    "rewrites",
+    8192,
+    8192,
+    ("the values of t.c",),
+    ("who reads t.c",),
+    False,
+)
 SEEN = Observation(
     FACTS,
     [
         MigrationState("1_init", MigrationStatus.FAILED, None, ROW, resolved_by_hand=True),
         MigrationState("2_add", MigrationStatus.PENDING, SCRIPT, was_rolled_back=True),
     ],
-    ["a problem"], "7.4.0",
+    ["a problem"],
+    "7.4.0",
     {"2_add": Assessment([IMPACT], [Finding("destroys-data", 2, "Gone.", "Copy.")], Risk.HIGH)},
     ToolVerdict("prisma migrate status", "failed: 1_init", ("2_add",)),
     {"1_init": Evidence([Trace(1, "SELECT 1;", None, "leaves no trace in the catalogue")])},
     Revision("main", "f00", "Add", "Ann", NOON),
     "squawk could not be run",
-)  # fmt: skip
+)
 
 
 def test_everything_that_was_observed_is_stored():

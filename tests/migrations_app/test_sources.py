@@ -42,9 +42,11 @@ def read(environment):
 
 def ask(environment, actor, plan_hash: str):
     return request_migrate(
-        actor=actor, target=environment.targets.get(), plan_hash=plan_hash,
+        actor=actor,
+        target=environment.targets.get(),
+        plan_hash=plan_hash,
         idempotency_key=uuid.uuid4().hex,
-    )  # fmt: skip
+    )
 
 
 def finish(run):

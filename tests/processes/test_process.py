@@ -116,9 +116,14 @@ def test_kill_9_of_the_supervisor_ends_the_command():
 
 def make_tool(argv: list[str], lines: list[str], stopping=lambda: False, **more) -> Tool:
     return Tool(
-        argv, on_line=lines.append, is_stopping=stopping, environment=allowed_environment(),
-        heartbeat_seconds=1, grace_seconds=1, **more,
-    )  # fmt: skip
+        argv,
+        on_line=lines.append,
+        is_stopping=stopping,
+        environment=allowed_environment(),
+        heartbeat_seconds=1,
+        grace_seconds=1,
+        **more,
+    )
 
 
 def test_tool_yields_its_output_and_lines():
@@ -178,7 +183,11 @@ def test_reason_of_a_tool_is_its_last_error_not_what_it_printed_after():
     argv = ["sh", "-c", f"printf '{lines}' >&2; exit 1"]
     with pytest.raises(AdapterError, match="exit status 1: pg_restore: error: must be owner"):
         with Tool(
-            argv, on_line=lambda _line: None, is_stopping=lambda: False,
-            environment=allowed_environment(), heartbeat_seconds=1, grace_seconds=1,
-        ) as tool:  # fmt: skip
+            argv,
+            on_line=lambda _line: None,
+            is_stopping=lambda: False,
+            environment=allowed_environment(),
+            heartbeat_seconds=1,
+            grace_seconds=1,
+        ) as tool:
             tool.finish()

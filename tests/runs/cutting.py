@@ -20,9 +20,11 @@ POINTS = {
     "while it is written": ("CREATE TRIGGER held_once BEFORE {}", SLEEP, "PgSleep"),
     "before it is committed": (DEFERRED, SLEEP, "PgSleep"),
     "after it was committed": (
-        DEFERRED, "PERFORM set_config('synchronous_commit', 'on', true)", "SyncRep",
+        DEFERRED,
+        "PERFORM set_config('synchronous_commit', 'on', true)",
+        "SyncRep",
     ),
-}  # fmt: skip
+}
 HELD = (
     "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity"
     " WHERE datname = %s AND wait_event = %s"

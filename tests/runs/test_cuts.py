@@ -39,9 +39,11 @@ def _as_long_as_it_takes(settings) -> None:
 @pytest.fixture
 def queued(transactional_db, environment, operator) -> Run:
     return runs.request_run(
-        actor=operator, parameters=BackupParameters(), target=environment.targets.get(),
+        actor=operator,
+        parameters=BackupParameters(),
+        target=environment.targets.get(),
         idempotency_key=uuid.uuid4().hex,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -192,9 +194,11 @@ def events_of(run: Run) -> list[str]:
 
 @pytest.mark.parametrize(
     ("event", "table", "point"),
-    [*(("UPDATE", "opsconsole_run", point) for point in POINTS),
-     ("INSERT", "opsconsole_auditevent", "while it is written")],
-)  # fmt: skip
+    [
+        *(("UPDATE", "opsconsole_run", point) for point in POINTS),
+        ("INSERT", "opsconsole_auditevent", "while it is written"),
+    ],
+)
 def test_run_ends_once_when_its_end_is_cut(run, event, table, point):
     run.result = {"ways": []}
     with surviving(Lease()):

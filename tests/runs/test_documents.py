@@ -46,9 +46,13 @@ def test_result_is_stored_as_pages_and_the_command_line_read_it():
     result.timings = {"m1": ("2026-11-25T00:00:00+00:00", 0.5)}
     result.add_writes(4)
     assert result.stored_over({"schema_after": "abc"}) == {
-        "schema_after": "abc", "applied": ["m1"], "landed": [{"line": 2, "text": "SELECT 1"}],
-        "timings": {"m1": ["2026-11-25T00:00:00+00:00", 0.5]}, "own_writes": 4, "migrating": True,
-    }  # fmt: skip
+        "schema_after": "abc",
+        "applied": ["m1"],
+        "landed": [{"line": 2, "text": "SELECT 1"}],
+        "timings": {"m1": ["2026-11-25T00:00:00+00:00", 0.5]},
+        "own_writes": 4,
+        "migrating": True,
+    }
 
 
 def test_note_is_told_by_itself_not_by_its_name():
@@ -78,8 +82,9 @@ APPS = {"opsconsole", "backups_app", "migrations_app"}
 def test_step_runs_no_other_step(step):
     names = {each.__name__ for each in step_classes()}
     calls = [
-        node.func for node in ast.walk(ast.parse(inspect.getsource(inspect.getmodule(step))))
+        node.func
+        for node in ast.walk(ast.parse(inspect.getsource(inspect.getmodule(step))))
         if isinstance(node, ast.Call)
-    ]  # fmt: skip
+    ]
     made = {call.id for call in calls if isinstance(call, ast.Name)}
     assert not made & names

@@ -57,9 +57,10 @@ def rank(gates, *, at_claim: bool) -> type:
 @given(GATES, st.booleans())
 def test_closed_beats_waiting_beats_open(gates, at_claim):
     counted = [
-        type(one.verdict) for one in gates
+        type(one.verdict)
+        for one in gates
         if not (at_claim and one.again and isinstance(one.verdict, Waiting))
-    ]  # fmt: skip
+    ]
     expected = next((kind for kind in (Closed, Waiting) if kind in counted), Open)
     assert rank(gates, at_claim=at_claim) is expected
 

@@ -87,7 +87,7 @@ OLD = [
         backups.ImportParameters(storage=1, key="k", name="a.dump", is_upload=True),
     ),
     ("prune", {}, backups.PruneParameters()),
-]  # fmt: skip
+]
 TITLES = {
     "migrate": "Migrate staging",
     "resolve": "Mark m1 applied in staging",
@@ -141,9 +141,13 @@ def test_upgrade_names_the_operation_of_every_older_run_whatever_its_status(befo
         for status in RunStatus:
             environment, target = place(before_operations)
             run = before_operations.get_model("opsconsole", "Run").objects.create(
-                kind=kind, status=status, parameters=parameters, environment=environment,
-                target=target, idempotency_key=uuid.uuid4().hex,
-            )  # fmt: skip
+                kind=kind,
+                status=status,
+                parameters=parameters,
+                environment=environment,
+                target=target,
+                idempotency_key=uuid.uuid4().hex,
+            )
             made.append((run.pk, status, parameters, expected))
     migrate_to_newest()
     for pk, status, parameters, expected in made:
@@ -159,20 +163,31 @@ def test_upgrade_names_the_operation_of_every_older_run_whatever_its_status(befo
 def test_database_keeps_apart_what_was_queued_before_the_upgrade(before_operations):
     environment, target = place(before_operations)
     old = before_operations.get_model("opsconsole", "Run").objects.create(
-        kind="migrate", status="running", environment=environment, target=target,
+        kind="migrate",
+        status="running",
+        environment=environment,
+        target=target,
         idempotency_key="old",
-    )  # fmt: skip
+    )
     migrate_to_newest()
     run = Run.objects.get(pk=old.pk)
     again = {"environment_id": run.environment_id, "target_id": run.target_id}
     with pytest.raises(IntegrityError, match="run_one_changes_a_target"), transaction.atomic():
-        Run.objects.create(operation="restore", kind="restore", changes_target=True,
-                           excludes="restore", idempotency_key="a", **again)  # fmt: skip
-    Run.objects.create(operation="backup", kind="backup", excludes="backup", idempotency_key="b",
-                       **again)  # fmt: skip
+        Run.objects.create(
+            operation="restore",
+            kind="restore",
+            changes_target=True,
+            excludes="restore",
+            idempotency_key="a",
+            **again,
+        )
+    Run.objects.create(
+        operation="backup", kind="backup", excludes="backup", idempotency_key="b", **again
+    )
     with pytest.raises(IntegrityError, match="run_one_active_excludes"), transaction.atomic():
-        Run.objects.create(operation="backup", kind="backup", excludes="backup",
-                           idempotency_key="c", **again)  # fmt: skip
+        Run.objects.create(
+            operation="backup", kind="backup", excludes="backup", idempotency_key="c", **again
+        )
 
 
 def test_downgrade_puts_parameters_into_the_shape_that_the_older_version_reads(before_operations):
@@ -182,10 +197,14 @@ def test_downgrade_puts_parameters_into_the_shape_that_the_older_version_reads(b
         environment, target = place(apps)
         operation = OPERATIONS[asked.operation]
         run = Run.objects.create(
-            operation=operation.key, kind=operation.kind, parameters=asked.stored(),
-            parameters_version=asked.version, environment_id=environment.pk, target_id=target.pk,
+            operation=operation.key,
+            kind=operation.kind,
+            parameters=asked.stored(),
+            parameters_version=asked.version,
+            environment_id=environment.pk,
+            target_id=target.pk,
             idempotency_key=uuid.uuid4().hex,
-        )  # fmt: skip
+        )
         made.append((run.pk, parameters))
     older = migrate_to(BEFORE).get_model("opsconsole", "Run")
     for pk, parameters in made:

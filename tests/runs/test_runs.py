@@ -36,9 +36,12 @@ RESTORE = UndoParameters(replaced=1)
 
 def ask(actor, environment, parameters=MIGRATE, key="", **more) -> Run:
     return runs.request_run(
-        actor=actor, parameters=parameters, target=environment.targets.get(),
-        idempotency_key=key or uuid.uuid4().hex, **more,
-    )  # fmt: skip
+        actor=actor,
+        parameters=parameters,
+        target=environment.targets.get(),
+        idempotency_key=key or uuid.uuid4().hex,
+        **more,
+    )
 
 
 @given(st.lists(st.sampled_from(list(RunStatus)), max_size=12))

@@ -23,8 +23,13 @@ def test_prisma_url_is_understood_and_its_schema_kept():
         "postgresql://u:p%40ss@db.example.com:5433/shop?schema=app&connection_limit=5&sslmode=require"
     )
     assert (dsn.user, dsn.password, dsn.host, dsn.database, dsn.schema, dsn.is_local) == (
-        "u", "p@ss", "db.example.com", "shop", "app", False,
-    )  # fmt: skip
+        "u",
+        "p@ss",
+        "db.example.com",
+        "shop",
+        "app",
+        False,
+    )
     assert dsn.shown() == "u@db.example.com:5433/shop"
     assert dsn.tool_environment(7, "opsconsole:1")["PGSSLMODE"] == "require"
 
@@ -161,8 +166,10 @@ def test_identity_of_a_server_that_keeps_its_own_to_itself(database):
         facts = server.read_facts(connection)
         assert facts.major == 18
         assert (facts.is_superuser, facts.may_create_databases, facts.owns_database) == (
-            False, True, True,
-        )  # fmt: skip
+            False,
+            True,
+            True,
+        )
         assert server.system_identifier(connection) == facts.system_identifier
 
 
@@ -200,8 +207,10 @@ def test_sequences_may_lie_between_before_and_after_only():
 def test_schema_changes_are_lines_with_a_sign():
     before, after = {"table a": "", "column a.x": "int"}, {"column a.x": "text", "table b": ""}
     assert schema.schema_changes(before, after) == [
-        "~ column a.x: int -> text", "- table a", "+ table b",
-    ]  # fmt: skip
+        "~ column a.x: int -> text",
+        "- table a",
+        "+ table b",
+    ]
     assert schema.schema_hash(before) != schema.schema_hash(after)
 
 

@@ -144,9 +144,13 @@ def broken_secrets() -> list[str]:
 PARAMETER = re.compile(r"<(?:(?P<converter>\w+):)?(?P<name>\w+)>")
 # Whose key a number is, by the part of the address before it; elsewhere the part names the model.
 SEGMENTS = {
-    "audit": "AuditEvent", "replaced": "ReplacedDatabase", "connections": "Environment",
-    "checks": "HealthCheck", "check": "RestoreCheck", "samples": "HealthResult",
-}  # fmt: skip
+    "audit": "AuditEvent",
+    "replaced": "ReplacedDatabase",
+    "connections": "Environment",
+    "checks": "HealthCheck",
+    "check": "RestoreCheck",
+    "samples": "HealthResult",
+}
 # A row with one of these is no longer shown: its pages may be gone, too.
 HIDDEN = ("archived_at", "dropped_at", "undone_at")
 OWNERS = {"application", "backup", "environment", "target"}

@@ -59,8 +59,11 @@ def answer_of(module: str, *arguments: str, database: str, **more: str) -> Any:
     }
     done = subprocess.run(
         [sys.executable, "-m", f"tests.upgrade.{module}", *arguments],
-        env=environment | more, cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        env=environment | more,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -95,9 +98,13 @@ def ends(
     backups, migrations = (tmp_path_factory.mktemp(name) for name in ("backups", "migrations"))
     (backups / "incoming").mkdir()
     found: list[dict[str, Any]] = answer_of(
-        "work", str(migrations), database=database, NOWHERE=target,
-        OPSCONSOLE_BACKUPS=str(backups), OPSCONSOLE_MIGRATIONS_ROOTS=str(migrations),
-    )  # fmt: skip
+        "work",
+        str(migrations),
+        database=database,
+        NOWHERE=target,
+        OPSCONSOLE_BACKUPS=str(backups),
+        OPSCONSOLE_MIGRATIONS_ROOTS=str(migrations),
+    )
     return found
 
 

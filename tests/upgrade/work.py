@@ -51,11 +51,14 @@ def main() -> None:
         work_once()
     ended = [
         {
-            "before": before[run.pk], "kind": run.kind, "status": run.status, "summary": run.summary,
+            "before": before[run.pk],
+            "kind": run.kind,
+            "status": run.status,
+            "summary": run.summary,
             "starts": AuditEvent.objects.filter(run=run, action="run.started").count(),
         }
         for run in Run.objects.filter(pk__in=before).order_by("pk")
-    ]  # fmt: skip
+    ]
     json.dump(ended, sys.stdout)
 
 

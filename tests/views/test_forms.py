@@ -84,10 +84,14 @@ def test_confirmation_that_cannot_be_read_keeps_all_that_was_typed(environment, 
     answer = as_role("admin").post(
         place,
         {
-            "plan": "p", "key": "k" * 32, "typed_name": "stag", "reason": LONG,
-            "check-team_notified": "on", "note-team_notified": "told sales",
+            "plan": "p",
+            "key": "k" * 32,
+            "typed_name": "stag",
+            "reason": LONG,
+            "check-team_notified": "on",
+            "note-team_notified": "told sales",
         },
-    )  # fmt: skip
+    )
     assert (answer.status_code, Run.objects.count()) == (422, 0)
     page = answer.content.decode()
     for kept in (LONG.strip(), 'value="stag"', 'value="told sales"', "k" * 32, " checked>"):
@@ -129,9 +133,13 @@ def test_form_without_a_key_comes_back_with_one(environment, as_role, given):
 @pytest.mark.parametrize("given", [{}, {"status": "running"}, {"status": "²"}])
 def test_decision_without_an_end_keeps_its_reason(environment, operator, as_role, given):
     run = Run.objects.create(
-        kind="migrate", environment=environment, target=environment.targets.get(),
-        status=RunStatus.NEEDS_ATTENTION, requested_by=operator, idempotency_key="n",
-    )  # fmt: skip
+        kind="migrate",
+        environment=environment,
+        target=environment.targets.get(),
+        status=RunStatus.NEEDS_ATTENTION,
+        requested_by=operator,
+        idempotency_key="n",
+    )
     place = reverse("run-decide", args=[run.pk])
     answer = as_role("operator").post(place, given | {"reason": "looked at it"})
     run.refresh_from_db()

@@ -19,10 +19,31 @@ from opsconsole.runs.models import Run
 from tests.worker import execute_run, observe_target
 
 TEXTS = ["²", "9" * 5000, "9" * 18, "a\x00b", "é" * 600, "\r\nX: \u202e%'{}"]
-PARAMETERS = {"q", "page", "after", "environment", "who", "what", "since", "until", "status",
-              "kind", "state", "next", "plan", "key", "pid"}  # fmt: skip
-LAST_OF_ALL = {"application-archive", "environment-archive", "health-check-delete", "role-revoke",
-               "person-lock-out", "sign-out"}  # fmt: skip
+PARAMETERS = {
+    "q",
+    "page",
+    "after",
+    "environment",
+    "who",
+    "what",
+    "since",
+    "until",
+    "status",
+    "kind",
+    "state",
+    "next",
+    "plan",
+    "key",
+    "pid",
+}
+LAST_OF_ALL = {
+    "application-archive",
+    "environment-archive",
+    "health-check-delete",
+    "role-revoke",
+    "person-lock-out",
+    "sign-out",
+}
 
 
 def patterns(among: list) -> Iterator[URLPattern]:

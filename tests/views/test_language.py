@@ -53,9 +53,14 @@ def place(db) -> Environment:
 
 def run_of(environment: Environment, status: RunStatus, **more: str) -> Run:
     return Run.objects.create(
-        operation="backup", kind="backup", environment=environment, status=status,
-        target=environment.targets.get(), idempotency_key="x", **more,
-    )  # fmt: skip
+        operation="backup",
+        kind="backup",
+        environment=environment,
+        status=status,
+        target=environment.targets.get(),
+        idempotency_key="x",
+        **more,
+    )
 
 
 def test_message_keeps_its_placeholders_and_html_and_is_longer():
@@ -103,10 +108,24 @@ UNMARKED = [
 
 @pytest.mark.parametrize(
     "given",
-    [{}, {"reason": "y", "typed_name": "y", "path": "/y", "url": "y", "address": "y", "ref": "-y",
-          "backup_cron": "y", "recipients": "y", "slug": "Y y", "keep_last": "-1", "mark": "y"}],
+    [
+        {},
+        {
+            "reason": "y",
+            "typed_name": "y",
+            "path": "/y",
+            "url": "y",
+            "address": "y",
+            "ref": "-y",
+            "backup_cron": "y",
+            "recipients": "y",
+            "slug": "Y y",
+            "keep_last": "-1",
+            "mark": "y",
+        },
+    ],
     ids=["nothing", "nonsense"],
-)  # fmt: skip
+)
 def test_what_is_said_of_a_refused_form_is_marked_for_translation(reader, addresses, given):
     data = pseudo.Data([*pseudo.stored_texts(), *given.values()])
     cookies, found = deepcopy(reader.cookies), {}

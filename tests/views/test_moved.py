@@ -50,9 +50,18 @@ def test_old_address_of_an_act_is_called_again_at_the_new_one(db, as_role, slug,
 
 @pytest.mark.parametrize(
     "address",
-    ["/none", "/shop/none", "/shop/staging/none", "/applications/none", "/applications/shop/none",
-     "/applications", "/applications/staging", "/runs/none", "/shop/staging/none/none/none/none"],
-)  # fmt: skip
+    [
+        "/none",
+        "/shop/none",
+        "/shop/staging/none",
+        "/applications/none",
+        "/applications/shop/none",
+        "/applications",
+        "/applications/staging",
+        "/runs/none",
+        "/shop/staging/none/none/none/none",
+    ],
+)
 def test_address_of_nothing_is_not_found(db, as_role, address):
     make_application("shop")
     assert as_role("admin").get(address).status_code == 404

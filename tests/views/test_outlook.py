@@ -121,24 +121,47 @@ def test_each_level_of_proof_says_something_else(environment, level):
 @pytest.fixture
 def backup(environment, operator) -> Backup:
     run = Run.objects.create(
-        operation="backup", kind="backup", status="succeeded", environment=environment,
-        target=environment.targets.get(), requested_by=operator, idempotency_key="b",
-    )  # fmt: skip
+        operation="backup",
+        kind="backup",
+        status="succeeded",
+        environment=environment,
+        target=environment.targets.get(),
+        requested_by=operator,
+        idempotency_key="b",
+    )
     return Backup.objects.create(
-        environment=environment, target=environment.targets.get(), run=run, key="shop/staging/1.dump",
-        size_bytes=10**6, raw_bytes=10**7, sha256="0" * 64, proof=3, restore_seconds=1.5,
+        environment=environment,
+        target=environment.targets.get(),
+        run=run,
+        key="shop/staging/1.dump",
+        size_bytes=10**6,
+        raw_bytes=10**7,
+        sha256="0" * 64,
+        proof=3,
+        restore_seconds=1.5,
         taken_at=timezone.now() - timedelta(days=1),
-        manifest={"format": "custom", "compression": "zstd:1", "recipients": [], "client": "18.1",
-                  "server": {"version": "18.1"},
-                  "content": {"tables": {"public.users": {"rows": 1200, "hash": "1"}}}},
-    )  # fmt: skip
+        manifest={
+            "format": "custom",
+            "compression": "zstd:1",
+            "recipients": [],
+            "client": "18.1",
+            "server": {"version": "18.1"},
+            "content": {"tables": {"public.users": {"rows": 1200, "hash": "1"}}},
+        },
+    )
 
 
 def test_pages_show_what_the_steps_promise(as_role, environment, backup, operator):
     replaced = ReplacedDatabase.objects.create(
-        target=environment.targets.get(), run=backup.run, live_name="a", built_name="b",
-        replaced_name="shop__old_1", old_oid=1, new_oid=2, swapped_at=timezone.now(),
-    )  # fmt: skip
+        target=environment.targets.get(),
+        run=backup.run,
+        live_name="a",
+        built_name="b",
+        replaced_name="shop__old_1",
+        old_oid=1,
+        new_oid=2,
+        swapped_at=timezone.now(),
+    )
     client = as_role("admin")
     pages = {
         reverse("backup-restore", args=[backup.pk]): backups.RestoreParameters(backup=backup.pk),

@@ -75,9 +75,12 @@ def test_empty_console_says_what_will_appear(as_role):
 def make_many(environment: Environment, count: int) -> None:
     for number in range(count):
         copy = Environment.objects.create(
-            application=environment.application, slug=f"e{number}", name=f"E{number}",
-            position=number + 5, migrations_folder=environment.migrations_folder,
-        )  # fmt: skip
+            application=environment.application,
+            slug=f"e{number}",
+            name=f"E{number}",
+            position=number + 5,
+            migrations_folder=environment.migrations_folder,
+        )
         target = Target.objects.create(environment=copy, dsn_reference="env:NOWHERE")
         migrations = [{"name": "20250101000000_init", "state": "applied", "by_hand": False}]
         target.states.create(data={"migrations": migrations, "refusals": [], "server": {}})
@@ -86,9 +89,12 @@ def make_many(environment: Environment, count: int) -> None:
         )
         health.keep_results([sample])
         Run.objects.create(
-            kind=RunKind.BACKUP, status=RunStatus.FAILED, environment=copy, target=target,
+            kind=RunKind.BACKUP,
+            status=RunStatus.FAILED,
+            environment=copy,
+            target=target,
             idempotency_key=f"run of {copy.pk}",
-        )  # fmt: skip
+        )
 
 
 @pytest.mark.parametrize("path", ["/", "/runs", "/backups", "/find?q=init"])
@@ -186,8 +192,11 @@ def test_console_health_is_503_without_a_worker(client):
     answer = client.get("/health")
     body = answer.json()
     assert (answer.status_code, body["status"], body["database"], body["broker"]) == (
-        503, "unhealthy", "connected", "connected",
-    )  # fmt: skip
+        503,
+        "unhealthy",
+        "connected",
+        "connected",
+    )
     assert body["error"] == "no worker is alive"
 
 

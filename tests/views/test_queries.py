@@ -23,9 +23,12 @@ FINDING = "ALTER TABLE users ADD COLUMN note text;\nDROP TABLE targets;\n"
 
 def copy_of(environment: Environment, number: int) -> Environment:
     copy = Environment.objects.create(
-        application=environment.application, slug=f"e{number}", name=f"E{number}",
-        position=number + 5, migrations_folder=environment.migrations_folder,
-    )  # fmt: skip
+        application=environment.application,
+        slug=f"e{number}",
+        name=f"E{number}",
+        position=number + 5,
+        migrations_folder=environment.migrations_folder,
+    )
     target = Target.objects.create(environment=copy, dsn_reference="env:NOWHERE")
     target.states.create(data={"migrations": [], "refusals": [], "server": {}})
     return copy
@@ -35,11 +38,14 @@ def sample(environment: Environment, *, is_healthy: bool = True, check_name: str
     health.keep_results(
         [
             HealthResult(
-                environment=environment, check_name=check_name, is_healthy=is_healthy,
-                latency_ms=1, summary="ok",
+                environment=environment,
+                check_name=check_name,
+                is_healthy=is_healthy,
+                latency_ms=1,
+                summary="ok",
             )
         ]
-    )  # fmt: skip
+    )
 
 
 def queries(client, address: str) -> list[str]:
@@ -76,9 +82,13 @@ def test_environment_page_takes_as_many_queries_for_three_of_each_as_for_one(
     few = queries(client, busy.get_absolute_url())
     for number in range(2):
         Run.objects.create(
-            kind=RunKind.BACKUP, status=RunStatus.FAILED, environment=busy, target=busy.targets.get(),
-            requested_by=operator, idempotency_key=f"r{number}",
-        )  # fmt: skip
+            kind=RunKind.BACKUP,
+            status=RunStatus.FAILED,
+            environment=busy,
+            target=busy.targets.get(),
+            requested_by=operator,
+            idempotency_key=f"r{number}",
+        )
         sample(busy, check_name=f"c{number}", is_healthy=False)
         folder.add(f"2025040{number}000000_drop", FINDING)
     assert len(observe_target(busy.targets.get()).data["migrations"]) == 5
@@ -91,10 +101,14 @@ def test_run_that_needs_a_decision_is_on_the_environment_page_however_old(
     statuses = [RunStatus.NEEDS_ATTENTION] + [RunStatus.SUCCEEDED] * 9
     for number, status in enumerate(statuses):
         Run.objects.create(
-            kind=RunKind.BACKUP if number else RunKind.RESTORE, status=status,
-            environment=environment, target=environment.targets.get(), requested_by=operator,
-            idempotency_key=f"r{number}", summary=f"summary {number}",
-        )  # fmt: skip
+            kind=RunKind.BACKUP if number else RunKind.RESTORE,
+            status=status,
+            environment=environment,
+            target=environment.targets.get(),
+            requested_by=operator,
+            idempotency_key=f"r{number}",
+            summary=f"summary {number}",
+        )
     page = as_role("viewer").get(environment.get_absolute_url())
     ids = list(Run.objects.order_by("-id").values_list("pk", flat=True))
     assert [run.pk for run in page.context["runs"]] == ids[:8]
@@ -185,9 +199,12 @@ def test_rest_of_a_run_is_not_for_who_may_not_see_its_environment(client, busy):
 def test_way_back_and_the_run_that_it_is_of_name_each_other(as_role, busy):
     first = Run.objects.get()
     back = Run.objects.create(
-        kind=RunKind.RESTORE, status=RunStatus.SUCCEEDED, environment=busy, target=busy.targets.get(),
+        kind=RunKind.RESTORE,
+        status=RunStatus.SUCCEEDED,
+        environment=busy,
+        target=busy.targets.get(),
         idempotency_key="back",
-    )  # fmt: skip
+    )
     Run.objects.filter(pk=first.pk).update(way_back=back)
     client = as_role("viewer")
     assert f'way back of <a href="{first.get_absolute_url()}"' in _text(client, back)

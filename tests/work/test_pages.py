@@ -50,8 +50,13 @@ def test_nothing_late_shows_no_section(as_role, environment):
 
 
 def test_late_work_says_what_since_when_why_and_when_it_is_tried_again(as_role, environment):
-    late_item(environment=environment, about="x__old_1", attempts=4, last_error="<the server> is away",
-              due_at=Now() + timedelta(minutes=5))  # fmt: skip
+    late_item(
+        environment=environment,
+        about="x__old_1",
+        attempts=4,
+        last_error="<the server> is away",
+        due_at=Now() + timedelta(minutes=5),
+    )
     said = section(as_role("operator"))
     assert re.sub(r"\d+ minutes", "n minutes", said) == (
         "Work that is late 1 Write a note: x__old_1, Shop staging Requested an hour ago , tried 4 times. "
@@ -136,8 +141,9 @@ def test_shell_lists_late_work_and_tries_it_now(admin, environment, monkeypatch)
     assert ops("late", "--json")[0] == 0
     with TestCase.captureOnCommitCallbacks(execute=True):
         assert ops("retry", str(item.pk)) == (
-            0, "a worker will try it as soon as one is free: Write a note",
-        )  # fmt: skip
+            0,
+            "a worker will try it as soon as one is free: Write a note",
+        )
     assert sent == [[item.pk]]
     assert AuditEvent.objects.get().action == "work.retried"
 
@@ -145,5 +151,6 @@ def test_shell_lists_late_work_and_tries_it_now(admin, environment, monkeypatch)
 @pytest.mark.parametrize("which", ["999", "x", "-1"])
 def test_shell_refuses_to_retry_what_there_is_not(admin, which):
     assert ops("retry", "--", which) == (
-        2, f"there is no work {which}: `ops late` lists what is late",
-    )  # fmt: skip
+        2,
+        f"there is no work {which}: `ops late` lists what is late",
+    )

@@ -210,8 +210,10 @@ def test_outcome_that_cannot_be_recorded_leaves_the_item_to_be_done(handler, bro
     item = add()
     do_work(item.pk)
     assert (state(item).done_at, item.attempts, item.last_error) == (
-        None, 1, "unexpected IntegrityError",
-    )  # fmt: skip
+        None,
+        1,
+        "unexpected IntegrityError",
+    )
     later(item)
     do_work(item.pk)
     assert state(item).done_at is not None
@@ -393,8 +395,10 @@ def test_try_now_takes_an_operator_of_the_environment_and_is_audited(items, brok
     assert broker == [item.pk]
     event = AuditEvent.objects.get(action="work.retried")
     assert (event.actor, event.environment, event.details) == (
-        actor, one, {"work": KEY, "attempts": 4, "last_error": "away"},
-    )  # fmt: skip
+        actor,
+        one,
+        {"work": KEY, "attempts": 4, "last_error": "away"},
+    )
     do_work(item.pk)
     assert state(item).done_at is not None
 

@@ -89,8 +89,10 @@ class Preflight(Step):
             if context.environment.takes_backup:
                 tools = building.tools_for(context.dsn, facts.major)
                 taking.require_space(context, facts.size_bytes)
-                context.log(f"preflight: PostgreSQL {facts.version}, pg_dump {tools.version}, "
-                            f"{size(facts.size_bytes)}")  # fmt: skip
+                context.log(
+                    f"preflight: PostgreSQL {facts.version}, pg_dump {tools.version}, "
+                    f"{size(facts.size_bytes)}"
+                )
                 if not facts.may_create_databases:
                     raise StepFailed(
                         say(
@@ -271,9 +273,12 @@ class Migrate(Step[Parameters, MigrateResult]):
         )
 
     def _failed(
-        self, context: Migrating, engine: Engine, connection: psycopg.Connection,
+        self,
+        context: Migrating,
+        engine: Engine,
+        connection: psycopg.Connection,
         failure: ScriptFailed,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if context.is_stopping:
             self._cancelled(context, engine, connection, failure.script, failure.outcome)
         context.result.add_writes(failure.outcome.rows_written)
@@ -297,9 +302,13 @@ class Migrate(Step[Parameters, MigrateResult]):
         )
 
     def _given_up(
-        self, context: Migrating, engine: Engine, connection: psycopg.Connection,
-        failure: ScriptFailed, why: str,
-    ) -> None:  # fmt: skip
+        self,
+        context: Migrating,
+        engine: Engine,
+        connection: psycopg.Connection,
+        failure: ScriptFailed,
+        why: str,
+    ) -> None:
         """Sessions of the application waited behind it for too long: they come first."""
         context.log(f"  {why}", "no")
         if failure.outcome.landed:
@@ -318,9 +327,13 @@ class Migrate(Step[Parameters, MigrateResult]):
         )
 
     def _cancelled(
-        self, context: Migrating, engine: Engine, connection: psycopg.Connection,
-        script: MigrationScript, outcome: Outcome,
-    ) -> None:  # fmt: skip
+        self,
+        context: Migrating,
+        engine: Engine,
+        connection: psycopg.Connection,
+        script: MigrationScript,
+        outcome: Outcome,
+    ) -> None:
         """An atomic script left nothing: its row says so at once, and it is pending again."""
         context.check_fence()
         if not outcome.landed:
@@ -379,9 +392,13 @@ class Migrate(Step[Parameters, MigrateResult]):
 
 def unknown_ways(name: str) -> list[dict[str, str]]:
     return [
-        {"action": "look", "title": f"Look whether {name} took effect, then mark it",
-         "takes": "a person's look at the data", "leaves": "nothing"},
-    ]  # fmt: skip
+        {
+            "action": "look",
+            "title": f"Look whether {name} took effect, then mark it",
+            "takes": "a person's look at the data",
+            "leaves": "nothing",
+        },
+    ]
 
 
 class Verify(Step[Parameters, MigrateResult]):

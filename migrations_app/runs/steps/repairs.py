@@ -97,9 +97,14 @@ class FinishRest(Step[FinishParameters, WithSchema]):
             try:
                 with Watch(context, names, limits.blocking, (0, 1)) as watch:
                     finish_rest(
-                        engine, connection, script, asked.landed, limits, context.log,
+                        engine,
+                        connection,
+                        script,
+                        asked.landed,
+                        limits,
+                        context.log,
                         context.sleep,
-                    )  # fmt: skip
+                    )
             except ScriptFailed as failure:
                 context.check()
                 lines = ", ".join(str(s.line) for s in failure.outcome.landed) or "none"
@@ -121,9 +126,12 @@ class FinishRest(Step[FinishParameters, WithSchema]):
         )
 
     def _require_unchanged(
-        self, context: RunContext[FinishParameters], engine: Engine,
-        connection: psycopg.Connection, script: MigrationScript,
-    ) -> None:  # fmt: skip
+        self,
+        context: RunContext[FinishParameters],
+        engine: Engine,
+        connection: psycopg.Connection,
+        script: MigrationScript,
+    ) -> None:
         asked = context.parameters
         if script.checksum != asked.checksum:
             raise StepFailed(say("%(file)s was changed since it was shown", file=script.file))
@@ -208,10 +216,13 @@ class AdoptDrift(Step[AdoptDriftParameters]):
             engine.ensure_history(connection)
             engine.mark_applied(connection, engine.script_of(asked.migration, text))
         expect(
-            context.run.target, SchemaText.objects.get(pk=asked.shown_schema),
-            ExpectedSchema.Because.ADOPTED, run=context.run,
-            accepted_by=context.run.requested_by, reason=context.run.reason,
-        )  # fmt: skip
+            context.run.target,
+            SchemaText.objects.get(pk=asked.shown_schema),
+            ExpectedSchema.Because.ADOPTED,
+            run=context.run,
+            accepted_by=context.run.requested_by,
+            reason=context.run.reason,
+        )
         context.log(f"adopt: {asked.migration} is marked applied; commit its file", "ok")
         return say("%(migration)s marked applied", migration=asked.migration)
 

@@ -24,9 +24,11 @@ def probe_http(request: ProbeRequest) -> ProbeAnswer:
     began = time.perf_counter()
     try:
         with httpx.Client(
-            timeout=request.timeout_seconds, follow_redirects=True, max_redirects=MAX_REDIRECTS,
+            timeout=request.timeout_seconds,
+            follow_redirects=True,
+            max_redirects=MAX_REDIRECTS,
             trust_env=False,
-        ) as client:  # fmt: skip
+        ) as client:
             with client.stream("GET", request.address) as response:
                 body = b""
                 for chunk in response.iter_bytes():

@@ -56,8 +56,10 @@ class Command(BaseCommand):
             self.stderr.write("stopped watching; what was started goes on (`ops runs`)")
             sys.exit(INTERRUPTED)
         except OperationalError:
-            self._refuse("the console's database does not answer: is `manage.py up` running on "
-                         "this OPSCONSOLE_HOME?")  # fmt: skip
+            self._refuse(
+                "the console's database does not answer: is `manage.py up` running on "
+                "this OPSCONSOLE_HOME?"
+            )
         else:
             sys.exit(status)
 

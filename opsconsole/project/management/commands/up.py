@@ -64,8 +64,10 @@ class Command(BaseCommand):
         """Bring the console's database up to date in a process that reads the new addresses."""
         done = subprocess.run(
             [sys.executable, str(settings.BASE_DIR / "manage.py"), "prepare"],
-            env=environment, capture_output=True, text=True,
-        )  # fmt: skip
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         if done.returncode != 0:
             lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise HomeUnusable(f"setting up failed: {lines[-1] if lines else 'no output'}")
@@ -76,8 +78,11 @@ class Command(BaseCommand):
     def _demo_backends(self, environment: dict[str, str]) -> list[launch.Service]:
         done = subprocess.run(
             [sys.executable, str(settings.BASE_DIR / "manage.py"), "ops", "demo", "services"],
-            env=environment, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return [
             launch.Service(f"demo-{name}", [sys.executable, "-m", "opsconsole.demo.backend", path])
             for name, path in (line.split("\t") for line in done.stdout.strip().splitlines())
