@@ -19,7 +19,7 @@ test: $(VENV)/test.stamp
 
 # What takes the console's own database only: see _is_fast in tests/conftest.py.
 test-fast: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -m fast -W error -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m fast -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-pythons: $(PYTHONS:%=test-on-%)
 

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -67,14 +67,15 @@ class Console:
         }  # fmt: skip
         self.up: subprocess.Popen | None = None
         self.commands: subprocess.Popen[str] | None = None
+        self.opened = ExitStack()
 
     def start(self) -> None:
-        self.output = (self.home / "up.out").open("ab")
+        output = self.opened.enter_context((self.home / "up.out").open("ab"))
         self.up = subprocess.Popen(
             [sys.executable, str(ROOT / "manage.py"), "up"],
             env=self.environment,
-            stdout=self.output,
-            stderr=self.output,
+            stdout=output,
+            stderr=output,
             cwd=ROOT,
             start_new_session=True,
         )
@@ -95,15 +96,13 @@ class Console:
             self.commands.communicate()
 
     def is_healthy(self) -> bool:
-        import urllib.request
-
         assert self.up is not None
         assert self.up.poll() is None, (self.home / "up.out").read_text()
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=2) as answer:
-                return json.load(answer)["workers"] >= 2
-        except OSError:
+            answer = httpx.get(f"{self.url}/health", timeout=2)
+        except httpx.TransportError:
             return False
+        return answer.is_success and answer.json()["workers"] >= 2
 
     @property
     def url(self) -> str:
@@ -124,6 +123,7 @@ class Console:
             self.up.wait()
             with suppress(AssertionError):
                 wait_for(lambda: not self.children(), "a process is left", seconds=10)
+        self.opened.close()
         shutil.rmtree(self.home, ignore_errors=True)
 
     # -- what a person would do
@@ -166,7 +166,7 @@ class Console:
     def sign_in(self, name: str = "operator", password: str = "") -> httpx.Client:
         """A signed-in HTTP client; `post(client, path, ...)` adds the CSRF token."""
         password = password or json.loads((self.home / "keys.json").read_text())["demo_password"]
-        client = httpx.Client(base_url=self.url, timeout=60)
+        client = self.opened.enter_context(httpx.Client(base_url=self.url, timeout=60))
         client.get("/sign-in")
         done = self.post(client, "/sign-in", username=name, password=password)
         assert done.status_code == 302, done.text
@@ -433,3 +433,5 @@ class Sampler:
                 self.total += now - last
             last, failed = now, False
             time.sleep(0.02)
+        if connection:
+            connection.close()
