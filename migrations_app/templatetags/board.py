@@ -42,5 +42,5 @@ def _note(cell: Cell) -> str:
     if cell.applied_at:
         when = localtime(cell.applied_at)
         took = "" if cell.seconds is None else f", {duration(cell.seconds)}"
-        return f"{when.day} {MONTHS_3[when.month]} {when:%Y, %H:%M}{took}"
+        return f"{when.day} {MONTHS_3[when.month].title()} {when:%Y, %H:%M}{took}"
     return _("%(risk)s risk") % {"risk": _(cell.risk.word)} if cell.risk else ""

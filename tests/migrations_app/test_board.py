@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
 
-from migrations_app.reading.matrix import read_board
+from migrations_app.reading.matrix import Cell, read_board
+from migrations_app.templatetags.board import board_cell
 from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Target
 from opsconsole.project.demo import SOURCE
@@ -183,3 +185,9 @@ def test_name_with_markup_is_shown_and_linked_as_text(environment, folder, as_ro
 
 def test_unknown_application_is_not_found(environment, as_role):
     assert as_role("viewer").get("/applications/nothing").status_code == 404
+
+
+def test_cell_says_when_it_was_applied_as_other_pages_do_and_how_long_it_took():
+    applied_at = datetime(2026, 11, 26, 5, 0, tzinfo=UTC)
+    cell = Cell("Staging", MigrationStatus.APPLIED, "/x", applied_at, 0.15)
+    assert board_cell(cell).endswith("<small>26 Nov 2026, 05:00, 150 ms</small>")
