@@ -163,3 +163,24 @@ def test_filter_that_is_none_is_said_on_the_page(environment, as_role, name, que
     answer = as_role("viewer").get(reverse(name), query)
     assert answer.status_code == 422
     assert "errorlist" in answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("/runs?kind=nonsense", "Nothing was looked for"),
+        ("/backups?environment=x", "Nothing was looked for"),
+        ("/audit?until=x", "Nothing was looked for"),
+        ("/runs?kind=restore", "Nothing matches."),
+        ("/runs", "No run yet."),
+        ("/backups", "No backup yet."),
+    ],
+)
+def test_empty_list_says_why_it_is_empty(environment, as_role, address, said):
+    page = as_role("viewer").get(address).content.decode()
+    found = [
+        each
+        for each in ("Nothing was looked for", "Nothing matches.", "No run yet.", "No backup yet.")
+        if each in page
+    ]
+    assert found == [said]
