@@ -1,0 +1,96 @@
+"""What undoes a migrate run that failed: by itself, or a way that a person chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+
+from backups_app.models import Backup
+from backups_app.runs.taking import BACKUP
+from migrations_app.parameters import MigrateParameters
+from migrations_app.runs import steps
+from migrations_app.runs.results import MigrateResult
+from opsconsole.environments.choices import AutoRollback
+from opsconsole.exceptions import NeedsAttention
+from opsconsole.formats import counted, duration
+from opsconsole.health.step import HealthStep
+from opsconsole.runs.step import RunContext, Step
+from opsconsole.sentences import say, say_count
+from opsconsole.targets import activity
+
+Migrating = RunContext[MigrateParameters, MigrateResult]
+MigrateSteps = Sequence[Step[MigrateParameters, MigrateResult]]
+
+
+def way_back(context: Migrating) -> MigrateSteps:
+    """Steps that go back by themselves; none when nothing was applied by then.
+
+    Raises NeedsAttention when a person has to choose.
+    """
+    result = context.result
+    if result.applied is None or result.migrating:
+        # Good migrations before the broken file stay: they are in the history.
+        return []
+    backup = context.find(BACKUP)
+    policy = AutoRollback(context.environment.auto_rollback)
+    if backup is None:
+        raise NeedsAttention(
+            say(
+                "%(failure)s. All migrations are applied, and no backup was taken before them.",
+                failure=context.failure,
+            ),
+            ways=[keep_way(result.applied)],
+        )
+    with context.connect("writes") as connection:
+        written = writes_since(connection, backup, result.own_writes or 0)
+    result.writes_since_backup = written
+    context.log(f"rollback: others have written up to {counted(written, 'row')} since the backup")
+    if policy is AutoRollback.NEVER or (policy is AutoRollback.NO_WRITES and written):
+        why = (
+            say_count(
+                "others have written up to %(count)s row since the backup",
+                "others have written up to %(count)s rows since the backup",
+                written,
+            )
+            if written
+            else say("this environment leaves going back to a person")
+        )
+        raise NeedsAttention(
+            say(
+                "%(failure)s. All migrations are applied; not rolled back by itself, because %(why)s.",
+                failure=context.failure,
+                why=why,
+            ),
+            ways=[restore_way(backup, written), keep_way(result.applied)],
+        )
+    return [steps.Rollback(), HealthStep("rolled back")]
+
+
+def writes_since(connection: psycopg.Connection, backup: Backup, own_writes: int) -> int:
+    """Rows written by others since the backup: an upper bound, because aborted ones count."""
+    before = int(backup.manifest["rows_written"])
+    return max(0, activity.rows_written(connection) - before - own_writes)
+
+
+def restore_way(backup: Backup, written: int | None) -> dict[str, str]:
+    seconds = backup.restore_seconds
+    build = "an unknown time" if seconds is None else f"about {duration(seconds)}"
+    rows = "an unknown number of rows" if written is None else f"up to {counted(written, 'row')}"
+    return {
+        "action": "restore",
+        "backup": str(backup.pk),
+        "title": f"Swap backup {backup.pk} in",
+        "takes": f"{build} to build, then an outage well under a second",
+        "leaves": f"{rows} written by others since the backup: they stay in the replaced "
+        "database, which is kept",
+    }
+
+
+def keep_way(applied: list[str]) -> dict[str, str]:
+    return {
+        "action": "keep",
+        "title": "Keep the migrated database",
+        "takes": "nothing: repair the application, or migrate forward",
+        "leaves": f"{counted(len(applied), 'migration')} applied and health as it is",
+    }
