@@ -98,7 +98,7 @@ def _requirements_of(name: str, extras: set[str]) -> list[Requirement]:
     ]
 
 
-def test_deployment_check_is_clean_with_the_two_urls_set(tmp_path):
+def test_deployment_check_is_clean_with_two_urls_and_a_proxy_set(tmp_path):
     done = subprocess.run(
         [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
         cwd=ROOT,
@@ -108,6 +108,7 @@ def test_deployment_check_is_clean_with_the_two_urls_set(tmp_path):
         | {
             "DATABASE_URL": "postgresql://console:x@db.example.com/console",
             "REDIS_URL": "redis://redis.example.com:6379/0",
+            "OPSCONSOLE_TRUSTED_PROXIES": "10.0.0.7",
             "SECRET_KEY": "k" * 30 + "0123456789abcdefghijABCDEFGHIJ-_",
             "OPSCONSOLE_HOME": str(tmp_path),
         },

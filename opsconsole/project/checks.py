@@ -1,10 +1,11 @@
-"""System checks of the whole: no message goes to workers that none of them understands."""
+"""System checks of the whole: messages that workers do not understand, settings that shut out."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from django.core.checks import CheckMessage, Error, register
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
 
 from opsconsole.project.celery import TASK_PACKAGES, app
 from opsconsole.work.sending import TASK_KEYS
@@ -19,4 +20,18 @@ def check_task_keys(**_options: Any) -> list[CheckMessage]:
             f"{key} is sent to workers, and they have no task of that name.", id="opsconsole.E002"
         )
         for key in sorted(TASK_KEYS - app.tasks.keys())
+    ]
+
+
+@register()
+def check_proxies(**_options: Any) -> list[CheckMessage]:
+    """With HTTPS only, a proxy is named whose word counts that a request came by HTTPS."""
+    if not settings.SECURE_SSL_REDIRECT or settings.TRUSTED_PROXIES:
+        return []
+    return [
+        Warning(
+            "HTTPS is required, and no proxy is named: every request is redirected for ever.",
+            hint="Set OPSCONSOLE_TRUSTED_PROXIES to the address of your proxy.",
+            id="opsconsole.W002",
+        )
     ]

@@ -203,6 +203,8 @@ def console_services(bind: str, port: int, runs: int = 4) -> list[Service]:
                 "--workers=1",
                 "--timeout=60",
                 "--graceful-timeout=3",
+                # The console itself judges whose headers count: opsconsole/web/proxies.py.
+                "--forwarded-allow-ips=",
                 "--no-control-socket",
             ],
             grace=5,

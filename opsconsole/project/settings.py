@@ -6,6 +6,7 @@ import environ
 from csp.constants import NONE, SELF
 
 from opsconsole.embedded.home import Home
+from opsconsole.web.proxies import networks_of
 
 env = environ.Env()
 BASE_DIR = Path(__file__).resolve().parents[2]
@@ -31,6 +32,7 @@ PORT = env.int("OPSCONSOLE_PORT", default=8000)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 HTTPS = env.bool("OPSCONSOLE_HTTPS", default=not EMBEDDED)
+TRUSTED_PROXIES = networks_of(env.list("OPSCONSOLE_TRUSTED_PROXIES", default=[]))
 
 INSTALLED_APPS = [
     "django.contrib.auth",
@@ -48,6 +50,7 @@ INSTALLED_APPS = [
     "opsconsole.project",
 ]
 MIDDLEWARE = [
+    "opsconsole.web.proxies.TrustedProxiesMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -153,7 +156,8 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
 SECURE_REDIRECT_EXEMPT = [r"^health$"]
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+# Only a named proxy gets this far with it.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_AGE = 12 * 3600
