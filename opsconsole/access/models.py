@@ -20,6 +20,13 @@ class User(AbstractUser):
 
     theme = models.CharField(_("theme"), max_length=8, blank=True, choices=Theme.choices)
     time_zone = models.CharField(_("time zone"), max_length=64, default="UTC")
+    # Raised to end every session of the person for good.
+    session_generation = models.PositiveIntegerField(default=0, db_default=0)
+
+    def _get_session_auth_hash(self, secret: str | None = None) -> str:
+        """What every session holds and every request compares: Django's own, by generation."""
+        djangos = super()._get_session_auth_hash(secret)  # type: ignore[misc]
+        return f"{djangos}{self.session_generation or ''}"
 
 
 class Membership(models.Model):

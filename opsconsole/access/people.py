@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.db import connection, transaction
+from django.db.models import F
 from django.utils.translation import gettext as _
 
 from opsconsole.access import events
@@ -90,11 +91,16 @@ def revoke_role(*, actor: User, membership: Membership) -> None:
 
 
 def lock_out(*, actor: User, user: User) -> None:
-    """Let a person sign in no longer. Refused for oneself and for the console's last admin."""
+    """Let a person sign in no longer, and end every session of theirs for good.
+
+    Refused for oneself and for the console's last admin.
+    """
     if user.pk == actor.pk:
         raise Refused(_("You cannot lock yourself out."))
     with _alone(actor, CONSOLE):
-        changed = User.objects.filter(pk=user.pk, is_active=True).update(is_active=False)
+        changed = User.objects.filter(pk=user.pk, is_active=True).update(
+            is_active=False, session_generation=F("session_generation") + 1
+        )
         if changed:
             _require_an_admin()
             audit.record(events.PERSON_DISABLED, actor=actor, about=user)

@@ -1,4 +1,4 @@
-"""Refusals as pages, never as tracebacks."""
+"""Refusals as pages, never as tracebacks; what of a browser no page may use."""
 
 from __future__ import annotations
 
@@ -10,6 +10,38 @@ from django.utils.translation import gettext as _
 
 from opsconsole.exceptions import Refused
 from opsconsole.web import errors
+
+UNUSED_FEATURES = (
+    "accelerometer",
+    "autoplay",
+    "camera",
+    "display-capture",
+    "fullscreen",
+    "geolocation",
+    "gyroscope",
+    "hid",
+    "magnetometer",
+    "microphone",
+    "midi",
+    "payment",
+    "screen-wake-lock",
+    "serial",
+    "usb",
+    "xr-spatial-tracking",
+)
+PERMISSIONS_POLICY = ", ".join(f"{feature}=()" for feature in UNUSED_FEATURES)
+
+
+class PermissionsPolicyMiddleware:
+    """Turns off every feature of the browser that no page of the console needs."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        response.headers["Permissions-Policy"] = PERMISSIONS_POLICY
+        return response
 
 
 class RefusedMiddleware:

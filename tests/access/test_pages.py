@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+from django.test import Client
 from django.urls import reverse
 
+from opsconsole.access import people
 from opsconsole.access.models import Membership, User
 from opsconsole.events.models import AuditEvent
 
@@ -45,3 +48,31 @@ def test_sign_in_and_failure_are_audited(client, operator):
     assert client.post("/sign-out").status_code == 302
     actions = AuditEvent.objects.order_by("id").values_list("action", flat=True)
     assert list(actions) == ["person.sign_in_failed", "person.signed_in", "person.signed_out"]
+
+
+def test_session_of_somebody_locked_out_is_dead_also_once_they_are_let_in(admin, operator):
+    client = Client()
+    client.force_login(operator)
+    assert client.get("/").status_code == 200
+    people.lock_out(actor=admin, user=operator)
+    people.let_in(actor=admin, user=operator)
+    assert client.get("/").status_code == 302
+    assert client.post("/sign-in", {"username": "operator", "password": "pw"}).status_code == 302
+    assert client.get("/").status_code == 200
+
+
+@pytest.mark.parametrize("address", ["/", "/runs", "/audit.csv", "/nothing-here", "/settings"])
+def test_what_somebody_signed_in_gets_is_not_stored(as_role, address):
+    assert as_role("viewer").get(address)["Cache-Control"] == "no-store"
+
+
+def test_signing_in_and_out_is_not_stored_and_a_stranger_gets_no_page(client, operator):
+    given = {"username": "operator", "password": "pw"}
+    assert client.post("/sign-in", given)["Cache-Control"] == "no-store"
+    assert client.post("/sign-out")["Cache-Control"] == "no-store"
+    assert client.get("/").status_code == 302
+
+
+@pytest.mark.parametrize("address", ["/sign-in", "/health", "/nothing-here"])
+def test_pages_turn_off_what_they_do_not_use_of_the_browser(db, client, address):
+    assert "camera=()" in client.get(address)["Permissions-Policy"].split(", ")
