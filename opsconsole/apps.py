@@ -9,6 +9,7 @@ class OpsConsoleConfig(AppConfig):
     def ready(self) -> None:
         # Pages tell every event, also of a subject that this process has not recorded yet.
         from opsconsole.access import events as _access  # noqa: F401
+        from opsconsole.audit import events as _audit  # noqa: F401
         from opsconsole.environments import events as _environments  # noqa: F401
         from opsconsole.environments.holders import HOLDERS
         from opsconsole.health import events as _health  # noqa: F401
@@ -19,6 +20,7 @@ class OpsConsoleConfig(AppConfig):
         from opsconsole.runs.cli import RUN_DOCUMENTS
         from opsconsole.runs.models import holder_of
         from opsconsole.runs.registry import PERIODIC, Periodic
+        from opsconsole.web import events as _web  # noqa: F401
         from opsconsole.work import checks  # noqa: F401  (they register themselves)
         from opsconsole.work import events as _work  # noqa: F401
 

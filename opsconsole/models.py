@@ -1,6 +1,7 @@
 """The platform's tables."""
 
 from opsconsole.access.models import Membership, User
+from opsconsole.audit.models import StrangerCount
 from opsconsole.environments.models import Application, Environment, Target, TargetState
 from opsconsole.events.models import AuditEvent
 from opsconsole.health.models import HealthCheck, HealthResult, HealthRollup
@@ -20,6 +21,7 @@ __all__ = [
     "Plan",
     "Run",
     "Step",
+    "StrangerCount",
     "Target",
     "TargetState",
     "User",

@@ -19,6 +19,8 @@ from migrations_app.models import ExpectedSchema, Repository, SchemaReading, Sch
 from migrations_app.services import drift, findings, repositories
 from opsconsole.access import people
 from opsconsole.access.models import Membership, User
+from opsconsole.audit.models import StrangerCount
+from opsconsole.audit.refusals import record_strangers
 from opsconsole.environments import services as environments
 from opsconsole.environments.models import Application, Environment, Target, TargetState
 from opsconsole.events import recording
@@ -33,6 +35,7 @@ from opsconsole.runs.models import Run
 from opsconsole.work import services as work
 from opsconsole.work.models import WorkItem
 
+HOUR = timedelta(hours=1)
 FINDING = {"rule": "r", "line": 1, "text": "t"}
 MIGRATION = {"name": "m", "state": "pending", "checksum": "c", "findings": [FINDING]}
 
@@ -79,7 +82,7 @@ class There:
         )
 
     def claimed(self) -> Run:
-        ended = timezone.now() - timedelta(hours=1)
+        ended = timezone.now() - HOUR
         return self.run(RunStatus.RUNNING, claim_token=uuid.uuid4(), lease_expires_at=ended)
 
     def refused(self) -> Run:
@@ -140,6 +143,9 @@ class There:
     def storage(self) -> Storage:
         return Storage.objects.create(name="bucket", url="file:///nowhere")
 
+    def stranger(self) -> StrangerCount:
+        return StrangerCount.objects.create(kind="signed_out", minute=timezone.now() - HOUR)
+
     def viewer(self) -> Membership:
         return self.other.memberships.get()
 
@@ -170,6 +176,7 @@ ACTS: dict[str, Callable[[There], Callable[[], object]]] = {
     "person.enabled": lambda x: partial(
         people.let_in, actor=x.admin, user=User.objects.create_user("out", is_active=False)
     ),
+    "access.strangers_refused": lambda x: (x.stranger(), record_strangers)[1],
     "role.granted": lambda x: partial(
         people.grant_role, actor=x.admin, membership=Membership(user=x.other, role="admin")
     ),
@@ -322,6 +329,8 @@ ELSEWHERE = {
     "person.signed_in",
     "person.signed_out",
     "person.sign_in_failed",
+    "access.refused",
+    "file.downloaded",
     "demo.created",
     "backup.downloaded",
     "backup.copy_deleted",

@@ -20,6 +20,7 @@ from opsconsole.exceptions import Refused
 from opsconsole.runs.lookup import run_or_404
 from opsconsole.runs.registry import outlook
 from opsconsole.web.forms import Given, act_on, add_refusal
+from opsconsole.web.polling import polled
 
 
 @require("restore.start")
@@ -85,6 +86,7 @@ def check(request: ConsoleRequest, pk: int) -> HttpResponse:
 
 @require_GET
 @require("restore.start")
+@polled
 def check_result(request: ConsoleRequest, pk: int, check_id: int) -> HttpResponse:
     found = get_object_or_404(
         RestoreCheck,

@@ -17,6 +17,7 @@ from opsconsole.environments.lookup import target_or_404
 from opsconsole.events.recording import fields_of
 from opsconsole.web.forms import Given, KeyedForm, act_on
 from opsconsole.web.pages import new_key
+from opsconsole.web.polling import polled
 
 
 @require("settings.edit")
@@ -84,6 +85,7 @@ def edit_storage(request: ConsoleRequest, pk: int | None = None) -> HttpResponse
 
 @require_GET
 @require_on_console("settings.edit")
+@polled
 def storage_test(request: ConsoleRequest, pk: int) -> HttpResponse:
     """What the worker found; asks again every second until it did."""
     storage = get_object_or_404(Storage, pk=pk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.contrib import messages
 from django.http import Http404, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
@@ -15,8 +16,10 @@ from migrations_app.services import drift as services
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
 from opsconsole.environments.lookup import target_or_404
+from opsconsole.environments.models import Target
 from opsconsole.exceptions import Refused
 from opsconsole.targets import ddl_log
+from opsconsole.web.downloads import attachment
 from opsconsole.web.forms import Given, act_on
 
 
@@ -67,18 +70,18 @@ def adopt(request: ConsoleRequest, application: str, environment: str) -> HttpRe
 
 @require_GET
 @require("console.view")
-def sql(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
+def sql(request: ConsoleRequest, application: str, environment: str) -> HttpResponseBase:
     """The drift as SQL, to complete by hand or to look at."""
     found = target_or_404(request, application, environment, "console.view")
     drift = drift_of(found)
     if drift is None:
         raise Http404
-    return _file(services.sql_of(drift).sql, f"{found.environment.slug}-drift.sql")
+    return _file(request, found, services.sql_of(drift).sql, "drift.sql")
 
 
 @require_GET
 @require("console.view")
-def log_script(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
+def log_script(request: ConsoleRequest, application: str, environment: str) -> HttpResponseBase:
     """What a superuser runs to have the database keep a log of its schema changes."""
     found = target_or_404(request, application, environment, "console.view")
     server = reading_of(found.latest_state).server
@@ -86,14 +89,9 @@ def log_script(request: ConsoleRequest, application: str, environment: str) -> H
         raise Refused(
             _("The role of this environment is not known yet: its database was not read.")
         )
-    return _file(
-        ddl_log.install_sql(server.user), f"{found.environment.slug}-log-of-schema-changes.sql"
-    )
+    return _file(request, found, ddl_log.install_sql(server.user), "log-of-schema-changes.sql")
 
 
-def _file(text: str, name: str) -> HttpResponse:
-    return HttpResponse(
-        text,
-        content_type="text/plain; charset=utf-8",
-        headers={"Content-Disposition": f'attachment; filename="{name}"'},
-    )
+def _file(request: ConsoleRequest, target: Target, text: str, name: str) -> HttpResponseBase:
+    where = target.environment
+    return attachment(text, actor=request.user, name=f"{where.slug}-{name}", environment=where)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -30,9 +30,11 @@ from opsconsole.exceptions import Refused
 from opsconsole.runs.gates import judge
 from opsconsole.runs.models import Run
 from opsconsole.runs.registry import outlook
+from opsconsole.web.downloads import attachment
 from opsconsole.web.errors import status_of
 from opsconsole.web.forms import Given, act_on
 from opsconsole.web.pages import new_key
+from opsconsole.web.polling import polled
 
 
 def _with_waivers(migration: dict[str, Any]) -> dict[str, Any]:
@@ -46,6 +48,7 @@ def _with_waivers(migration: dict[str, Any]) -> dict[str, Any]:
 
 
 @require("run.start")
+@polled
 def confirm(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     """What will happen, step by step. Reads the database anew first; posts the plan's hash."""
     found = target_or_404(request, application, environment, "run.start")
@@ -176,16 +179,14 @@ def migration_page(
 @require("console.view")
 def applied_text(
     request: ConsoleRequest, application: str, environment: str, name: str
-) -> HttpResponse:
+) -> HttpResponseBase:
     """The text of an applied migration, as this console saw it, to put back into the folder."""
     found = target_or_404(request, application, environment, "console.view")
     rows = reading_of(found.latest_state).migrations
     checksum = next((m.applied_checksum for m in rows if m.name == name), "")
     text = get_object_or_404(ScriptText, pk=checksum)
-    return HttpResponse(
-        text.sql,
-        content_type="text/plain; charset=utf-8",
-        headers={"Content-Disposition": f'attachment; filename="{quote(name)}.sql"'},
+    return attachment(
+        text.sql, actor=request.user, name=f"{name}.sql", environment=found.environment
     )
 
 

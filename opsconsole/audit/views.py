@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
@@ -18,6 +18,7 @@ from opsconsole.access.permissions import require
 from opsconsole.audit.forms import AuditFilterForm
 from opsconsole.audit.visibility import visible_events
 from opsconsole.events.models import AuditEvent, AuditQuerySet
+from opsconsole.web.downloads import attachment
 from opsconsole.web.pages import page_of
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -45,9 +46,13 @@ def audit_csv(request: ConsoleRequest) -> HttpResponseBase:
     if not form.is_valid():
         return _page(request, form)
     events = _events(request, form)
-    response = StreamingHttpResponse(_csv_lines(events), content_type="text/csv; charset=utf-8")
-    response["Content-Disposition"] = 'attachment; filename="audit.csv"'
-    return response
+    return attachment(
+        _csv_lines(events),
+        actor=request.user,
+        name="audit.csv",
+        content_type="text/csv",
+        filters={name: value for name, value in form.data.items() if value},
+    )
 
 
 def _form(request: ConsoleRequest) -> AuditFilterForm:

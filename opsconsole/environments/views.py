@@ -23,6 +23,7 @@ from opsconsole.environments.lookup import (
 )
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.web.forms import Given, act_on, form_page, values_before
+from opsconsole.web.polling import polled
 
 
 @require("settings.edit")
@@ -73,6 +74,7 @@ def edit_environment(
 
 @require_GET
 @require("settings.edit")
+@polled
 def connection_test(request: ConsoleRequest, pk: int) -> HttpResponse:
     """What a worker found when it last connected; asks again every second while one is to."""
     target = target_by_key_or_404(request, pk, "settings.edit")

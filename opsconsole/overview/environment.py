@@ -18,6 +18,7 @@ from opsconsole.health.models import HealthResult
 from opsconsole.overview.panels import ENVIRONMENT_ACTIONS, ENVIRONMENT_PANELS
 from opsconsole.runs.choices import RunStatus
 from opsconsole.web.pages import new_key
+from opsconsole.web.polling import polled
 
 RUNS_SHOWN = 8
 
@@ -45,6 +46,7 @@ def environment_page(request: ConsoleRequest, application: str, environment: str
 
 @require_GET
 @require("console.view")
+@polled
 def environment_health(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     found = environment_or_404(request, application, environment, "console.view")
     return render(request, "opsconsole/_environment_health.html", _health_context(found))

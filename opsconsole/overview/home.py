@@ -24,6 +24,7 @@ from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.runs.workers import Worker
 from opsconsole.web.keys import key_from
+from opsconsole.web.polling import polled
 from opsconsole.work.models import WorkItem
 from opsconsole.work.registry import WORK
 from opsconsole.work.services import late_work, work_of
@@ -56,6 +57,7 @@ class Late:
 
 @require_GET
 @require("console.view")
+@polled
 def home(request: ConsoleRequest) -> HttpResponse:
     stages = stages_of(list(visible_targets(request.user)))
     applications = [

@@ -65,6 +65,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "opsconsole.access.middleware.RequestContextMiddleware",
+    "opsconsole.audit.middleware.RefusalsMiddleware",
     "opsconsole.web.middleware.RefusedMiddleware",
     "opsconsole.project.moved.MovedMiddleware",
 ]

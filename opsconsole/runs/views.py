@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import islice
 
 from django.contrib import messages
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
@@ -20,9 +21,11 @@ from opsconsole.runs.forms import ENDS, DecideForm, RunFilterForm
 from opsconsole.runs.lookup import run_or_404
 from opsconsole.runs.models import Run
 from opsconsole.runs.panels import RUN_PANELS
+from opsconsole.web.downloads import attachment
 from opsconsole.web.forms import Given, act_on
 from opsconsole.web.keys import key_from
 from opsconsole.web.pages import new_key, page_of
+from opsconsole.web.polling import polled
 
 LINES_AT_ONCE = 2000
 
@@ -52,6 +55,7 @@ def run_page(request: ConsoleRequest, run_id: int) -> HttpResponse:
 
 @require_GET
 @require("console.view")
+@polled
 def run_status(request: ConsoleRequest, run_id: int) -> HttpResponse:
     """The moving part of the page; once the run is over it asks no more, and the rest asks once."""
     run = run_or_404(request, run_id, "console.view")
@@ -61,6 +65,7 @@ def run_status(request: ConsoleRequest, run_id: int) -> HttpResponse:
 
 @require_GET
 @require("console.view")
+@polled
 def run_rest(request: ConsoleRequest, run_id: int) -> HttpResponse:
     """What came of the run so far: seldom new while it moves, so it is asked for less often."""
     run = run_or_404(request, run_id, "console.view")
@@ -86,6 +91,7 @@ def rest_context(request: ConsoleRequest, run: Run) -> dict:
 
 @require_GET
 @require("console.view")
+@polled
 def run_log_tail(request: ConsoleRequest, run_id: int) -> HttpResponse:
     """New lines and a new sentinel; 204 when nothing is new; no sentinel when it is over."""
     run = run_or_404(request, run_id, "console.view")
@@ -104,16 +110,16 @@ def _lines_context(run: Run, *, after: int) -> dict[str, object]:
 
 @require_GET
 @require("console.view")
-def run_log_download(request: ConsoleRequest, run_id: int) -> StreamingHttpResponse:
+def run_log_download(request: ConsoleRequest, run_id: int) -> HttpResponseBase:
     """The whole log as text, one line each with its UTC time."""
     run = run_or_404(request, run_id, "console.view")
     body = (
         f"{line.moment.isoformat(timespec='milliseconds')} {line.text}\n"
         for line in run.log_chunks.read_lines()
     )
-    response = StreamingHttpResponse(body, content_type="text/plain; charset=utf-8")
-    response["Content-Disposition"] = f'attachment; filename="run-{run.pk}.log"'
-    return response
+    return attachment(
+        body, actor=request.user, name=f"run-{run.pk}.log", environment=run.environment
+    )
 
 
 @require_POST

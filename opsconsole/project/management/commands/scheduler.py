@@ -13,6 +13,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError, connection, connections
 
+from opsconsole.audit.refusals import record_strangers
 from opsconsole.environments.models import Target
 from opsconsole.exceptions import Refused
 from opsconsole.health import services as health
@@ -63,6 +64,7 @@ class Command(BaseCommand):
 
     def _tick(self) -> None:
         runs.reap_expired()
+        record_strangers()
         if self._send_what_is_due():
             runs.sweep_queued()
             work.sweep()
