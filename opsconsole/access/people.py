@@ -16,10 +16,11 @@ from django.utils.translation import gettext as _
 from opsconsole.access import events
 from opsconsole.access.choices import Role
 from opsconsole.access.models import Membership, User
+from opsconsole.access.names import CONSOLE_NAME, taken_for
 from opsconsole.access.permissions import authorize, console_admins
 from opsconsole.access.places import CONSOLE, Place
 from opsconsole.events import recording as audit
-from opsconsole.exceptions import Refused
+from opsconsole.exceptions import Kind, Refused
 
 
 @contextmanager
@@ -42,9 +43,23 @@ def _require_an_admin() -> None:
         raise Refused(_("This is the last admin. Assign the role to someone else first."))
 
 
+def _require_distinct(name: str) -> None:
+    taken = taken_for(name, {CONSOLE_NAME, *User.objects.values_list("username", flat=True)})
+    if taken is not None:
+        raise Refused(
+            _("This name could be taken for %(name)s. Choose another.") % {"name": taken},
+            kind=Kind.INVALID,
+            field="username",
+        )
+
+
 def add_person(*, actor: User, user: User, role: str) -> User:
-    """Save a new user (password already set on it) with one role everywhere."""
+    """Save a new user (password already set on it) with one role everywhere.
+
+    Raises Refused (invalid) for a name that could be taken for somebody's, or for the console's.
+    """
     with _alone(actor, CONSOLE):
+        _require_distinct(user.get_username())
         user.save()
         membership = Membership.objects.create(user=user, role=Role(role))
         audit.record(

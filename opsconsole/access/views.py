@@ -19,18 +19,20 @@ from opsconsole.access.permissions import (
     require,
     require_on_console,
 )
-from opsconsole.web.forms import form_page
+from opsconsole.web.forms import Given, act_on, form_page
 
 
 @require_on_console("settings.edit")
 def add_person(request: ConsoleRequest) -> HttpResponse:
     form = PersonForm(request.POST or None)
-    if request.method == "POST" and form.is_valid():
+
+    def act(given: Given) -> HttpResponse:
         user = form.save(commit=False)
-        people.add_person(actor=request.user, user=user, role=form.cleaned_data["role"])
+        people.add_person(actor=request.user, user=user, role=given["role"])
         messages.success(request, _("%(user)s can sign in now.") % {"user": user})
         return redirect("settings")
-    return form_page(request, form, _("Add a person"), "settings")
+
+    return act_on(request, form, act, title=_("Add a person"), back="settings", submit=_("Save"))
 
 
 @require("settings.edit")
