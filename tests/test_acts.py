@@ -332,6 +332,7 @@ ELSEWHERE = {
     "access.refused",
     "file.downloaded",
     "demo.created",
+    "demo.reset",
     "backup.downloaded",
     "backup.copy_deleted",
     "backup.deleted",

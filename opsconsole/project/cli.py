@@ -21,7 +21,7 @@ from opsconsole.project import demo
 
 def reset(call: Call) -> int:
     try:
-        demo.reset(call.options.environment.rpartition("/")[2])
+        demo.reset(call.options.environment.rpartition("/")[2], actor=call.actor())
     except KeyError:
         raise Refused(
             f"the demo has no environment {call.options.environment}", kind=Kind.NOT_FOUND

@@ -5,6 +5,7 @@ Here and not in `opsconsole.demo`, because it applies migrations with the engine
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from migrations_app.reading.observation import observe_target
 from opsconsole import demo as demo_package
 from opsconsole.access.choices import Role
 from opsconsole.access.models import Membership, User
+from opsconsole.access.permissions import authorize
+from opsconsole.access.places import CONSOLE
 from opsconsole.demo.address import (
     APPLICATION,
     ENVIRONMENTS,
@@ -33,9 +36,10 @@ from opsconsole.embedded.postgres import set_role
 from opsconsole.environments import secrets
 from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.events import recording as audit
+from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
 from opsconsole.health.models import HealthCheck
-from opsconsole.project.events import DEMO_CREATED
+from opsconsole.project.events import DEMO_CREATED, DEMO_RESET, DemoReset
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 
@@ -66,6 +70,7 @@ BREAK_HEALTH = """\
 -- Applies without an error, and the application no longer finds the column it reads.
 ALTER TABLE "targets" RENAME COLUMN "amount" TO "target_amount";
 """
+BREAKS = {text.encode() for text in (BREAK_SQL, BREAK_NON_ATOMIC, BREAK_HEALTH)}
 
 
 def folder() -> Path:
@@ -80,12 +85,27 @@ def exists() -> bool:
     return Application.objects.filter(slug=APPLICATION).exists()
 
 
-def reset(only: str = "") -> None:
-    """Make everything, or one environment, as on the first start.
+def own_application() -> Application | None:
+    """The application that the demo made; None before that, or when a person made one so named."""
+    made = AuditEvent.objects.filter(action=DEMO_CREATED.key).values_list("object_id", flat=True)
+    return Application.objects.filter(slug=APPLICATION, pk__in=[int(pk) for pk in made]).first()
 
-    Backups, runs and the audit trail stay. Raises Refused outside the embedded mode, or while
-    a run is active, and KeyError for an unknown environment.
+
+def reset(only: str = "", *, actor: User | None = None) -> None:
+    """Make everything, or one environment, as on the first start; None is the console itself.
+
+    Only what the demo made is lost: the live databases of its environments. Databases that were
+    made of them since (copies, replaced ones), backups, runs and the audit trail stay, and
+    migrations of other people's are set aside. Raises Refused outside the embedded mode, while a
+    run is active, for an application or a database of its name that is not the demo's, and
+    KeyError for an unknown environment.
     """
+    chosen = [find(only)] if only else list(ENVIRONMENTS)
+    if actor:
+        authorize(actor, "settings.edit", CONSOLE)
+    application = own_application()
+    if application is None and exists():
+        raise Refused(f"the application {APPLICATION} is not the demo's: nothing was touched")
     secrets.allow_opening()
     superuser = settings.OPSCONSOLE_HOME.read_addresses().superuser_dsn
     if not superuser:
@@ -95,28 +115,37 @@ def reset(only: str = "") -> None:
     ).first()
     if active:
         raise Refused(f"{active} is {active.state.label.lower()}: wait for it or cancel it")
+    with psycopg.connect(superuser, autocommit=True) as connection:
+        for environment in chosen:
+            _require_own_database(connection, environment)
+    if application:
+        with transaction.atomic():
+            data = DemoReset(environments=[environment.slug for environment in chosen])
+            audit.record(DEMO_RESET, actor=actor, about=application, data=data)
+    mend()
     shutil.rmtree(folder(), ignore_errors=True)
     shutil.copytree(SOURCE, folder())
-    for environment in [find(only)] if only else ENVIRONMENTS:
+    for environment in chosen:
         _make_database(superuser, environment)
     _make_records()
+
+
+def _require_own_database(connection: psycopg.Connection, demo: DemoEnvironment) -> None:
+    """Raise Refused unless a database of the demo's name is of the demo's role, or not there."""
+    found = connection.execute(
+        "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s", [demo.role]
+    ).fetchone()
+    if found and found[0] != demo.role:
+        raise Refused(f"the database {demo.role} is not the demo's: nothing was touched")
 
 
 def _make_database(superuser: str, demo: DemoEnvironment) -> None:
     home = settings.OPSCONSOLE_HOME
     with psycopg.connect(superuser, autocommit=True) as connection:
         set_role(connection, demo.role, password_of(home, demo.role), "LOGIN CREATEDB")
-        for (name,) in connection.execute(
-            "SELECT datname FROM pg_database WHERE datdba = %s::regrole", [demo.role]
-        ).fetchall():
-            connection.execute(
-                sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
-            )
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} OWNER {}").format(
-                sql.Identifier(demo.role), sql.Identifier(demo.role)
-            )
-        )
+        name = sql.Identifier(demo.role)
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+        connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, name))
     engine = PrismaEngine(migrations_folder())
     scripts = engine.read_folder().scripts
     scripts = scripts[: len(scripts) - demo.behind]
@@ -221,6 +250,9 @@ def _make_environment(application: Application, demo: DemoEnvironment, position:
     )
 
 
+OWN_ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d{1,5})/health")
+
+
 def _address(port: int) -> str:
     return f"http://127.0.0.1:{port}/health"
 
@@ -242,16 +274,18 @@ def services() -> list[tuple[str, str]]:
     No port is the same on every home: two consoles that start at once would find it free both,
     and one of them would then ask the other's backend for its health.
     """
-    found = []
-    for demo in ENVIRONMENTS:
+    found: list[tuple[str, str]] = []
+    application = own_application()
+    for demo in ENVIRONMENTS if application else ():
         check = HealthCheck.objects.filter(
-            environment__application__slug=APPLICATION,
+            environment__application=application,
             environment__slug=demo.slug,
             name="GET /health",
         ).first()
-        if check is None:
+        own = OWN_ADDRESS.fullmatch(check.address) if check else None
+        if check is None or own is None:
             continue
-        port = _free_port(int(check.address.split(":")[2].split("/")[0]))
+        port = _free_port(int(own[1]))
         if check.address != _address(port):
             check.address = _address(port)
             check.save(update_fields=["address"])
@@ -285,9 +319,28 @@ def break_with(text: str, name: str) -> str:
 
 
 def mend() -> list[str]:
-    """Take away the migrations that `break_with` added; returns their names."""
+    """Take away what was added to the demo's migrations; returns their names.
+
+    Those of `break_with` are deleted, other people's are set aside, beside the demo's folder.
+    """
+    if not migrations_folder().is_dir():
+        return []
     ours = {path.name for path in (SOURCE / "prisma" / "migrations").iterdir()}
     gone = [p for p in migrations_folder().iterdir() if p.is_dir() and p.name not in ours]
     for path in gone:
-        shutil.rmtree(path)
+        if _is_broken_here(path):
+            shutil.rmtree(path)
+        else:
+            _set_aside(path)
     return [path.name for path in gone]
+
+
+def _is_broken_here(path: Path) -> bool:
+    files = list(path.iterdir())
+    return [file.name for file in files] == ["migration.sql"] and files[0].read_bytes() in BREAKS
+
+
+def _set_aside(path: Path) -> None:
+    aside = folder().parent / "set-aside" / f"{datetime.now(UTC):%Y%m%d%H%M%S%f}"
+    aside.mkdir(parents=True)
+    shutil.move(path, aside / path.name)

@@ -162,6 +162,11 @@ class Console:
         for (run_id,) in undecided:
             self.ops("decide", str(run_id), "failed", "--reason", "the next test begins")
         self.ops("demo", "reset", "staging")
+        with self.superuser() as cluster:
+            for (name,) in cluster.execute(
+                "SELECT datname FROM pg_database WHERE datname LIKE 'sales_commission_staging\\_\\_%'"
+            ).fetchall():
+                cluster.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
     def sign_in(self, name: str = "operator", password: str = "") -> httpx.Client:
         """A signed-in HTTP client; `post(client, path, ...)` adds the CSRF token."""

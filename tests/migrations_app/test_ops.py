@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -327,6 +328,50 @@ def test_demo_reset_makes_staging_two_behind_and_breaks_are_added_and_mended(ops
     assert [row["client"] for row in rows] == [1, 2]
     assert all(row["writes"] > 0 for row in rows)
     assert Application.objects.get().environments.count() == 3
+
+
+@pytest.fixture
+def cluster():
+    with superuser() as connection:
+        yield connection
+        for name in ("copy_of_demo", "sales_commission_development"):
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def test_demo_reset_leaves_what_the_demo_did_not_make(ops, demo_made, operator, cluster):
+    ops("demo", "reset", "--as", "operator")
+    assert (ops.status, "You need the role admin" in ops.said) == (2, True)
+    # What another made under the demo's names.
+    cluster.execute("DROP DATABASE IF EXISTS sales_commission_development")
+    cluster.execute("CREATE DATABASE sales_commission_development")
+    HealthCheck.objects.filter(environment=demo_made, name="GET /health").update(
+        address="https://shop.example.com/health"
+    )
+    ops("demo", "reset")
+    assert (ops.status, "is not the demo's" in ops.said) == (2, True)
+    assert [name for name, _argument in demo.services()] == ["development", "production"]
+    assert not AuditEvent.objects.filter(action="demo.reset").exists()
+    # What was made of it since.
+    cluster.execute("CREATE DATABASE copy_of_demo OWNER sales_commission_staging")
+    own = demo.migrations_folder() / "20990101000000_mine"
+    own.mkdir()
+    (own / "migration.sql").write_text("SELECT 1;")
+    ops("demo", "reset", "staging")
+    kept = "SELECT count(*) FROM pg_database WHERE datname = 'copy_of_demo'"
+    assert cluster.execute(kept).fetchone() == (1,)
+    [aside] = demo.folder().parent.glob("set-aside/*/20990101000000_mine/migration.sql")
+    assert (own.exists(), aside.read_text()) == (False, "SELECT 1;")
+    told = AuditEvent.objects.get(action="demo.reset").told
+    assert told == "admin put the demo application Sales Commission back: staging."
+    shutil.rmtree(demo.folder().parent / "set-aside")
+
+
+def test_application_of_the_demos_name_that_a_person_made_is_not_touched(ops):
+    Application.objects.create(slug="sales-commission", name="Ours")
+    ops("demo", "reset")
+    assert (ops.status, "is not the demo's" in ops.said) == (2, True)
+    assert demo.services() == []
+    assert not Environment.objects.exists()
 
 
 def test_demo_reset_is_refused_while_a_run_is_active(ops, demo_made, admin, monkeypatch):
