@@ -168,10 +168,13 @@ class Console:
             ).fetchall():
                 cluster.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
-    def sign_in(self, name: str = "operator", password: str = "") -> httpx.Client:
+    def sign_in(
+        self, name: str = "operator", password: str = "", client: httpx.Client | None = None
+    ) -> httpx.Client:
         """A signed-in HTTP client; `post(client, path, ...)` adds the CSRF token."""
         password = password or json.loads((self.home / "keys.json").read_text())["demo_password"]
-        client = self.opened.enter_context(httpx.Client(base_url=self.url, timeout=60))
+        client = client or httpx.Client(base_url=self.url, timeout=60)
+        self.opened.enter_context(client)
         client.get("/sign-in")
         done = self.post(client, "/sign-in", username=name, password=password)
         assert done.status_code == 302, done.text
@@ -179,7 +182,7 @@ class Console:
 
     def post(self, client: httpx.Client, path: str, **fields: str) -> httpx.Response:
         fields["csrfmiddlewaretoken"] = client.cookies["csrftoken"]
-        return client.post(path, data=fields, headers={"Referer": self.url})
+        return client.post(path, data=fields, headers={"Referer": str(client.base_url)})
 
     # -- what only a tester does
 
