@@ -90,13 +90,21 @@ def test_up_on_own_servers_behind_https_restores_a_postgres_15_with_its_own_tool
         assert {(c.name, c.secure) for c in client.cookies.jar} == {
             ("csrftoken", True), ("sessionid", True)
         }  # fmt: skip
-        home = client.get("/", headers={"X-Forwarded-For": "203.0.113.7"})
+        home = client.get("/")
         assert home.headers["strict-transport-security"].startswith("max-age=31536000")
         plain = httpx.get(f"{console.url}/settings", headers={"Host": "127.0.0.1"})
         assert (plain.status_code, plain.headers["location"]) == (
             301, "https://127.0.0.1/settings"
         )  # fmt: skip
+        # As from a proxy before this one, which is named too.
+        client.headers["X-Forwarded-For"] = "203.0.113.7"
         add_shop(console, client, add_database(servers.target_dsn, "shop"))
+    with psycopg.connect(console.environment["DATABASE_URL"]) as own:
+        acts = own.execute(
+            "SELECT action, host(ip) FROM opsconsole_auditevent"
+            " WHERE action LIKE '%.created' OR action LIKE '%.added' ORDER BY id"
+        ).fetchall()
+    assert acts == [("application.added", "203.0.113.7"), ("environment.added", "203.0.113.7")]
     run = console.ops("migrate", "shop/staging", "--wait")
     assert (run["status"], len(run["applied"])) == ("succeeded", 13), run["summary"]
     log = console.ops("run", str(run["id"]), "--log")["log"]
