@@ -50,11 +50,11 @@ class Applying:
         self.finish = finish
         self.current: list[Statement] = []
         self.outcome = Outcome()
-        connection.add_notice_handler(self._log_notice)
 
     def run(self) -> Outcome:
         """Apply it; raises ScriptFailed, also when cancelled between two tries, or ScriptUnknown."""
         inner = without_wrapper(self.script.statements) if self.script.is_atomic else None
+        self.connection.add_notice_handler(self._log_notice)
         try:
             return self.at_once(inner) if inner is not None else self.one_by_one()
         except Cancelled as error:
@@ -62,6 +62,8 @@ class Applying:
             raise ScriptFailed(
                 self.script, statement.line, statement, "cancelled", self.outcome
             ) from error
+        finally:
+            self.connection.remove_notice_handler(self._log_notice)
 
     def at_once(self, statements: tuple[Statement, ...]) -> Outcome:
         """All statements and the history row's end in one transaction: the row is the evidence."""
@@ -95,7 +97,6 @@ class Applying:
                 self._alone(statement)
             else:
                 self._outside_transaction(statement)
-        self.connection.execute("RESET lock_timeout")
         self.finish()
         return self.outcome
 
@@ -120,8 +121,7 @@ class Applying:
     def _outside_transaction(self, statement: Statement) -> None:
         # Without lock_timeout: a wait of CONCURRENTLY blocks nobody, and giving it up leaves
         # an invalid index behind.
-        self.connection.execute("SET lock_timeout = 0")
-        self.connection.execute("SET statement_timeout = 0")
+        before = self._set_timeouts("0", "0")
         # One that an earlier try left behind would make this one fail.
         self._drop_invalid_index(statement)
         try:
@@ -130,6 +130,19 @@ class Applying:
             self._drop_invalid_index(statement)
             self._fail(statement, error, unknown=True)
         self.outcome.landed.append(statement)
+        self._set_timeouts(*before)
+
+    def _set_timeouts(self, lock: str, statement: str) -> tuple[str, str]:
+        """Set the session's own; returns what they were."""
+        row = self.connection.execute(
+            "SELECT current_setting('lock_timeout'), current_setting('statement_timeout')"
+        ).fetchone()
+        assert row is not None
+        self.connection.execute(
+            "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)",
+            [lock, statement],
+        )
+        return row[0], row[1]
 
     def _in_transaction(self, work: Callable[[], None], *, unknown_if_lost: bool = False) -> None:
         """Run in a transaction; a wait for a lock is given up and tried again, never waited out."""

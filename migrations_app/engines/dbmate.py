@@ -138,6 +138,12 @@ class DbmateEngine(Engine):
 
     # -- applying
 
+    def begin_session(self, connection: psycopg.Connection) -> None:
+        if self.schema == "public":
+            connection.execute("RESET search_path")
+        else:
+            connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema)))
+
     def apply(
         self,
         connection: psycopg.Connection,
@@ -148,8 +154,8 @@ class DbmateEngine(Engine):
     ) -> Outcome:
         if script.refusal:
             raise AdapterError(f"{script.file} {script.refusal}")
-        if self.schema != "public":
-            connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema)))
+        if not self._finds_its_table(connection):
+            self.begin_session(connection)
         outcome = Applying(
             connection,
             script,
@@ -161,6 +167,14 @@ class DbmateEngine(Engine):
         # A transaction that the section began and did not end, dbmate ends with its own.
         connection.commit()
         return outcome
+
+    def _finds_its_table(self, connection: psycopg.Connection) -> bool:
+        """Whether dbmate would: it looks in the schema of its address, else in the first of the
+        search path, else in public."""
+        if self.schema != "public":
+            return True
+        row = connection.execute("SELECT coalesce(current_schema(), 'public')").fetchone()
+        return row == (self.schema,)
 
     def _insert(self, connection: psycopg.Connection, name: str) -> None:
         connection.execute(

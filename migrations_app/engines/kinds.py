@@ -276,6 +276,10 @@ class Engine(ABC):
         """Create the history table if it is missing and the tool would create it too."""
 
     @abstractmethod
+    def begin_session(self, connection: psycopg.Connection) -> None:
+        """Make of a new session what the tool makes of its own, before its first script."""
+
+    @abstractmethod
     def apply(
         self,
         connection: psycopg.Connection,
@@ -284,7 +288,12 @@ class Engine(ABC):
         log: Log,
         sleep: Callable[[float], None],
     ) -> Outcome:
-        """Apply one script and write its history row. Raises ScriptFailed or ScriptUnknown."""
+        """Apply one script and write its history row. Raises ScriptFailed or ScriptUnknown.
+
+        What the script leaves in the session (settings, temporary tables) it leaves to the next
+        one, as with the tool; where the tool would have stopped, the next finds a search path as
+        `begin_session` makes it. Nothing of ours stays behind.
+        """
 
     def session_names(self, name: str) -> list[str]:
         """Names of the sessions that apply a script, where that of the connection is `name`."""

@@ -248,6 +248,9 @@ class PrismaEngine(Engine):
 
     # -- applying
 
+    def begin_session(self, connection: psycopg.Connection) -> None:
+        connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema)))
+
     def apply(
         self,
         connection: psycopg.Connection,
@@ -256,15 +259,17 @@ class PrismaEngine(Engine):
         log: Log,
         sleep: Callable[[float], None],
     ) -> Outcome:
-        connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema)))
         row_id = str(uuid.uuid4())
-        connection.execute(
+        begun = connection.execute(
             sql.SQL(
                 "INSERT INTO {} (id, checksum, migration_name, started_at, applied_steps_count)"
-                " VALUES (%s, %s, %s, now(), 0)"
+                " VALUES (%s, %s, %s, now(), 0) RETURNING tableoid = to_regclass(%s)"
             ).format(self.table),
-            [row_id, script.checksum, script.name],
-        )
+            [row_id, script.checksum, script.name, TABLE],
+        ).fetchone()
+        if not (begun and begun[0]):
+            # Prisma names its table without the schema, and stops when it is not found (P1014).
+            self.begin_session(connection)
         applying = Applying(
             connection,
             script,

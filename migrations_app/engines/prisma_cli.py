@@ -90,6 +90,9 @@ class PrismaCliEngine(PrismaEngine):
         super().take_lock(connection, limits, sleep)
         connection.execute("SELECT pg_advisory_unlock_all()")
 
+    def begin_session(self, connection: psycopg.Connection) -> None:
+        """Nothing: the scripts run in the CLI's own session."""
+
     def apply(
         self,
         connection: psycopg.Connection,

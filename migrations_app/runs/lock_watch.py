@@ -1,9 +1,10 @@
-"""Watch a script while it is applied: nobody waits behind it too long, and how far it is."""
+"""Watch scripts while they are applied: nobody waits behind one too long, and how far it is."""
 
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import psycopg
 
@@ -20,23 +21,30 @@ MARGIN_SECONDS = 0.2
 class Watch:
     """Cancels the sessions of the given names when others wait behind them over `limit` seconds.
 
-    `place` is the script's number, from 0, and how many there are. `gave_up` says why it was
-    cancelled; "" when it was not.
+    It looks only while one of the `count` scripts is being applied (`over_next`). `gave_up` says
+    why the last one was cancelled; "" when it was not.
     """
 
-    def __init__(
-        self, context: RunContext, names: list[str], limit: float, place: tuple[int, int]
-    ) -> None:
+    def __init__(self, context: RunContext, names: list[str], limit: float, count: int = 1) -> None:
         self.gave_up = ""
         self._context = context
         self._names = names
         self._limit = limit
-        self._place = place
+        self._count = count
+        self._begun = 0
+        self._is_applied = False
+        # Held for a look and what follows from it: neither may reach into the next script.
+        self._looking = threading.Lock()
         self._done = threading.Event()
-        self._session = server.connect(
-            context.dsn, application_name=context.session_name("watch"), timeout_seconds=5
-        )
+        self._session = self._connect()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _connect(self) -> psycopg.Connection:
+        return server.connect(
+            self._context.dsn,
+            application_name=self._context.session_name("watch"),
+            timeout_seconds=5,
+        )
 
     def __enter__(self) -> Watch:
         self._thread.start()
@@ -47,10 +55,29 @@ class Watch:
         self._thread.join(timeout=10)
         self._session.close()
 
+    @contextmanager
+    def over_next(self) -> Iterator[None]:
+        """Watch the next script, for as long as the block lasts."""
+        with self._looking:
+            self.gave_up, self._is_applied = "", True
+            self._begun += 1
+        try:
+            yield
+        finally:
+            with self._looking:
+                self._is_applied = False
+
     def _watch(self) -> None:
-        # A watch that loses its own session must not end what it watches.
-        with suppress(psycopg.Error, AdapterError):
-            while not self._done.wait(SAMPLE_SECONDS):
+        while not self._done.wait(SAMPLE_SECONDS):
+            # A watch that loses its own session must not end what it watches.
+            with suppress(psycopg.Error, AdapterError):
+                if self._session.closed:
+                    self._session = self._connect()
+                self._look()
+
+    def _look(self) -> None:
+        with self._looking:
+            if self._is_applied:
                 self._look_who_waits()
                 self._show_progress()
 
@@ -71,6 +98,5 @@ class Watch:
         if found is None:
             return
         what, percent = found
-        number, count = self._place
-        whole = 100 * (number + percent / 100) / count
+        whole = 100 * (self._begun - 1 + percent / 100) / self._count
         self._context.progress(min(whole, 99), None, f"{what}, {percent:.0f} %")

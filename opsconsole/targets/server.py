@@ -106,6 +106,17 @@ def connect(
     return connection
 
 
+def guard(connection: psycopg.Connection, application_name: str) -> None:
+    """Put back what a script may have altered in a session of `connect`, and has to hold.
+
+    Its name, by which it is found and ended, and that the server notices when its client dies.
+    Raises psycopg.OperationalError when the session is gone.
+    """
+    connection.execute("SELECT set_config('application_name', %s, false)", [application_name])
+    if connection.info.server_version >= 140000:
+        connection.execute("SET client_connection_check_interval = '1s'")
+
+
 def reason_of(error: psycopg.Error) -> str:
     """One line: the SQLSTATE, the message and the detail, and never an address."""
     diagnostics = getattr(error, "diag", None)

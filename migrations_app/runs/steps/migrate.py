@@ -26,6 +26,7 @@ from migrations_app.reading import drift
 from migrations_app.reading.observation import Observation, observe, plan_changes
 from migrations_app.runs.lock_watch import Watch
 from migrations_app.runs.results import FailedScript, Landed, MigrateResult, WithSchema
+from migrations_app.runs.work_session import PART, WorkSession
 from migrations_app.services.findings import stopping
 from migrations_app.sources.folders import engine_for
 from opsconsole.environments.migration_status import MigrationStatus
@@ -225,31 +226,40 @@ class Migrate(Step[Parameters, MigrateResult]):
 
     def run(self, context: Migrating) -> Text:
         engine, scripts = context.get(ENGINE), context.get(SCRIPTS)
+        limits = limits_of(context.environment)
         context.result.begin()
         with context.connect("migrate:lock") as lock:
-            engine.take_lock(lock, limits_of(context.environment), context.sleep)
+            engine.take_lock(lock, limits, context.sleep)
             engine.ensure_history(lock)
-            for number, script in enumerate(scripts):
-                context.check()
-                self._apply(context, engine, script, (number, len(scripts)))
-                context.result.applied = [s.name for s in scripts[: number + 1]]
-                context.progress(100 * (number + 1) / len(scripts))
+            names = engine.session_names(context.session_name(PART))
+            with (
+                WorkSession(context, engine) as session,
+                Watch(context, names, limits.blocking, len(scripts)) as watch,
+            ):
+                for number, script in enumerate(scripts):
+                    context.check()
+                    self._apply(context, engine, script, session, watch)
+                    context.result.applied = [s.name for s in scripts[: number + 1]]
+                    context.progress(100 * (number + 1) / len(scripts))
         context.result.migrating = False
         return say("%(scripts)s of %(scripts)s applied", scripts=len(scripts))
 
     def _apply(
-        self, context: Migrating, engine: Engine, script: MigrationScript, place: tuple[int, int]
+        self,
+        context: Migrating,
+        engine: Engine,
+        script: MigrationScript,
+        session: WorkSession,
+        watch: Watch,
     ) -> None:
         kind = "atomic" if script.is_atomic else "not atomic"
         statements = counted(len(script.statements), "statement")
         context.log(f"migrate: {script.name} ({kind}, {statements})")
         began = time.monotonic()
-        connection = context.connect("migrate")
+        connection = session.ready()
         limits = limits_of(context.environment)
-        names = engine.session_names(context.session_name("migrate"))
-        watch = Watch(context, names, limits.blocking, place)
         try:
-            with watch:
+            with watch.over_next():
                 outcome = engine.apply(connection, script, limits, context.log, context.sleep)
         except ScriptFailed as failure:
             if watch.gave_up and not context.is_stopping:
@@ -261,8 +271,6 @@ class Migrate(Step[Parameters, MigrateResult]):
             self._cancelled(context, engine, connection, script, Outcome())
         except psycopg.Error as error:
             outcome = self._from_evidence(context, engine, script, error)
-        finally:
-            connection.close()
         context.result.add_writes(outcome.rows_written)
         seconds = time.monotonic() - began
         ended = timezone.now().isoformat()

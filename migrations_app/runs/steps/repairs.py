@@ -95,7 +95,7 @@ class FinishRest(Step[FinishParameters, WithSchema]):
                 context.log(f"finish: {script.file} line {statement.line}: {statement.shown}")
             names = [context.session_name("migrate")]
             try:
-                with Watch(context, names, limits.blocking, (0, 1)) as watch:
+                with Watch(context, names, limits.blocking) as watch, watch.over_next():
                     finish_rest(
                         engine,
                         connection,
