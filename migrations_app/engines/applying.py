@@ -50,6 +50,8 @@ class Applying:
         self.finish = finish
         self.current: list[Statement] = []
         self.outcome = Outcome()
+        # Of what the server counts as written, how much was not written by what runs now.
+        self._counted = 0
 
     def run(self) -> Outcome:
         """Apply it; raises ScriptFailed, also when cancelled between two tries, or ScriptUnknown."""
@@ -71,7 +73,7 @@ class Applying:
         def everything() -> None:
             for statement in statements:
                 self._execute(statement)
-            self.outcome.rows_written = activity.rows_written_here(self.connection)
+            self._count_rows()
             self.finish()
 
         self._in_transaction(everything)
@@ -103,7 +105,9 @@ class Applying:
     def _plain(self, statement: Statement, open_block: list[Statement]) -> None:
         try:
             if transaction_control(statement) == "commit":
-                self.outcome.rows_written += activity.rows_written_here(self.connection)
+                self._count_rows()
+            elif transaction_control(statement) == "begin":
+                self._counted = activity.rows_not_yet_known(self.connection)
             self._execute(statement)
             if transaction_control(statement) == "begin":
                 self._set_local_limits()
@@ -113,7 +117,7 @@ class Applying:
     def _alone(self, statement: Statement) -> None:
         def only_this() -> None:
             self._execute(statement)
-            self.outcome.rows_written += activity.rows_written_here(self.connection)
+            self._count_rows()
 
         self._in_transaction(only_this, unknown_if_lost=True)
         self.outcome.landed.append(statement)
@@ -151,6 +155,7 @@ class Applying:
             self.current.clear()
             rows_before = self.outcome.rows_written
             try:
+                self._counted = activity.rows_not_yet_known(self.connection)
                 with self.connection.transaction():
                     self._set_local_limits()
                     work()
@@ -162,6 +167,11 @@ class Applying:
                 last = self.current[-1] if self.current else self.script.statements[0]
                 self._fail(last, error, unknown=unknown_if_lost)
             return
+
+    def _count_rows(self) -> None:
+        seen = activity.rows_written_here(self.connection)
+        self.outcome.rows_written += seen - self._counted
+        self._counted = seen
 
     def _wait_and_retry(self, attempt: int) -> None:
         pause = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]

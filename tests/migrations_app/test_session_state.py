@@ -131,6 +131,26 @@ def test_nothing_of_ours_stays_in_the_session(tmp_path, database):
     assert said == [("  WARNING 01000: 5s 6s (20250101000002_x/migration.sql line 1)", "hm")]
 
 
+def test_rows_are_counted_once_whatever_the_session_wrote_before(tmp_path, database):
+    seven = "INSERT INTO t SELECT generate_series(1, 7);"
+    write_prisma(
+        tmp_path,
+        f"CREATE TABLE t (x int); {seven}",
+        seven,
+        f"{seven} BEGIN; {seven} COMMIT; {seven}",
+        "UPDATE t SET x = 0; DELETE FROM t;",
+    )
+    engine = PrismaEngine(tmp_path)
+    with psycopg.connect(database(), autocommit=True) as connection:
+        engine.begin_session(connection)
+        engine.ensure_history(connection)
+        written = [
+            engine.apply(connection, script, Limits(), lambda *_: None, lambda _: None).rows_written
+            for script in engine.read_folder().scripts
+        ]
+    assert written == [7, 7, 21, 70]
+
+
 WHO = (
     "SELECT pid, application_name, current_setting('client_connection_check_interval')"
     " FROM pg_stat_activity WHERE pid = pg_backend_pid() OR application_name LIKE '%:watch'"
