@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from copy import deepcopy
 
@@ -25,12 +26,6 @@ from tests.worker import observe_target
 
 MIGRATION = "20250101000000_init"
 REFUSED = {403, 404, 405}
-# For whoever signs in, or for whoever has a role: they show what belongs to the viewer's places.
-OF_NO_OBJECT = {"home", "find", "console-health", "sign-in", "sign-out", "preferences", "runs",
-                "audit", "audit-csv", "backups", "settings", "role-add",
-                "settings-remove"}  # fmt: skip
-# Posts that change nothing but oneself, or ask a worker to look again.
-FOR_EVERYBODY = {"sign-in", "sign-out", "preferences", "read-now", "drift-check"}
 
 
 def patterns(among: list) -> Iterator[URLPattern]:
@@ -173,62 +168,192 @@ def test_no_address_opens_what_is_sealed(places, admin, monkeypatch):
     assert {name for name, _method, status in called if status >= 500} == {"console-health"}
 
 
-def test_admin_of_the_console_reaches_every_address(places, admin):
-    _mine, addresses, data = places
-    client = Client(raise_request_exception=False)
-    client.force_login(admin)
-    # Otherwise the tests below would take "not found" for "refused": make an object for it above.
-    unreached = [
-        each
-        for each in addresses
-        if all(
-            status in REFUSED or status >= 500
-            for _name, _method, status in answers(client, [each], ("get", "post"), data)
-        )
-    ]
-    assert unreached == [("console-health", "/health")]
+SCOPES = ("console", "application", "environment", "sibling", "elsewhere")
+ALL = frozenset({"console"})
+WHOLE = ALL | {"application"}
+HERE = WHOLE | {"environment"}
+PART = HERE | {"sibling"}
+ANYWHERE = frozenset(SCOPES)
+EVERYBODY = frozenset({"viewer", "operator", "reviewer", "admin"})
+OPERATORS = frozenset({"operator", "admin"})
+REVIEWERS = frozenset({"reviewer", "admin"})
+HELPERS = EVERYBODY - {"viewer"}
+ADMINS = frozenset({"admin"})
+
+# What somebody needs: each time one of the roles, held in one of the scopes.
+Needs = tuple[tuple[frozenset[str], frozenset[str]], ...]
+OPEN: Needs | None = ((frozenset(), frozenset()),)
+SIGNED_IN: Needs | None = ()
+ABSENT: Needs | None = None
+ANY_ROLE = ((EVERYBODY, ANYWHERE),)
+SEES = ((EVERYBODY, HERE),)
+SEES_A_PART = ((EVERYBODY, PART),)
+RUNS = ((OPERATORS, HERE),)
+HELPS = ((HELPERS, HERE),)
+REVIEWS_ALL_OF_IT = ((REVIEWERS, WHOLE),)
+ADMIN_SOMEWHERE = ((ADMINS, ANYWHERE),)
+ADMIN_HERE = ((ADMINS, HERE),)
+ADMIN_OF_ALL_OF_IT = ((ADMINS, WHOLE),)
+ADMIN_OF_ALL = ((ADMINS, ALL),)
+# A backup may be restored elsewhere: seen here, restored where somebody may.
+RESTORES = ((EVERYBODY, HERE), (OPERATORS, PART))
+
+# By the name of an address: who may GET it, and who may POST to it.
+TABLE: dict[str, tuple[Needs | None, Needs | None]] = {
+    "home": (ANY_ROLE, ABSENT),
+    "find": (ANY_ROLE, ABSENT),
+    "console-health": (OPEN, ABSENT),
+    "sign-in": (OPEN, OPEN),
+    "sign-out": (ABSENT, SIGNED_IN),
+    "preferences": (SIGNED_IN, SIGNED_IN),
+    "application": (SEES_A_PART, ABSENT),
+    "environment": (SEES, ABSENT),
+    "environment-health": (SEES, ABSENT),
+    "health-check-now": (ABSENT, HELPS),
+    # -- runs
+    "runs": (ANY_ROLE, ABSENT),
+    "run": (SEES, ABSENT),
+    "run-status": (SEES, ABSENT),
+    "run-rest": (SEES, ABSENT),
+    "run-log": (SEES, ABSENT),
+    "run-log-download": (SEES, ABSENT),
+    "run-cancel": (ABSENT, RUNS),
+    "run-decide": (ABSENT, RUNS),
+    "run-way-back": (ABSENT, RUNS),
+    "work-retry": (ABSENT, RUNS),
+    # -- the audit trail
+    "audit": (ANY_ROLE, ABSENT),
+    "audit-csv": (ANY_ROLE, ABSENT),
+    "audit-event": (SEES, ABSENT),
+    # -- schema change
+    "migrate": (RUNS, RUNS),
+    "migration": (SEES, ABSENT),
+    "migration-resolve": (ABSENT, RUNS),
+    "applied-text": (SEES, ABSENT),
+    "finding-waive": (ABSENT, REVIEWS_ALL_OF_IT),
+    "waiver-withdraw": (ABSENT, REVIEWS_ALL_OF_IT),
+    "drift-check": (ABSENT, SEES),
+    "drift-acknowledge": (ABSENT, HELPS),
+    "drift-adopt": (ABSENT, RUNS),
+    "drift-sql": (SEES, ABSENT),
+    "drift-log-script": (SEES, ABSENT),
+    "read-now": (ABSENT, SEES),
+    "end-session": (ABSENT, RUNS),
+    # -- backups
+    "backups": (ANY_ROLE, ABSENT),
+    "backup": (SEES, ABSENT),
+    "back-up": (ABSENT, RUNS),
+    "backup-prove": (ABSENT, RUNS),
+    "backup-download": (ABSENT, ADMIN_HERE),
+    "backup-hold": (ABSENT, HELPS),
+    "backup-release": (ABSENT, HELPS),
+    "backup-restore": (RESTORES, RESTORES),
+    "restore-check": (ABSENT, RUNS),
+    "restore-check-result": (RUNS, ABSENT),
+    "replaced-undo": (RUNS, RUNS),
+    "replaced-drop": (ADMIN_HERE, ADMIN_HERE),
+    "backup-import": (ADMIN_HERE, ADMIN_HERE),
+    "backup-policy": (ADMIN_HERE, ADMIN_HERE),
+    "prune": (ABSENT, ADMIN_HERE),
+    # -- settings
+    "settings": (ADMIN_SOMEWHERE, ABSENT),
+    "settings-remove": (ABSENT, ADMIN_SOMEWHERE),
+    "application-add": (ADMIN_OF_ALL, ADMIN_OF_ALL),
+    "application-edit": (ADMIN_OF_ALL_OF_IT, ADMIN_OF_ALL_OF_IT),
+    "application-archive": (ABSENT, ADMIN_OF_ALL_OF_IT),
+    "repository-edit": (ADMIN_OF_ALL_OF_IT, ADMIN_OF_ALL_OF_IT),
+    "repository-remove": (ABSENT, ADMIN_OF_ALL_OF_IT),
+    "lint-levels": (ADMIN_OF_ALL_OF_IT, ADMIN_OF_ALL_OF_IT),
+    "environment-add": (ADMIN_OF_ALL_OF_IT, ADMIN_OF_ALL_OF_IT),
+    "environment-edit": (ADMIN_HERE, ADMIN_HERE),
+    "environment-archive": (ABSENT, ADMIN_HERE),
+    "connection-test": (ADMIN_HERE, ABSENT),
+    "test-connection": (ABSENT, ADMIN_HERE),
+    "health-check-add": (ADMIN_HERE, ADMIN_HERE),
+    "health-check-edit": (ADMIN_HERE, ADMIN_HERE),
+    "health-check-delete": (ABSENT, ADMIN_HERE),
+    "role-add": (ADMIN_SOMEWHERE, ADMIN_SOMEWHERE),
+    "role-revoke": (ABSENT, ADMIN_HERE),
+    "person-add": (ADMIN_OF_ALL, ADMIN_OF_ALL),
+    "person-let-in": (ABSENT, ADMIN_OF_ALL),
+    "person-lock-out": (ABSENT, ADMIN_OF_ALL),
+    "storage-add": (ADMIN_OF_ALL, ADMIN_OF_ALL),
+    "storage-edit": (ADMIN_OF_ALL, ADMIN_OF_ALL),
+    "storage-test": (ADMIN_OF_ALL, ABSENT),
+    "storage-test-again": (ABSENT, ADMIN_OF_ALL),
+    "storage-retire": (ABSENT, ADMIN_OF_ALL),
+}
+
+# Which roles somebody holds where, of None for a stranger.
+Person = tuple[tuple[str, str], ...] | None
+MAY_ALL: Person = (("admin", "console"),)
+BOUNDARIES: list[Person] = [
+    None,
+    (),
+    (("viewer", "console"),),
+    (("operator", "environment"),),
+    (("reviewer", "application"),),
+    MAY_ALL,
+    (("admin", "application"),),
+    (("admin", "environment"),),
+    (("admin", "sibling"),),
+    # See it all here, and may do it all there.
+    (("viewer", "console"), ("admin", "sibling"), ("admin", "elsewhere")),
+]
+EVERY_ROLE_AND_SCOPE: list[Person] = [
+    ((role, scope),) for role in sorted(EVERYBODY) for scope in SCOPES
+]
 
 
-@pytest.mark.parametrize("scope", ["environment", "application"])
-def test_admin_of_one_place_is_refused_at_every_address_elsewhere(places, scope):
+def is_allowed(person: Person, needs: Needs | None) -> bool:
+    if needs is ABSENT or needs is OPEN or person is None:
+        return needs is OPEN
+    return all(any(r in roles and s in scopes for r, s in person) for roles, scopes in needs)
+
+
+@pytest.mark.parametrize(
+    "persons",
+    [
+        BOUNDARIES,
+        pytest.param(
+            EVERY_ROLE_AND_SCOPE,
+            marks=pytest.mark.skipif(
+                not os.environ.get("OPSCONSOLE_TEST_LONG"), reason="takes half a minute"
+            ),
+        ),
+    ],
+    ids=["boundaries", "every role and scope"],
+)
+def test_every_address_answers_to_those_whom_the_table_names(places, broker, persons):
     mine, addresses, data = places
-    if scope == "application":
-        elsewhere = Application.objects.create(slug="else", name="Else")
-        client = signed_in(Membership(role="admin", application=elsewhere))
-    else:
-        client = signed_in(Membership(role="admin", environment=mine))
-    allowed = [
-        (name, method, status)
-        for name, method, status in answers(client, addresses, ("get", "post"), data)
-        if status not in REFUSED and name not in OF_NO_OBJECT
-    ]
-    # The page of the application shows whoever sees one of its environments those that they see.
-    assert allowed == ([("application", "get", 200)] if scope == "environment" else [])
-
-
-def test_admin_of_one_environment_who_may_see_all_changes_nothing_elsewhere(places):
-    mine, addresses, data = places
-    client = signed_in(Membership(role="admin", environment=mine), Membership(role="viewer"))
-    allowed = [
-        (name, status)
-        for name, _method, status in answers(client, addresses, ("post",), data)
-        if status not in REFUSED and name not in OF_NO_OBJECT | FOR_EVERYBODY
-    ]
-    # A backup of another environment can be restored into one's own, so its form is there.
-    assert allowed == [("backup-restore", 422)]
-
-
-@pytest.mark.parametrize("role", ["viewer", ""])
-def test_viewer_and_person_without_a_role_are_refused_every_post(places, role):
-    _mine, addresses, data = places
-    client = signed_in(*([Membership(role=role)] if role else []))
-    exempt = FOR_EVERYBODY if role else {"sign-in", "sign-out", "preferences"}
-    allowed = [
-        (name, status)
-        for name, _method, status in answers(client, addresses, ("post",), data)
-        if status not in {403, 405} and name not in exempt
-    ]
-    assert allowed == []
+    elsewhere = Application.objects.create(slug="else", name="Else")
+    held = {
+        "console": {},
+        "application": {"application": mine.application},
+        "environment": {"environment": Environment.objects.get(slug="production")},
+        "sibling": {"environment": mine},
+        "elsewhere": {"application": elsewhere},
+    }
+    assert {name for name, _address in addresses} == set(TABLE)
+    wrong = []
+    for number, person in enumerate(persons):
+        client = Client(raise_request_exception=False)
+        if person is not None:
+            user = User.objects.create_user(f"person{number}")
+            for role, scope in person:
+                Membership.objects.create(user=user, role=role, **held[scope])
+            client.force_login(user)
+        for column, method in enumerate(("get", "post")):
+            # What nobody may is asked by whoever may all.
+            called = [
+                a for a in addresses if TABLE[a[0]][column] is not ABSENT or person == MAY_ALL
+            ]
+            for name, _method, status in answers(client, called, (method,), data):
+                # Strangers are led to the sign-in.
+                is_let_in = status not in REFUSED and not (person is None and 300 <= status < 400)
+                if status == 500 or is_let_in != is_allowed(person, TABLE[name][column]):
+                    wrong.append((person, name, method, status))
+    assert wrong == []
 
 
 def test_page_reads_the_roles_of_its_viewer_once(apart):
