@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+# ECMA-48: a control sequence, and an operating system command such as a title or a link.
+ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?")
+
 
 def size(amount: float) -> str:
     """Bytes in decimal units, at most one digit: `812 B`, `12 kB`, `41.2 MB`, `2.1 TB`."""
@@ -35,6 +40,20 @@ def counted(number: int, one: str, many: str = "") -> str:
     """`1 row`, `48,533 rows`, in English: for logs, and what else is not translated. `many` is for
     a word that does not end in s."""
     return f"{count(number)} {one if number == 1 else many or f'{one}s'}"
+
+
+def one_line(text: str, at_most: int) -> str:
+    """Text of somebody else's as one line of printable characters, cut to `at_most` of them.
+
+    Dropped are escape sequences of terminals, control characters, and what turns the direction of
+    the text around it; so is half a surrogate pair, which no database stores.
+    """
+    shortened = ESCAPES.sub("", text[: 4 * at_most])
+    words = " ".join(shortened.split())
+    line = "".join(character for character in words if character.isprintable())
+    if len(line) <= at_most and len(text) <= 4 * at_most:
+        return line
+    return f"{line[: at_most - 1]}…"
 
 
 def _number(value: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.contrib.postgres.aggregates import ArrayAgg
 from django.db import transaction
 from django.db.models import Q, Sum
@@ -19,6 +20,7 @@ from opsconsole.environments.models import Environment, Target
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import AdapterError, Kind, Refused
+from opsconsole.formats import one_line
 from opsconsole.health import events
 from opsconsole.health.choices import Health
 from opsconsole.health.models import (
@@ -28,7 +30,7 @@ from opsconsole.health.models import (
     HealthRollup,
     half_hour_of,
 )
-from opsconsole.health.probes import PROBES, ProbeAnswer, ProbeRequest
+from opsconsole.health.probes import PROBES, SUMMARY_CHARACTERS, ProbeAnswer, ProbeRequest
 from opsconsole.runs.models import Run
 from opsconsole.runs.patience import patiently
 from opsconsole.work.sending import send_short, task_key
@@ -81,7 +83,7 @@ def _result(check: HealthCheck, target: Target | None, run: Run | None, phase: s
         phase=phase,
         is_healthy=answer.is_healthy,
         latency_ms=answer.latency_ms,
-        summary=answer.summary.replace("\x00", ""),
+        summary=answer.summary,
         answer=answer.answer,
     )
 
@@ -92,9 +94,10 @@ def _ask(check: HealthCheck, target: Target | None) -> ProbeAnswer:
         try:
             dsn = resolve_dsn(target)
         except AdapterError as error:
-            return ProbeAnswer(False, 0, str(error))
+            return ProbeAnswer(False, 0, one_line(str(error), SUMMARY_CHARACTERS))
         conninfo = dsn.conninfo(application_name="opsconsole:health")
-    request = ProbeRequest(check.address, check.timeout_seconds, conninfo)
+    policy = settings.CALL_POLICY
+    request = ProbeRequest(check.address, check.timeout_seconds, conninfo, policy)
     return PROBES[check.kind](request)
 
 

@@ -6,6 +6,7 @@ import environ
 from csp.constants import NONE, SELF
 
 from opsconsole.embedded.home import Home
+from opsconsole.outgoing import DENIED, CallPolicy, networks
 from opsconsole.web.proxies import networks_of
 
 env = environ.Env()
@@ -200,6 +201,11 @@ MIGRATIONS_ROOTS = [
     Path(root).absolute()
     for root in env.list("OPSCONSOLE_MIGRATIONS_ROOTS", default=[str(OPSCONSOLE_HOME.path)])
 ]
+# Networks that the console calls though they lie in a denied one, and those that it does not call.
+CALL_POLICY = CallPolicy(
+    allowed=networks(env.list("OPSCONSOLE_CALLS_ALLOWED", default=[])),
+    denied=networks(env.list("OPSCONSOLE_CALLS_DENIED", default=list(DENIED))),
+)
 # What is fetched from git repositories, and how much of it, in bytes and seconds.
 REPOSITORIES_FOLDER = OPSCONSOLE_HOME.path / "repositories"
 GIT_SECONDS = env.float("OPSCONSOLE_GIT_SECONDS", default=60)

@@ -3,14 +3,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from opsconsole.outgoing import CallPolicy
+
+SUMMARY_CHARACTERS = 500
+
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """What to ask. `conninfo` is for probes that go to the target itself."""
+    """What to ask, how long it may take altogether, and where it may lead.
+
+    `conninfo` is for probes that go to the target itself.
+    """
 
     address: str
     timeout_seconds: float
     conninfo: str = field(default="", repr=False)
+    policy: CallPolicy = field(default_factory=CallPolicy)
 
 
 @dataclass(frozen=True)
