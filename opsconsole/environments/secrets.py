@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
+from django.db import Error, connection
 
 from opsconsole.environments.models import Target
 from opsconsole.exceptions import AdapterError, Refused
 from opsconsole.targets.dsn import Dsn
+from opsconsole.targets.server import IDENTITY, Identity
 
 _may_open = False
+_own_database: Identity | None = None
 
 
 def allow_opening() -> None:
@@ -44,7 +49,7 @@ def resolve_dsn(target: Target) -> Dsn:
     Raises AdapterError when the reference leads nowhere or the address is malformed.
     """
     if target.dsn_encrypted:
-        return Dsn.parse(unseal(target.dsn_encrypted))
+        return _parse(unseal(target.dsn_encrypted))
     if not _may_open:
         raise Refused("only a worker may open a stored address")
     return _follow(target.dsn_reference)
@@ -58,7 +63,7 @@ def resolve_scratch_dsn(target: Target) -> Dsn:
     if not target.scratch_dsn_encrypted:
         return resolve_dsn(target)
     address = unseal(target.scratch_dsn_encrypted)
-    return _follow(address) if is_reference(address) else Dsn.parse(address)
+    return _follow(address) if is_reference(address) else _parse(address)
 
 
 def is_reference(address: str) -> bool:
@@ -79,7 +84,21 @@ def _follow(reference: str) -> Dsn:
         raise AdapterError(f"{reference!r} is neither env:NAME nor file:PATH")
     if not value:
         raise AdapterError(f"{reference} is empty on this worker")
-    return Dsn.parse(value)
+    return _parse(value)
+
+
+def _parse(address: str) -> Dsn:
+    return replace(Dsn.parse(address), own_database=own_database())
+
+
+def own_database() -> Identity | None:
+    """The identity of the console's own database, as last seen while that cannot be asked."""
+    global _own_database
+    with suppress(Error), connection.cursor() as cursor:
+        cursor.execute(f"SELECT {IDENTITY}")
+        started, number = cursor.fetchone()
+        _own_database = started, number
+    return _own_database
 
 
 def backup_identities() -> list[str]:

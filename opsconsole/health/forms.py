@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pglast
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
@@ -33,9 +34,19 @@ class HealthCheckForm(forms.ModelForm):
             else:
                 if parts.scheme not in {"http", "https"} or not parts.hostname:
                     self.add_error("address", _("Give an http:// or https:// address."))
+        if given.get("kind") == HealthCheck.Kind.SQL and _statements(address) > 1:
+            self.add_error("address", _("Give one statement."))
         twins = HealthCheck.objects.filter(
             environment=self.instance.environment, name=given.get("name", "")
         ).exclude(pk=self.instance.pk)
         if twins.exists():
             self.add_error("name", _("This environment already has a check of that name."))
         return given
+
+
+def _statements(query: str) -> int:
+    """How many statements it is made of; 0 for what only the server can tell."""
+    try:
+        return len(pglast.parse_sql(query))
+    except (pglast.Error, ValueError):
+        return 0

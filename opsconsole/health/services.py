@@ -89,15 +89,16 @@ def _result(check: HealthCheck, target: Target | None, run: Run | None, phase: s
 
 
 def _ask(check: HealthCheck, target: Target | None) -> ProbeAnswer:
-    conninfo = ""
+    conninfo, own_database = "", None
     if target:
         try:
             dsn = resolve_dsn(target)
         except AdapterError as error:
             return ProbeAnswer(False, 0, one_line(str(error), SUMMARY_CHARACTERS))
         conninfo = dsn.conninfo(application_name="opsconsole:health")
+        own_database = dsn.own_database
     policy = settings.CALL_POLICY
-    request = ProbeRequest(check.address, check.timeout_seconds, conninfo, policy)
+    request = ProbeRequest(check.address, check.timeout_seconds, conninfo, policy, own_database)
     return PROBES[check.kind](request)
 
 

@@ -28,10 +28,14 @@ IN_ARGUMENTS = {"dbname", "host", "port", "user", "password", "passfile", "appli
 
 @dataclass(frozen=True)
 class Dsn:
-    """A parsed address. `schema` is Prisma's `?schema=`, by default public."""
+    """A parsed address. `schema` is Prisma's `?schema=`, by default public.
+
+    `own_database` is the identity of the console's own, on which no session is opened.
+    """
 
     parameters: dict[str, str] = field(repr=False)
     schema: str = "public"
+    own_database: tuple[int, int] | None = None
 
     @classmethod
     def parse(cls, text: str) -> Dsn:

@@ -19,13 +19,22 @@ APPLICATION_PREFIX = "opsconsole:"
 NAME_BYTES = 63
 DROP_ATTEMPTS = 3
 
+# Which running server and which of its databases this is, for a role without any rights: when the
+# server started, in microseconds, and the database's number.
+IDENTITY = """
+(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
+(SELECT oid::bigint FROM pg_database WHERE datname = current_database())
+"""
+Identity = tuple[int, int]
+
 # client_connection_check_interval came with PostgreSQL 14.
-SESSION = """
+SESSION = f"""
 SELECT set_config('idle_in_transaction_session_timeout', '0', false),
        set_config('statement_timeout', %s, false),
        (SELECT set_config(name, '1s', false) FROM pg_settings
-         WHERE name = 'client_connection_check_interval')
-"""
+         WHERE name = 'client_connection_check_interval'),
+       {IDENTITY}
+"""  # noqa: S608
 FACTS = """
 SELECT {identifier}, current_setting('server_version'),
        current_setting('server_version_num')::int, current_database(),
@@ -87,7 +96,8 @@ def connect(
     """Open a session that the server ends soon after this process dies.
 
     A killed client's statement must not commit later: with client_connection_check_interval
-    the server notices within a second. Raises AdapterError with the server's reason.
+    the server notices within a second. Raises AdapterError with the server's reason, or when it is
+    the console's own database.
     """
     try:
         connection = psycopg.connect(
@@ -98,11 +108,17 @@ def connect(
             keepalives_interval=2,
             keepalives_count=3,
         )
-        connection.execute(SESSION, [f"{int(timeout_seconds * 1000)}"])
+        row = connection.execute(SESSION, [f"{int(timeout_seconds * 1000)}"]).fetchone()
         if not autocommit:
             connection.commit()
     except psycopg.Error as error:
         raise AdapterError(reason_of(error)) from error
+    assert row is not None
+    try:
+        refuse_own((row[-2], row[-1]), dsn.own_database)
+    except AdapterError:
+        connection.close()
+        raise
     return connection
 
 
@@ -115,6 +131,14 @@ def guard(connection: psycopg.Connection, application_name: str) -> None:
     connection.execute("SELECT set_config('application_name', %s, false)", [application_name])
     if connection.info.server_version >= 140000:
         connection.execute("SET client_connection_check_interval = '1s'")
+
+
+def refuse_own(found: Identity, own: Identity | None) -> None:
+    """Raise AdapterError when what was connected to is the console's own database."""
+    if found == own:
+        raise AdapterError(
+            "this is the console's own database: it is neither migrated, restored nor asked"
+        )
 
 
 def reason_of(error: psycopg.Error) -> str:

@@ -39,6 +39,7 @@ def test_only_a_worker_opens():
     assert secrets.unseal(sealed) == DSN
 
 
+@pytest.mark.django_db
 def test_references_are_resolved_on_the_worker(monkeypatch, tmp_path):
     monkeypatch.setenv("SHOP_URL", DSN)
     (tmp_path / "url").write_text(DSN + "\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -11,12 +13,17 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from django.db import connection
 
+from opsconsole.environments.secrets import seal
 from opsconsole.health.models import HealthResult
 from opsconsole.health.probes import PROBES, ProbeRequest
 from opsconsole.health.services import keep_results
 from opsconsole.outgoing import CallPolicy, networks
-from tests.conftest import url
+from tests.conftest import dsn_for, superuser, url
+from tests.worker import check_environment, observe_target
+
+OWN = "this is the console's own database: it is neither migrated, restored nor asked"
 
 ANSWERS = {
     "/good": (200, {"status": "healthy", "users": 2000, "flag": True}),
@@ -232,9 +239,62 @@ def test_hostile_name_of_a_field_is_one_line(address, monkeypatch):
         ("SELECT 1 WHERE false", False, "answered no row"),
         ("SELECT pg_sleep(5)", False, "canceling statement due to statement timeout"),
         ("CREATE TABLE t ()", False, "cannot execute CREATE TABLE in a read-only transaction"),
+        ("SELECT 1; SELECT 2", False, "cannot insert multiple commands into a prepared statement"),
+        ("COMMIT; CREATE TABLE t ()", False, "cannot insert multiple commands"),
+        ("SET TRANSACTION READ WRITE", False, "must be set before any query"),
+        (
+            "DO $$BEGIN COMMIT; SET TRANSACTION READ WRITE; CREATE TABLE t (); END$$",
+            False,
+            "invalid transaction termination",
+        ),
+        ("SELECT set_config('transaction_read_only', 'off', false)", False, "before any query"),
+        ("SELECT nextval('s')", False, "does not exist"),
+        ("SELECT", False, "answered no row"),
+        ("SELECT generate_series(1, 1000000000)", True, "answered 1"),
+        ("SELECT repeat('x', 10000000)", True, "answered xxx"),
+        ("SELECT E'a\\u202eb\\n' || chr(27) || '[31mc'", True, "answered ab c"),
+        ("SELECT (repeat('[', 3000) || repeat(']', 3000))::json", False, "recursion"),
+        ("SELECT 'infinity'::date", False, "date too large"),
     ],
 )
 def test_sql_probe_judges_the_first_value_and_writes_nothing(database, query, is_healthy, words):
     seconds = 0.3 if "pg_sleep" in query else 30
     answer = PROBES["sql"](ProbeRequest(query, seconds, conninfo=database()))
     assert (answer.is_healthy, words in answer.summary) == (is_healthy, True)
+
+
+def test_sql_probe_ends_in_its_time_when_the_server_is_stuck(database):
+    dsn = database()
+    pids: list[int] = []
+
+    def freeze() -> None:
+        with superuser() as watching:
+            while not pids:
+                pids.extend(
+                    pid
+                    for (pid,) in watching.execute(
+                        "SELECT pid FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(9)'"
+                    )
+                )
+        os.kill(pids[0], signal.SIGSTOP)
+
+    thread = threading.Thread(target=freeze)
+    thread.start()
+    try:
+        began = time.monotonic()
+        answer = PROBES["sql"](ProbeRequest("SELECT pg_sleep(9)", 1, conninfo=dsn))
+        assert (answer.is_healthy, time.monotonic() - began < 3) == (False, True)
+    finally:
+        thread.join()
+        os.kill(pids[0], signal.SIGCONT)
+
+
+def test_own_database_is_neither_asked_nor_read_by_any_spelling(environment):
+    """Its name is told apart by nothing: the address leads there, whatever it looks like."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_database()")
+        (name,) = cursor.fetchone()
+    environment.targets.update(dsn_encrypted=seal(dsn_for(name, environment.dsn.split(":")[1][2:])))
+    (result,) = check_environment(environment)
+    assert (result.is_healthy, result.summary) == (False, OWN)
+    assert observe_target(environment.targets.get()).error == OWN

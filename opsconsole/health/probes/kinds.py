@@ -12,13 +12,14 @@ SUMMARY_CHARACTERS = 500
 class ProbeRequest:
     """What to ask, how long it may take altogether, and where it may lead.
 
-    `conninfo` is for probes that go to the target itself.
+    `conninfo` is for probes that go to the target itself, which must not be `own_database`.
     """
 
     address: str
     timeout_seconds: float
     conninfo: str = field(default="", repr=False)
     policy: CallPolicy = field(default_factory=CallPolicy)
+    own_database: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,30 +2,93 @@
 
 from __future__ import annotations
 
+import math
+import os
+import socket
+import threading
 import time
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Any
 
 import psycopg
 
-from opsconsole.health.probes.kinds import ProbeAnswer, ProbeRequest
+from opsconsole.exceptions import AdapterError
+from opsconsole.formats import one_line
+from opsconsole.health.probes.kinds import SUMMARY_CHARACTERS, ProbeAnswer, ProbeRequest
+from opsconsole.outgoing import Deadline
+from opsconsole.targets.server import IDENTITY, reason_of, refuse_own
+
+# The server ends the statement itself and says so, unless it is stuck.
+CUT_AFTER_SECONDS = 0.5
+MOST_CHARACTERS = 200
 
 
 def probe_sql(request: ProbeRequest) -> ProbeAnswer:
-    """Healthy: the query returns a first row whose first column is not false."""
+    """Healthy: the query returns a first row whose first column is not false.
+
+    It is one statement in a transaction that reads only, which it cannot turn into another. Of
+    its rows the first is read. Connecting takes whole seconds, at least two; all that comes
+    after it takes no longer than the request's timeout, whatever the server does.
+    """
     began = time.perf_counter()
     try:
-        with psycopg.connect(request.conninfo, autocommit=True) as connection:
-            connection.execute("SET default_transaction_read_only = on")
-            connection.execute(
-                "SELECT set_config('statement_timeout', %s, false)",
-                [str(int(request.timeout_seconds * 1000))],
-            )
-            row = connection.execute(request.address.encode()).fetchone()
+        row = _first_row(request)
     except psycopg.Error as error:
-        lines = str(error).strip().splitlines()
-        return ProbeAnswer(False, _ms(began), (lines[-1] if lines else type(error).__name__)[:500])
-    if row is None or row[0] is False:
-        return ProbeAnswer(False, _ms(began), f"answered {row[0] if row else 'no row'}")
-    return ProbeAnswer(True, _ms(began), f"answered {row[0]}"[:500], {"value": str(row[0])[:200]})
+        return _bad(began, reason_of(error))
+    # A value that the server can write and Python cannot read: too deep, too long.
+    except (AdapterError, ValueError, RecursionError) as error:
+        return _bad(began, str(error))
+    if not row or row[0] is False:
+        return _bad(began, f"answered {row[0] if row else 'no row'}")
+    value = one_line(str(row[0]), MOST_CHARACTERS)
+    return ProbeAnswer(True, _ms(began), f"answered {value}", {"value": value})
+
+
+def _bad(began: float, summary: str) -> ProbeAnswer:
+    return ProbeAnswer(False, _ms(began), one_line(summary, SUMMARY_CHARACTERS))
+
+
+def _first_row(request: ProbeRequest) -> tuple[Any, ...] | None:
+    """Raises psycopg.Error, AdapterError for the console's own database."""
+    deadline = Deadline(request.timeout_seconds)
+    whole = max(2, math.ceil(request.timeout_seconds))
+    with closing(psycopg.connect(request.conninfo, connect_timeout=whole)) as connection:
+        connection.read_only = True
+        with _cut_off_at(deadline, connection):
+            # After the first query of a transaction nothing makes it one that writes.
+            limit = f"{max(1, int(deadline.left() * 1000))}"
+            identity = connection.execute(
+                f"SELECT {IDENTITY}, set_config('statement_timeout', %s, true)", [limit]
+            ).fetchone()
+            assert identity is not None
+            refuse_own((identity[0], identity[1]), request.own_database)
+            with closing(_rows(connection, request.address)) as rows:
+                return next(rows, None)
+
+
+def _rows(connection: psycopg.Connection, query: str) -> Generator[tuple[Any, ...], None, None]:
+    """The extended protocol, which streaming uses, takes one statement; the first row comes alone."""
+    yield from connection.cursor().stream(query.encode())
+
+
+@contextmanager
+def _cut_off_at(deadline: Deadline, connection: psycopg.Connection) -> Iterator[None]:
+    """Shut the connection down from another thread when the server has not answered in time."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as line:
+
+        def cut() -> None:
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(deadline.left() + CUT_AFTER_SECONDS, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
 
 
 def _ms(began: float) -> float:
