@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.environments.choices import AutoRollback
 from opsconsole.environments.engines import ENGINES
 from opsconsole.environments.models import Application, Environment, Target
-from opsconsole.environments.secrets import is_reference
+from opsconsole.environments.secrets import check_reference, is_reference
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.exceptions import AdapterError
 from opsconsole.targets.dsn import Dsn
@@ -136,9 +136,10 @@ class EnvironmentFilterForm(forms.Form):
 
 def _checked_address(address: str) -> str:
     """Return the address; raises ValidationError when it can be none, without repeating it."""
-    if address and not is_reference(address):
+    if address:
+        check = check_reference if is_reference(address) else Dsn.parse
         try:
-            Dsn.parse(address)
+            check(address)
         except AdapterError as error:
             raise forms.ValidationError(str(error)) from None
     return address

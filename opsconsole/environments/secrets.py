@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -15,6 +16,12 @@ from opsconsole.environments.models import Target
 from opsconsole.exceptions import AdapterError, Refused
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.server import IDENTITY, Identity
+
+# What the console itself is configured by holds no address of a target.
+OWN_VARIABLES = {"DATABASE_URL", "REDIS_URL", "SECRET_KEY"}
+OWN_PREFIX = "OPSCONSOLE_"
+KERNEL_FOLDERS = (Path("/proc"), Path("/sys"), Path("/dev"))
+MOST_BYTES = 64 * 1024
 
 _may_open = False
 _own_database: Identity | None = None
@@ -71,20 +78,56 @@ def is_reference(address: str) -> bool:
     return address.startswith(("env:", "file:"))
 
 
-def _follow(reference: str) -> Dsn:
+def check_reference(reference: str) -> None:
+    """Raise AdapterError unless it is one that an address may be: none of the console's secrets."""
     kind, _colon, name = reference.partition(":")
-    if kind == "env" and name:
-        value = os.environ.get(name, "")
-    elif kind == "file" and name:
-        try:
-            value = Path(name).read_text().strip()
-        except OSError as error:
-            raise AdapterError(f"cannot read {name}: {error.strerror}") from error
-    else:
+    if kind not in {"env", "file"} or not name or "\0" in name:
         raise AdapterError(f"{reference!r} is neither env:NAME nor file:PATH")
+    if kind == "env":
+        _check_variable(name)
+    else:
+        _check_file(name)
+
+
+def _check_variable(name: str) -> None:
+    if name in OWN_VARIABLES or name.startswith(OWN_PREFIX):
+        raise AdapterError(f"{name} is the console's own: give a variable that holds an address")
+    if not any(fnmatchcase(name, pattern) for pattern in settings.TARGET_VARIABLES):
+        raise AdapterError(
+            f"{name} is not among the variables that hold addresses "
+            f"(OPSCONSOLE_TARGET_VARIABLES: {', '.join(settings.TARGET_VARIABLES)})"
+        )
+
+
+def _check_file(name: str) -> None:
+    try:
+        path = Path(name).resolve()
+    except (OSError, RuntimeError) as error:
+        raise AdapterError(f"{name} leads nowhere") from error
+    own = [settings.OPSCONSOLE_HOME.path.resolve(), *KERNEL_FOLDERS]
+    if any(path.is_relative_to(folder) for folder in own):
+        raise AdapterError(f"{name} lies in the console's own data, or in the kernel's")
+
+
+def _follow(reference: str) -> Dsn:
+    check_reference(reference)
+    kind, _colon, name = reference.partition(":")
+    value = os.environ.get(name, "") if kind == "env" else _read_file(name)
     if not value:
         raise AdapterError(f"{reference} is empty on this worker")
     return _parse(value)
+
+
+def _read_file(name: str) -> str:
+    """The text of a plain file, for a pipe would have its reader wait for ever."""
+    path = Path(name)
+    try:
+        if path.exists() and not path.is_file():
+            raise AdapterError(f"cannot read {name}: it is no file")
+        with path.open("rb") as file:
+            return file.read(MOST_BYTES).decode(errors="replace").strip()
+    except OSError as error:
+        raise AdapterError(f"cannot read {name}: {error.strerror}") from error
 
 
 def _parse(address: str) -> Dsn:

@@ -206,6 +206,8 @@ CALL_POLICY = CallPolicy(
     allowed=networks(env.list("OPSCONSOLE_CALLS_ALLOWED", default=[])),
     denied=networks(env.list("OPSCONSOLE_CALLS_DENIED", default=list(DENIED))),
 )
+# Names of the variables that an address may refer to as env:NAME, as patterns.
+TARGET_VARIABLES = env.list("OPSCONSOLE_TARGET_VARIABLES", default=["*_URL", "*_DSN"])
 # What is fetched from git repositories, and how much of it, in bytes and seconds.
 REPOSITORIES_FOLDER = OPSCONSOLE_HOME.path / "repositories"
 GIT_SECONDS = env.float("OPSCONSOLE_GIT_SECONDS", default=60)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from cryptography.fernet import Fernet
+from django.urls import reverse
 
 from opsconsole.environments import secrets
 from opsconsole.environments.models import Target
@@ -47,7 +50,43 @@ def test_references_are_resolved_on_the_worker(monkeypatch, tmp_path):
         assert resolve_dsn(Target(dsn_reference=reference)).database == "d"
 
 
-@pytest.mark.parametrize("reference", ["env:NOT_SET", "file:/no/such/file", "vault:x", "env:"])
+@pytest.mark.parametrize("reference", ["env:NOT_SET_URL", "file:/no/such/file", "vault:x", "env:"])
 def test_reference_that_leads_nowhere_is_an_error(reference):
     with pytest.raises(AdapterError):
         resolve_dsn(Target(dsn_reference=reference))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "env:SECRET_KEY",
+        "env:DATABASE_URL",
+        "env:REDIS_URL",
+        "env:OPSCONSOLE_ENCRYPTION_KEYS",
+        "env:OPSCONSOLE_OWN_URL",
+        "env:AWS_SECRET_ACCESS_KEY",
+        "file:{home}/keys.json",
+        "file:{tmp}/../{tmp}/link/keys.json",
+        "file:/proc/self/environ",
+        "file:/dev/stdin",
+        "file:{tmp}/pipe",
+        "file:a\0b",
+    ],
+)
+def test_reference_to_what_is_no_address_is_refused(reference, monkeypatch, settings, tmp_path):
+    """Though there is an address in it."""
+    home = settings.OPSCONSOLE_HOME.path
+    (tmp_path / "link").symlink_to(home)
+    os.mkfifo(tmp_path / "pipe")
+    kind, _, name = reference.partition(":")
+    if kind == "env":
+        monkeypatch.setenv(name, DSN)
+    with pytest.raises(AdapterError):
+        resolve_dsn(Target(dsn_reference=reference.format(home=home, tmp=tmp_path)))
+
+
+def test_form_refuses_what_is_no_address(environment, as_role):
+    path = reverse("environment-edit", args=[environment.application_id, environment.pk])
+    page = as_role("admin").post(path, {"address": "env:SECRET_KEY"})
+    assert page.status_code == 422
+    assert "SECRET_KEY is the console&#x27;s own" in page.content.decode()

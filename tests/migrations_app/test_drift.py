@@ -166,7 +166,7 @@ def test_schema_is_not_judged_while_a_run_changes_it(environment, operator):
 
 
 def test_schema_that_cannot_be_read_changes_nothing(drifted):
-    drifted.targets.update(dsn_encrypted="", dsn_reference="env:NOT_SET_ANYWHERE")
+    drifted.targets.update(dsn_encrypted="", dsn_reference="env:NOT_SET_ANYWHERE_URL")
     assert check_drift(drifted.targets.get()) is None
     assert changes(drifted) == CHANGES
 

@@ -281,9 +281,9 @@ def test_protected_environment_needs_confirm_and_checked(ops, shop):
 
 
 def test_database_that_cannot_be_read_is_refused_with_its_reason(ops, shop):
-    Target.objects.update(dsn_encrypted="", dsn_reference="env:NOT_SET_ANYWHERE")
+    Target.objects.update(dsn_encrypted="", dsn_reference="env:NOT_SET_ANYWHERE_URL")
     ops("pending", STAGING)
-    assert (ops.status, ops.said) == (2, "env:NOT_SET_ANYWHERE is empty on this worker")
+    assert (ops.status, ops.said) == (2, "env:NOT_SET_ANYWHERE_URL is empty on this worker")
     ops("migrate", STAGING)
     assert ops.status == 2
     assert "is empty on this worker" in ops("environments", as_json=False)
