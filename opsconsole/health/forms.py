@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.environments.models import Environment
 from opsconsole.exceptions import AdapterError
-from opsconsole.health.models import HealthCheck
+from opsconsole.health.models import LONGEST_CHECK_SECONDS, HealthCheck
 from opsconsole.url import split_url
 
 
@@ -22,6 +22,14 @@ class HealthCheckForm(forms.ModelForm):
     def __init__(self, *args: Any, environment: Environment, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.instance.environment = environment
+
+    def clean_timeout_seconds(self) -> int:
+        seconds: int = self.cleaned_data["timeout_seconds"]
+        if not 1 <= seconds <= LONGEST_CHECK_SECONDS:
+            raise forms.ValidationError(
+                _("Give 1 to %(most)s seconds."), params={"most": LONGEST_CHECK_SECONDS}
+            )
+        return seconds
 
     def clean(self) -> dict[str, Any]:
         given = super().clean() or {}

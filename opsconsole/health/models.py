@@ -11,6 +11,8 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+# A worker waits no longer, whatever a check is set to.
+LONGEST_CHECK_SECONDS = 30
 HALF_HOUR = timedelta(minutes=30)
 # When in a run a check was asked.
 PHASES = {"before": _("before"), "after": _("after"), "rolled back": _("rolled back")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -25,6 +26,7 @@ from opsconsole.health import events
 from opsconsole.health.choices import Health
 from opsconsole.health.models import (
     HALF_HOUR,
+    LONGEST_CHECK_SECONDS,
     HealthCheck,
     HealthResult,
     HealthRollup,
@@ -37,6 +39,7 @@ from opsconsole.work.sending import send_short, task_key
 
 SAMPLE_HEALTH = task_key("opsconsole.sample_health")
 STRIP_BINS = 48
+CHECKS_AT_ONCE = 8
 KEEP_DAYS = 30
 KEEP_ROLLUP_DAYS = 366
 
@@ -66,40 +69,65 @@ def keep_results(results: list[HealthResult]) -> list[HealthResult]:
 def _answers(
     environment: Environment, targets: Iterable[Target], run: Run | None = None, phase: str = ""
 ) -> list[HealthResult]:
-    return [
-        _result(check, target, run, phase)
+    asked = [
+        _Asked(check, target)
         for check in environment.health_checks.filter(is_enabled=True)
         for target in (targets if check.kind == HealthCheck.Kind.SQL else [None])
     ]
+    return [
+        HealthResult(
+            check_name=each.check.name,
+            environment=each.check.environment,
+            target=each.target,
+            run=run,
+            phase=phase,
+            is_healthy=answer.is_healthy,
+            latency_ms=answer.latency_ms,
+            summary=answer.summary,
+            answer=answer.answer,
+        )
+        for each, answer in zip(asked, _ask_all(asked), strict=True)
+    ]
 
 
-def _result(check: HealthCheck, target: Target | None, run: Run | None, phase: str) -> HealthResult:
-    answer = _ask(check, target)
-    return HealthResult(
-        check_name=check.name,
-        environment=check.environment,
-        target=target,
-        run=run,
-        phase=phase,
-        is_healthy=answer.is_healthy,
-        latency_ms=answer.latency_ms,
-        summary=answer.summary,
-        answer=answer.answer,
-    )
+@dataclass(frozen=True)
+class _Asked:
+    check: HealthCheck
+    target: Target | None
+
+    def question(self) -> ProbeRequest | ProbeAnswer:
+        """What to ask; the answer at once where the address of the target cannot be had."""
+        check, conninfo, own_database = self.check, "", None
+        if self.target:
+            try:
+                dsn = resolve_dsn(self.target)
+            except AdapterError as error:
+                return ProbeAnswer(False, 0, one_line(str(error), SUMMARY_CHARACTERS))
+            conninfo = dsn.conninfo(application_name="opsconsole:health")
+            own_database = dsn.own_database
+        seconds = min(check.timeout_seconds, LONGEST_CHECK_SECONDS)
+        return ProbeRequest(check.address, seconds, conninfo, settings.CALL_POLICY, own_database)
 
 
-def _ask(check: HealthCheck, target: Target | None) -> ProbeAnswer:
-    conninfo, own_database = "", None
-    if target:
-        try:
-            dsn = resolve_dsn(target)
-        except AdapterError as error:
-            return ProbeAnswer(False, 0, one_line(str(error), SUMMARY_CHARACTERS))
-        conninfo = dsn.conninfo(application_name="opsconsole:health")
-        own_database = dsn.own_database
-    policy = settings.CALL_POLICY
-    request = ProbeRequest(check.address, check.timeout_seconds, conninfo, policy, own_database)
-    return PROBES[check.kind](request)
+def _ask_all(asked: list[_Asked]) -> list[ProbeAnswer]:
+    """Ask at once, so that a slow answer holds up no other; each target, though, one by one."""
+    lines: dict[int | str, list[int]] = defaultdict(list)
+    for number, each in enumerate(asked):
+        lines[each.target.pk if each.target else f"http {number}"].append(number)
+    questions = [each.question() for each in asked]
+    answers: dict[int, ProbeAnswer] = {}
+
+    def ask(line: list[int]) -> None:
+        for number in line:
+            question = questions[number]
+            if isinstance(question, ProbeRequest):
+                question = PROBES[asked[number].check.kind](question)
+            answers[number] = question
+
+    if lines:
+        with ThreadPoolExecutor(min(len(lines), CHECKS_AT_ONCE), "check") as pool:
+            list(pool.map(ask, lines.values()))
+    return [answers[number] for number in range(len(asked))]
 
 
 def request_check(*, actor: User, environment: Environment) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from celery import current_app
+from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
 from django.db import DatabaseError, connection
+from django.db.models import Min
 from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
+from opsconsole.environments.models import Target, TargetState
 from opsconsole.runs.workers import Worker
+
+READ_EVERY = timedelta(seconds=settings.OBSERVE_SECONDS)
 
 
 @require_safe
 @login_not_required
 def console_health(_request: HttpRequest) -> JsonResponse:
-    """200 when database and broker answer and a worker lives, 503 with what is wrong otherwise."""
+    """200 when database and broker answer and workers work, 503 with what is wrong otherwise."""
     problems: list[str] = []
     workers = 0
     database = "connected"
@@ -25,6 +32,8 @@ def console_health(_request: HttpRequest) -> JsonResponse:
         workers = Worker.objects.alive().count()
         if not workers:
             problems.append("no worker is alive")
+        elif minutes := _minutes_stuck():
+            problems.append(f"no target was read for {minutes} min: workers or scheduler are stuck")
     except DatabaseError:
         database = "error"
         problems.append("the database does not answer")
@@ -41,6 +50,19 @@ def console_health(_request: HttpRequest) -> JsonResponse:
     if problems:
         body["error"] = "; ".join(problems)
     return JsonResponse(body, status=503 if problems else 200)
+
+
+def _minutes_stuck() -> int:
+    """Minutes since a worker last read a target, once that is thrice as long as it should be; 0.
+
+    Workers say by a thread of its own that they are alive: it says nothing of those that work.
+    """
+    if not Target.objects.shown().exists():
+        return 0
+    started = Worker.objects.alive().aggregate(at=Min("started_at"))["at"]
+    read = TargetState.objects.order_by("-pk").values_list("observed_at", flat=True).first()
+    since = timezone.now() - max(filter(None, (started, read)))
+    return int(since.total_seconds() // 60) if since > 3 * READ_EVERY else 0
 
 
 def _broker() -> str:

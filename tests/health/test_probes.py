@@ -16,12 +16,13 @@ import pytest
 from django.db import connection
 
 from opsconsole.environments.secrets import seal
+from opsconsole.health import tasks
 from opsconsole.health.models import HealthResult
 from opsconsole.health.probes import PROBES, ProbeRequest
 from opsconsole.health.services import keep_results
 from opsconsole.outgoing import CallPolicy, networks
 from tests.conftest import dsn_for, superuser, url
-from tests.worker import check_environment, observe_target
+from tests.worker import as_worker, check_environment, observe_target
 
 OWN = "this is the console's own database: it is neither migrated, restored nor asked"
 
@@ -298,3 +299,24 @@ def test_own_database_is_neither_asked_nor_read_by_any_spelling(environment):
     (result,) = check_environment(environment)
     assert (result.is_healthy, result.summary) == (False, OWN)
     assert observe_target(environment.targets.get()).error == OWN
+
+
+def test_slow_check_holds_up_no_other(address, environment):
+    for number in range(6):
+        environment.health_checks.create(
+            name=f"slow {number}", kind="http", address=f"{address}/drip-body", timeout_seconds=1
+        )
+    began = time.monotonic()
+    found = {result.check_name: result.is_healthy for result in check_environment(environment)}
+    assert time.monotonic() - began < 3
+    assert found == {"amounts": True} | {f"slow {number}": False for number in range(6)}
+
+
+def test_environment_that_is_being_asked_takes_no_second_thread(environment, monkeypatch):
+    monkeypatch.setattr(tasks, "_at_work", {environment.pk})
+    with as_worker():
+        tasks.sample_health(environment.pk)
+        assert not environment.health_results.exists()
+        tasks._at_work.clear()
+        tasks.sample_health(environment.pk)
+    assert environment.health_results.count() == 1

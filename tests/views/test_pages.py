@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from unittest.mock import Mock
 
 import pytest
@@ -11,15 +12,17 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.files.uploadhandler import MemoryFileUploadHandler
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from backups_app import services as backups
 from opsconsole.access.choices import Role
 from opsconsole.access.models import Membership, User
-from opsconsole.environments.models import Environment, Target
+from opsconsole.environments.models import Environment, Target, TargetState
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
+from opsconsole.runs.workers import Worker
 from tests.conftest import url
 from tests.worker import observe_target
 
@@ -198,6 +201,23 @@ def test_console_health_is_503_without_a_worker(client):
         "connected",
     )
     assert body["error"] == "no worker is alive"
+
+
+def test_console_health_tells_workers_that_do_nothing(client, environment):
+    def problem() -> str:
+        return client.get("/health").json().get("error", "")
+
+    now = timezone.now()
+    worker = Worker.objects.create(name="w", host="h", pid=1, started_at=now)
+    assert problem() == ""
+    Worker.objects.update(started_at=now - timedelta(minutes=9))
+    assert problem() == "no target was read for 9 min: workers or scheduler are stuck"
+    state = TargetState.objects.create(target=environment.targets.get())
+    assert problem() == ""
+    TargetState.objects.filter(pk=state.pk).update(observed_at=now - timedelta(minutes=4))
+    assert problem() == "no target was read for 4 min: workers or scheduler are stuck"
+    worker.delete()
+    assert problem() == "no worker is alive"
 
 
 def test_file_of_a_stranger_is_not_read(client, operator, monkeypatch):
