@@ -49,8 +49,8 @@ def one_line(text: str, at_most: int) -> str:
     the text around it; so is half a surrogate pair, which no database stores.
     """
     shortened = ESCAPES.sub("", text[: 4 * at_most])
-    words = " ".join(shortened.split())
-    line = "".join(character for character in words if character.isprintable())
+    kept = (each for each in shortened if each.isprintable() or each.isspace())
+    line = " ".join("".join(kept).split())
     if len(line) <= at_most and len(text) <= 4 * at_most:
         return line
     return f"{line[: at_most - 1]}…"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from opsconsole.formats import count, counted, duration, size
+from opsconsole.formats import count, counted, duration, one_line, size
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,21 @@ def test_count_is_grouped():
 )
 def test_counted_has_the_plural_of_every_number_but_one(number, words, text):
     assert counted(number, *words) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("plain", "plain"),
+        (" two\r\n\tlines ", "two lines"),
+        ("a\x00\x07b", "ab"),
+        ("\x1b[1;31mred\x1b[0m \x1b]8;;http://x\x07link\x1b]8;;\x1b\\", "red link"),
+        ("\u202eabc\u2066\u200f", "abc"),
+        ("half \ud800 pair", "half pair"),
+        ("é 漢 👍", "é 漢 👍"),
+        ("x" * 11, "xxxxxxxxx…"),
+        ("\x00" * 1_000_000, "…"),
+    ],
+)
+def test_one_line_is_printable_and_short(given, line):
+    assert one_line(given, 10) == line

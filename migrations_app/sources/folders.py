@@ -48,6 +48,7 @@ def _as_read(repository: Repository) -> git.Repository:
         settings.GIT_SECONDS,
         settings.GIT_CACHE_BYTES,
         settings.GIT_FOLDER_BYTES,
+        settings.CALL_POLICY,
     )
 
 

@@ -20,17 +20,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from urllib.parse import urlsplit
 
 from migrations_app.engines.kinds import Revision
 from opsconsole.exceptions import AdapterError
-from opsconsole.formats import count, duration, size
+from opsconsole.formats import count, duration, one_line, size
+from opsconsole.outgoing import CallPolicy, Deadline, resolve
 from opsconsole.processes.process import Tool, allowed_environment
 from opsconsole.url import split_url
 
 REF = re.compile(r"(?!.*(?:\.\.|//|@\{))[A-Za-z0-9][\w./+-]{0,254}")
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 SCP_LIKE = re.compile(r"[\w.-]+@[\w.-]+:(?!//)[^\s]+")
+REDIRECTED = re.compile(r"returned error: 30[12378]")
+PORTS = {"ssh": 22, "http": 80, "https": 443}
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 # Which version of a tool a project pins stands in these, in a folder above the migrations.
 VERSION_FILES = ("package.json", "package-lock.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock")
@@ -45,7 +49,8 @@ HEARTBEAT_SECONDS = 20
 class Repository:
     """Where it is, what opens it (a token or a private key, "" for none), and the limits.
 
-    `seconds` a command may take; bytes that the cache and the files read from it may take.
+    `seconds` a command may take; bytes that the cache and the files read from it may take. The
+    host has to be one that `policy` lets the console call.
     """
 
     url: str
@@ -54,6 +59,7 @@ class Repository:
     seconds: float = 60
     cache_bytes: int = 512_000_000
     folder_bytes: int = 64_000_000
+    policy: CallPolicy = field(default_factory=CallPolicy)
 
     @property
     def place(self) -> Path:
@@ -142,6 +148,7 @@ def _fetch(repository: Repository, ref: str) -> str:
     if not bare.exists():
         _git(repository, "init", "--quiet", "--bare", str(bare), is_there=False)
     name = f"refs/console/{hashlib.sha256(ref.encode()).hexdigest()[:20]}"
+    route = _route_to(repository)
     try:
         _git(
             repository,
@@ -154,10 +161,13 @@ def _fetch(repository: Repository, ref: str) -> str:
             "--no-write-fetch-head",
             repository.url,
             f"+{ref}:{name}",
+            route=route,
         )
     except AdapterError as error:
         if "couldn't find remote ref" in str(error) or "not our ref" in str(error):
             raise AdapterError(f"there is no branch, tag or commit {ref} in it") from error
+        if REDIRECTED.search(str(error)):
+            raise AdapterError("it redirects: give the address that it leads to") from error
         raise
     return _git(repository, "rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
 
@@ -165,7 +175,48 @@ def _fetch(repository: Repository, ref: str) -> str:
 def _describe(repository: Repository, ref: str, commit: str) -> Revision:
     said = _git(repository, "log", "-1", "--no-show-signature", "--format=%an%x00%cI%x00%s", commit)
     author, moment, subject = said.split("\0", 2)
-    return Revision(ref, commit, subject[:200], author[:100], datetime.fromisoformat(moment))
+    try:
+        at = datetime.fromisoformat(moment)
+    except ValueError:
+        raise AdapterError(f"the date of {commit[:12]} cannot be read") from None
+    return Revision(ref, commit, one_line(subject, 200), one_line(author, 100), at)
+
+
+# -- where it is
+
+
+@dataclass(frozen=True)
+class _Route:
+    """What has git connect to the address that was judged, whatever the name means by then."""
+
+    settings: dict[str, str] = field(default_factory=dict)
+    ssh_options: str = ""
+
+
+def _route_to(repository: Repository) -> _Route:
+    """Raises AdapterError for a host that may not be called or is not known in time.
+
+    Sources: git's documentation of http.curloptResolve (2.37; an older one resolves again), curl's
+    of CURLOPT_RESOLVE, OpenSSH's of HostKeyAlias.
+    """
+    scheme, host, port = _where(repository.url)
+    if scheme == "file":
+        return _Route()
+    deadline = Deadline(repository.seconds)
+    found = resolve(host, port, policy=repository.policy, deadline=deadline)
+    if scheme == "ssh":
+        known_as = host if port == PORTS["ssh"] else f"[{host}]:{port}"
+        return _Route(ssh_options=f" -o HostName={found[0]} -o HostKeyAlias={quote(known_as)}")
+    pinned = ",".join(f"[{one}]" if one.version == 6 else str(one) for one in found)
+    return _Route({"http.curloptResolve": f"{host}:{port}:{pinned}"} if pinned != host else {})
+
+
+def _where(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an address that was checked."""
+    if SCP_LIKE.fullmatch(url):
+        return "ssh", url.partition("@")[2].partition(":")[0], PORTS["ssh"]
+    parts = split_url(url)
+    return parts.scheme, parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0)
 
 
 # -- writing the files out
@@ -247,12 +298,19 @@ def _forget_old(repository: Repository) -> None:
 # -- running git
 
 
-def _git(repository: Repository, *words: str, is_there: bool = True) -> str:
-    return _git_bytes(repository, *words, is_there=is_there).decode(errors="replace").strip("\n")
+def _git(
+    repository: Repository, *words: str, is_there: bool = True, route: _Route | None = None
+) -> str:
+    said = _git_bytes(repository, *words, is_there=is_there, route=route)
+    return said.decode(errors="replace").strip("\n")
 
 
 def _git_bytes(
-    repository: Repository, *words: str, given: bytes = b"", is_there: bool = True
+    repository: Repository,
+    *words: str,
+    given: bytes = b"",
+    is_there: bool = True,
+    route: _Route | None = None,
 ) -> bytes:
     """What git prints. Raises AdapterError with its last words, or for a limit it passed."""
     if not shutil.which("git"):
@@ -260,7 +318,7 @@ def _git_bytes(
     place = [f"--git-dir={repository.place / 'git'}"] if is_there else []
     limits = _Limits(repository)
     lines: list[str] = []
-    with _environment(repository) as environment:
+    with _environment(repository, route or _Route()) as environment:
         tool = Tool(
             ["git", *place, *words],
             on_line=lines.append,
@@ -300,9 +358,10 @@ class _Limits:
 
 
 @contextmanager
-def _environment(repository: Repository) -> Iterator[dict[str, str]]:
+def _environment(repository: Repository, route: _Route) -> Iterator[dict[str, str]]:
     """git without any configuration but ours, and the secret where no argument shows it."""
-    settings = {"gc.auto": "0", "core.hooksPath": os.devnull, "http.followRedirects": "initial"}
+    settings = {"gc.auto": "0", "core.hooksPath": os.devnull, "http.followRedirects": "false"}
+    settings |= route.settings
     environment = {
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_CONFIG_NOSYSTEM": "1",
@@ -313,7 +372,7 @@ def _environment(repository: Repository) -> Iterator[dict[str, str]]:
     known_hosts = repository.place / "known_hosts"
     ssh = (
         "ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=accept-new"
-        f" -o UserKnownHostsFile={known_hosts}"
+        f" -o UserKnownHostsFile={known_hosts}{route.ssh_options}"
     )
     with _key_file(repository.secret) as key:
         if key:

@@ -358,6 +358,63 @@ def test_wrong_token_is_a_clear_error_without_it(repository, work):
     assert "wrong-marker" not in str(refused.value)
 
 
+def row_of(address: str) -> list[tuple]:
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0))]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://169.254.169.254/shop.git",
+        "https://[::ffff:a9fe:a9fe]/shop.git",
+        "ssh://git@169.254.169.254/shop.git",
+        "git@169.254.169.254:shop.git",
+    ],
+)
+def test_address_that_the_console_does_not_call_is_refused(repository, url):
+    with pytest.raises(AdapterError, match=r"the console does not call 169\.254\.169\.254"):
+        read_folder(replace(repository, url=url), "main", FOLDER)
+
+
+def test_name_that_means_another_address_by_then_leads_to_the_one_judged(
+    repository, work, monkeypatch
+):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_named: row_of("127.0.0.1"))
+    monkeypatch.setattr(git, "LOOPBACK", {"judged.test"})
+    with http_server(work.bare.parent) as url:
+        asked = replace(repository, url=url.replace("127.0.0.1", "judged.test"), secret=TOKEN)
+        folder, _revision = read_folder(asked, "main", FOLDER)
+    assert len(files(folder)) == 1
+
+
+def test_redirect_is_not_followed(repository):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def redirect() -> None:
+            with server.accept()[0] as line:
+                line.recv(4096)
+                line.sendall(
+                    b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/shop.git/info/refs\r\n"
+                    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+                )
+
+        thread = threading.Thread(target=redirect)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/shop.git"
+        with pytest.raises(AdapterError, match="it redirects: give the address"):
+            read_folder(replace(repository, url=url), "main", FOLDER)
+        thread.join()
+
+
+def test_subject_and_author_are_one_line_of_text(repository, work):
+    author = "Eve \u202e\x1b[31m <e@x>"
+    subject = "a\u202eb \x1b]0;t\x07c"
+    work.git("commit", "--quiet", "--allow-empty", "--author", author, "--message", subject)
+    work.git("push", "--quiet", "origin", "HEAD")
+    _folder, revision = read_folder(repository, "main", FOLDER)
+    assert (revision.author, revision.subject) == ("Eve", "ab c")
+
+
 def test_deploy_key_is_given_to_ssh_as_a_private_file(repository, work, tmp_path, monkeypatch):
     """ssh itself is stood in for: what it is asked and the key it can read are what is ours."""
     key = "-----BEGIN OPENSSH PRIVATE KEY-----\nmarker\n-----END OPENSSH PRIVATE KEY-----"
@@ -372,13 +429,22 @@ def test_deploy_key_is_given_to_ssh_as_a_private_file(repository, work, tmp_path
     )
     ssh.chmod(0o755)
     monkeypatch.setenv("PATH", f"{ssh.parent}:{os.environ['PATH']}")
+    meant = iter(["192.0.2.7", "169.254.169.254"])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_named: row_of(next(meant)))
     asked = replace(repository, url="git@git.example:team/shop.git", secret=key)
     folder, _revision = read_folder(asked, "main", FOLDER)
     assert len(files(folder)) == 1
     assert (tmp_path / "key").read_text() == f"{key}\n"
     assert (tmp_path / "mode").read_text() == "600\n"
     words = (tmp_path / "asked").read_text().splitlines()
-    assert {"BatchMode=yes", "StrictHostKeyChecking=accept-new", "git@git.example"} <= set(words)
+    assert {
+        "BatchMode=yes",
+        "StrictHostKeyChecking=accept-new",
+        "HostName=192.0.2.7",
+        "HostKeyAlias=git.example",
+        "git@git.example",
+    } <= set(words)
+    assert list(meant) == ["169.254.169.254"]
 
 
 def test_missing_git_is_named(repository, monkeypatch):
