@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db.models.functions import Now
 
 from backups_app.archives.archive import HashingWriter, read_archive
@@ -17,7 +18,7 @@ from backups_app.exceptions import ArchiveCorrupt, ObjectMissing
 from backups_app.models import Backup, BackupCopy, BackupPolicy, Storage
 from backups_app.models.backup import CopyState
 from backups_app.stores.kinds import Credentials, Store, Writer
-from backups_app.stores.opening import open_store
+from backups_app.stores.opening import open_store, require_callable, require_elsewhere
 from opsconsole.environments import secrets
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.formats import size
@@ -32,7 +33,14 @@ BESIDE = (MANIFEST, GLOBALS, GLOBALS + ".age")
 
 
 def store_of(storage: Storage) -> Store:
-    """Open a storage, on a worker. Raises AdapterError for a bad URL or an unreadable secret."""
+    """Open a storage, on a worker.
+
+    Raises AdapterError for a bad URL, an unreadable secret, and a place where nothing may be kept.
+    """
+    require_callable(storage.address, settings.CALL_POLICY)
+    if storage.url:
+        home, backups = settings.OPSCONSOLE_HOME.path, settings.BACKUPS_FOLDER
+        require_elsewhere(storage.url, home, backups)
     secret = secrets.unseal(storage.secret_encrypted) if storage.secret_encrypted else ""
     return open_store(storage.address, Credentials(storage.access_key, secret))
 

@@ -14,6 +14,7 @@ from django.db import Error, connection
 
 from opsconsole.environments.models import Target
 from opsconsole.exceptions import AdapterError, Refused
+from opsconsole.outgoing import Deadline
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.server import IDENTITY, Identity
 
@@ -21,6 +22,7 @@ from opsconsole.targets.server import IDENTITY, Identity
 OWN_VARIABLES = {"DATABASE_URL", "REDIS_URL", "SECRET_KEY"}
 OWN_PREFIX = "OPSCONSOLE_"
 KERNEL_FOLDERS = (Path("/proc"), Path("/sys"), Path("/dev"))
+RESOLVE_SECONDS = 10
 MOST_BYTES = 64 * 1024
 
 _may_open = False
@@ -131,7 +133,8 @@ def _read_file(name: str) -> str:
 
 
 def _parse(address: str) -> Dsn:
-    return replace(Dsn.parse(address), own_database=own_database())
+    found = Dsn.parse(address).pinned(settings.CALL_POLICY, Deadline(RESOLVE_SECONDS))
+    return replace(found, own_database=own_database())
 
 
 def own_database() -> Identity | None:

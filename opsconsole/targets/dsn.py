@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 from psycopg import ProgrammingError
@@ -11,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
 
 from opsconsole.exceptions import AdapterError
+from opsconsole.outgoing import CallPolicy, Deadline, answers, resolve
 
 # Parameters of Prisma's own that say nothing of how to reach the database (its documentation of
 # the PostgreSQL connector, and `PostgresUrl` in quaint).
@@ -86,6 +87,29 @@ class Dsn:
         except ValueError:
             return False
 
+    def pinned(self, policy: CallPolicy, deadline: Deadline) -> Dsn:
+        """The same with the address that each host means now: no session looks a name up again.
+
+        libpq knows no deadline for that. Raises AdapterError for a host that may not be called or
+        is not known in time.
+        """
+        hosts = self.host.split(",")
+        if not any(map(_is_on_a_network, hosts)) and not self.parameters.get("hostaddr"):
+            return self
+        given = self.parameters.get("hostaddr", "").split(",")
+        ports = self.parameters.get("port", "").split(",")
+        try:
+            places = [
+                (address or host, int(port or 5432))
+                for host, address, port in zip(
+                    hosts, _spread(given, len(hosts)), _spread(ports, len(hosts)), strict=True
+                )
+            ]
+        except ValueError:
+            raise AdapterError("the address needs one port, or one for each host") from None
+        pinned = [_address_of(host, port, policy, deadline) for host, port in places]
+        return replace(self, parameters=self.parameters | {"hostaddr": ",".join(pinned)})
+
     def conninfo(self, *, application_name: str, database: str | None = None) -> str:
         """Return a libpq connection string, password included: never log it."""
         return make_conninfo(
@@ -126,6 +150,23 @@ class Dsn:
         """One line of a PGPASSFILE that fits any host and database."""
         password = self.password.replace("\\", "\\\\").replace(":", "\\:")
         return f"*:*:*:*:{password}\n"
+
+
+def _is_on_a_network(host: str) -> bool:
+    return bool(host) and not host.startswith(("/", "@"))
+
+
+def _spread(values: list[str], number: int) -> list[str]:
+    """One value for each host: libpq takes one for all of them."""
+    return values * number if len(values) == 1 else values
+
+
+def _address_of(host: str, port: int, policy: CallPolicy, deadline: Deadline) -> str:
+    """The address to connect to; "" for a socket. Of several it is the first that takes a call."""
+    if not _is_on_a_network(host):
+        return ""
+    found = [str(each) for each in resolve(host, port, policy=policy, deadline=deadline)]
+    return next((each for each in found[:-1] if answers(each, port, deadline)), found[-1])
 
 
 def _query(text: str) -> dict[str, str]:

@@ -74,7 +74,7 @@ def test_scratch_server_is_set_and_unset_in_the_browser_and_never_shown(
     environment, as_role, monkeypatch
 ):
     client = as_role("admin")
-    monkeypatch.setenv("SCRATCH_URL", "postgresql://u:p@scratch/postgres")
+    monkeypatch.setenv("SCRATCH_URL", "postgresql://u:p@127.0.0.9/postgres")
     path = reverse("environment-edit", args=[environment.application_id, environment.pk])
     form = client.get(path).context["form"]
     values = {name: value for name, value in form.initial.items() if value not in (None, False)}
@@ -82,7 +82,7 @@ def test_scratch_server_is_set_and_unset_in_the_browser_and_never_shown(
     assert client.post(path, values | {"scratch_address": "nonsense"}).status_code == 422
     assert client.post(path, values | {"scratch_address": "env:SCRATCH_URL"}).status_code == 302
     environment.targets.get().refresh_from_db()
-    assert resolve_scratch_dsn(environment.targets.get()).host == "scratch"
+    assert resolve_scratch_dsn(environment.targets.get()).host == "127.0.0.9"
     changed = AuditEvent.objects.filter(action="environment.changed").latest("pk")
     assert changed.details["scratch_address_changed"] is True
     assert "SCRATCH_URL" not in str(changed.details)

@@ -21,8 +21,9 @@ import pytest
 from backups_app.stores import objects
 from backups_app.stores.kinds import Address, Credentials
 from backups_app.stores.local import LocalStore
-from backups_app.stores.opening import open_store
+from backups_app.stores.opening import open_store, require_callable, require_elsewhere
 from opsconsole.exceptions import AdapterError
+from opsconsole.outgoing import CallPolicy
 from tests.chaos.console import free_port
 from tests.contracts.store import BIG, StoreContract, get, put
 from tests.s3 import scripted_s3
@@ -194,6 +195,28 @@ class TestS3Store(StoreContract):
                 act()
             assert "s3-secret-marker" not in str(error.value)
             assert "http://" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[::ffff:169.254.169.254]", "[fe80::1]", "0.0.0.0"]
+)
+def test_endpoint_that_the_console_does_not_call_is_refused(host):
+    with pytest.raises(AdapterError, match="the console does not call"):
+        require_callable(f"s3://bucket?endpoint=https://{host}", CallPolicy())
+    require_callable("s3://bucket?endpoint=http://127.0.0.1:9", CallPolicy())
+    require_callable("s3://bucket", CallPolicy())
+
+
+def test_folder_of_the_consoles_own_data_is_refused_by_what_it_is(tmp_path):
+    home, backups = tmp_path / "home", tmp_path / "home/backups"
+    for folder in (home / "postgres", backups / "shop", tmp_path / "elsewhere"):
+        folder.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(home)
+    for own in ("home", "home/postgres", "link/postgres/new", "elsewhere/../home"):
+        with pytest.raises(AdapterError):
+            require_elsewhere(f"file://{tmp_path}/{own}", home, backups)
+    for other in ("elsewhere", "home/backups/shop", "link/backups", "homely"):
+        require_elsewhere(f"file://{tmp_path}/{other}", home, backups)
 
 
 # The emulator's well-known account, the same everywhere.

@@ -13,7 +13,7 @@ from opsconsole.environments.models import Target
 from opsconsole.exceptions import AdapterError, Refused
 from tests.worker import resolve_dsn, unseal
 
-DSN = "postgresql://u:p@h/d"
+DSN = "postgresql://u:p@127.0.0.1/d"
 
 
 def test_sealed_with_an_old_key_opens_while_that_key_is_kept(settings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import psycopg
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsconsole.exceptions import AdapterError
+from opsconsole.outgoing import CallPolicy, Deadline
 from opsconsole.targets import activity, content, schema, server
 from opsconsole.targets.availability import Answers
 from opsconsole.targets.dsn import Dsn
@@ -266,3 +268,60 @@ def test_database_in_which_autovacuum_is_at_work_is_dropped(database):
         with autovacuum_at_work(dsn.conninfo(application_name="x")):
             server.drop_database(connection, dsn.database)
         assert server.database_oid(connection, dsn.database) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "hostaddr"),
+    [
+        ("postgresql://u@127.0.0.1:1/d", "127.0.0.1"),
+        ("host=127.0.0.1,127.0.0.2 port=1,2 dbname=d", "127.0.0.1,127.0.0.2"),
+        ("host=/tmp,127.0.0.1 port=1 dbname=d", ",127.0.0.1"),
+        ("host=name.test hostaddr=127.0.0.3 dbname=d", "127.0.0.3"),
+        ("host=/tmp dbname=d", None),
+        ("dbname=d", None),
+    ],
+)
+def test_address_is_pinned_to_what_its_hosts_mean(address, hostaddr):
+    pinned = Dsn.parse(address).pinned(CallPolicy(), Deadline(5))
+    assert pinned.parameters.get("hostaddr") == hostaddr
+    assert pinned.host == Dsn.parse(address).host
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://u@169.254.169.254/d",
+        "postgresql://u@[::ffff:a9fe:a9fe]/d",
+        "host=127.0.0.1,169.254.169.254 dbname=d",
+        "host=db.test hostaddr=169.254.169.254 dbname=d",
+        "hostaddr=169.254.169.254 dbname=d",
+    ],
+)
+def test_host_that_the_console_does_not_call_is_refused(address):
+    with pytest.raises(AdapterError, match="the console does not call"):
+        Dsn.parse(address).pinned(CallPolicy(), Deadline(5))
+
+
+def test_of_several_addresses_the_one_that_answers_is_meant(monkeypatch):
+    real = socket.getaddrinfo
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        port = server.getsockname()[1]
+        rows = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port))
+            for each in ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+        ]
+
+        def look_up(host, *rest, **named):
+            return rows if host == "db.test" else real(host, *rest, **named)
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        pinned = Dsn.parse(f"postgresql://u@db.test:{port}/d").pinned(CallPolicy(), Deadline(5))
+    assert pinned.parameters["hostaddr"] == "127.0.0.2"
+
+
+@pytest.mark.parametrize("port", ["x", "1,2,3"])
+def test_ports_that_fit_no_hosts_are_an_error(port):
+    with pytest.raises(AdapterError, match="one port, or one for each host"):
+        Dsn.parse(f"host=127.0.0.1,127.0.0.2 port={port} dbname=d").pinned(
+            CallPolicy(), Deadline(5)
+        )
