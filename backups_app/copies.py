@@ -20,6 +20,7 @@ from backups_app.models.backup import CopyState
 from backups_app.stores.kinds import Credentials, Store, Writer
 from backups_app.stores.opening import open_store, require_callable, require_elsewhere
 from opsconsole.environments import secrets
+from opsconsole.environments.calling import call_policy
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.formats import size
 from opsconsole.runs.models import Run
@@ -37,7 +38,7 @@ def store_of(storage: Storage) -> Store:
 
     Raises AdapterError for a bad URL, an unreadable secret, and a place where nothing may be kept.
     """
-    require_callable(storage.address, settings.CALL_POLICY)
+    require_callable(storage.address, call_policy())
     if storage.url:
         home, backups = settings.OPSCONSOLE_HOME.path, settings.BACKUPS_FOLDER
         require_elsewhere(storage.url, home, backups)

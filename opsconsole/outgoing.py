@@ -87,7 +87,7 @@ def resolve(host: str, port: int, *, policy: CallPolicy, deadline: Deadline) -> 
 
     Raises NotAllowed if one of them is not, TooSlow, AdapterError for a host that is unknown.
     """
-    found = _look_up(host, port, deadline)
+    found = look_up(host, port, deadline)
     for address in found:
         policy.check(address, port)
     return found
@@ -102,7 +102,7 @@ def answers(address: str, port: int, deadline: Deadline) -> bool:
         return False
 
 
-def _look_up(host: str, port: int, deadline: Deadline) -> list[IPAddress]:
+def look_up(host: str, port: int, deadline: Deadline) -> list[IPAddress]:
     """Ask the resolver, which knows no deadline, in a thread that is left behind when it is over."""
     answers: list[list[IPAddress]] = []
     errors: list[Exception] = []

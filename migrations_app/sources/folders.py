@@ -10,6 +10,7 @@ from django.conf import settings
 from migrations_app.engines import ENGINES, Engine
 from migrations_app.models import Repository
 from migrations_app.sources import git
+from opsconsole.environments.calling import call_policy
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import unseal
 from opsconsole.exceptions import AdapterError
@@ -48,7 +49,7 @@ def _as_read(repository: Repository) -> git.Repository:
         settings.GIT_SECONDS,
         settings.GIT_CACHE_BYTES,
         settings.GIT_FOLDER_BYTES,
-        settings.CALL_POLICY,
+        call_policy(),
     )
 
 

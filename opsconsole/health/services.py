@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.conf import settings
 from django.contrib.postgres.aggregates import ArrayAgg
 from django.db import transaction
 from django.db.models import Q, Sum
@@ -17,6 +16,7 @@ from django.utils.translation import gettext as _
 
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
+from opsconsole.environments.calling import call_policy
 from opsconsole.environments.models import Environment, Target
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.events import recording as audit
@@ -106,7 +106,7 @@ class _Asked:
             conninfo = dsn.conninfo(application_name="opsconsole:health")
             own_database = dsn.own_database
         seconds = min(check.timeout_seconds, LONGEST_CHECK_SECONDS)
-        return ProbeRequest(check.address, seconds, conninfo, settings.CALL_POLICY, own_database)
+        return ProbeRequest(check.address, seconds, conninfo, call_policy(), own_database)
 
 
 def _ask_all(asked: list[_Asked]) -> list[ProbeAnswer]:

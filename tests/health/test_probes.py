@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from django.db import connection
 
+from opsconsole.environments import calling
 from opsconsole.environments.secrets import seal
 from opsconsole.health import tasks
 from opsconsole.health.models import HealthResult
@@ -320,3 +321,17 @@ def test_environment_that_is_being_asked_takes_no_second_thread(environment, mon
         tasks._at_work.clear()
         tasks.sample_health(environment.pk)
     assert environment.health_results.count() == 1
+
+
+@pytest.mark.parametrize("spelling", ["127.0.0.1", "127.1.2.3", "[::1]", "localhost", "2130706433"])
+def test_own_broker_is_not_asked_by_any_spelling(address, settings, environment, spelling):
+    port = address.rpartition(":")[2]
+    settings.REDIS_URL = f"redis://:secret@127.0.0.1:{port}/0"
+    calling._own_sockets.cache_clear()
+    environment.health_checks.update(kind="http", address=f"http://{spelling}:{port}/good")
+    (result,) = check_environment(environment)
+    calling._own_sockets.cache_clear()
+    assert (result.is_healthy, "is the console's own database or broker" in result.summary) == (
+        False,
+        True,
+    )
