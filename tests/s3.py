@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+PIECE_BYTES = 1024 * 1024
+
 
 class ScriptedS3:
     """One bucket in memory. `script` is asked before each request: `(method, key) -> fault`.
 
     A fault is None, a status (`503`), `"slow"`, `"drop"` (the connection is closed), or
-    `"flip"` (a bit of the body that is sent is changed).
+    `"flip"` (a bit of the body that is sent is changed), or `"drip"` (a MiB of it each 0.1 s).
     """
 
     def __init__(self) -> None:
@@ -38,6 +40,7 @@ class ScriptedS3:
 def _handler(s3: ScriptedS3) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        pace = 0.0
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -95,12 +98,14 @@ def _handler(s3: ScriptedS3) -> type[http.server.BaseHTTPRequestHandler]:
                 body = bytearray(s3.objects[key])
                 if fault == "flip":
                     body[len(body) // 2] ^= 1
-                self.send(
-                    200,
-                    bytes(body),
-                    ETag='"whole"',
-                    **{"Last-Modified": "Sun, 22 Nov 2026 10:00:00 GMT"},
-                )
+                self.pace = 0.1 if fault == "drip" else 0
+                headers = {"ETag": '"whole"', "Last-Modified": "Sun, 22 Nov 2026 10:00:00 GMT"}
+                asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                if asked:
+                    start, last = int(asked[1]), min(int(asked[2]), len(body) - 1)
+                    headers["Content-Range"] = f"bytes {start}-{last}/{len(body)}"
+                    body = body[start : last + 1]
+                self.send(206 if asked else 200, bytes(body), **headers)
 
         on_head = on_get
 
@@ -131,7 +136,9 @@ def _handler(s3: ScriptedS3) -> type[http.server.BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(body)
+                for start in range(0, len(body), PIECE_BYTES):
+                    self.wfile.write(body[start : start + PIECE_BYTES])
+                    time.sleep(self.pace)
 
         def log_message(self, *_arguments: object) -> None:
             """Quiet."""

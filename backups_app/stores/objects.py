@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore.exceptions import BaseError
@@ -16,9 +16,14 @@ from backups_app.exceptions import ObjectMissing
 from backups_app.stores.kinds import Address, Credentials, StoredObject, Writer, canonical_key
 from opsconsole.exceptions import AdapterError
 
+if TYPE_CHECKING:
+    from obstore import GetOptions
+
 # S3 takes 10,000 parts: an archive may hold 160 GB. Two parts are in memory at a time.
 PART_BYTES = 16 * 1024 * 1024
 CHUNK_BYTES = 1024 * 1024
+# Of one request with all of its body, and of connecting.
+TIMEOUTS = {"timeout": "60s", "connect_timeout": "10s"}
 RETRIES = {
     "max_retries": 4,
     "retry_timeout": timedelta(seconds=60),
@@ -70,11 +75,21 @@ class ObjectStore:
             upload.close()
 
     def read(self, key: str) -> Iterator[bytes]:
+        name = canonical_key(key)
         with _translated("cannot read the archive"):
-            for chunk in obstore.get(self._store, canonical_key(key)).stream(
-                min_chunk_size=CHUNK_BYTES
-            ):
-                yield bytes(chunk)
+            whole = obstore.get(self._store, name)
+            size, tag = whole.meta["size"], whole.meta["e_tag"]
+            if size <= PART_BYTES:
+                yield from _chunks(whole)
+                return
+            # A request has a minute for all of its body: one for a whole archive would be cut off.
+            del whole
+            for start in range(0, size, PART_BYTES):
+                end = min(start + PART_BYTES, size)
+                asked: GetOptions = {"range": (start, end)}
+                if tag:
+                    asked["if_match"] = tag
+                yield from _chunks(obstore.get(self._store, name, options=asked))
 
     def delete(self, key: str) -> None:
         with suppress(ObjectMissing), _translated(f"cannot delete {key}"):
@@ -93,6 +108,11 @@ class ObjectStore:
         return None
 
 
+def _chunks(found: obstore.GetResult) -> Iterator[bytes]:
+    for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
+        yield bytes(chunk)
+
+
 class _Translating:
     def __init__(self, upload: obstore.WritableFile, what: str) -> None:
         self._upload, self._what = upload, what
@@ -103,7 +123,7 @@ class _Translating:
 
 
 def _open(address: Address, credentials: Credentials) -> Any:
-    client: Any = {"timeout": "60s", "connect_timeout": "10s"}
+    client: Any = dict(TIMEOUTS)
     if address.endpoint.startswith("http://"):
         client["allow_http"] = True
     common: dict[str, Any] = {

@@ -156,6 +156,15 @@ class TestS3Store(StoreContract):
         put(store, "a.dump", b"data")
         assert get(store, "a.dump") == b"data"
 
+    def test_archive_that_takes_longer_than_a_request_may_is_read(self, s3, monkeypatch):
+        monkeypatch.setattr(objects, "TIMEOUTS", {"timeout": "1s", "connect_timeout": "1s"})
+        # As by default: no longer than a request. Until then the library goes on where it was.
+        monkeypatch.setitem(objects.RETRIES, "retry_timeout", timedelta(seconds=1))
+        monkeypatch.setattr(objects, "PART_BYTES", 4 * 1024 * 1024)
+        s3.objects["console/a.dump"] = BIG
+        s3.script = lambda *_: "drip"
+        assert get(open_store(s3.url, KEY), "a.dump") == BIG
+
     @pytest.mark.parametrize(
         ("status", "code", "said"),
         [
