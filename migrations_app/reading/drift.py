@@ -30,6 +30,8 @@ Row = TypeVar("Row", ExpectedSchema, SchemaReading)
 
 logger = logging.getLogger(__name__)
 READ_SECONDS = 30
+# Of the whole reading, when the server is stuck.
+MOST_SECONDS = 300
 # Definitions are read under a lock that every reader takes: given up rather than waited for.
 LOCK_SECONDS = 1
 # A reading takes a while: what was logged meanwhile must not fall between two of them.
@@ -316,8 +318,11 @@ def _is_changing(target: Target) -> bool:
 
 
 def _read(target: Target) -> Seen:
-    with server.connect(
-        resolve_dsn(target), application_name="opsconsole:drift", timeout_seconds=READ_SECONDS
-    ) as connection:
+    with (
+        server.connect(
+            resolve_dsn(target), application_name="opsconsole:drift", timeout_seconds=READ_SECONDS
+        ) as connection,
+        server.cut_off_after(MOST_SECONDS, connection),
+    ):
         connection.execute("SELECT set_config('lock_timeout', %s, false)", [f"{LOCK_SECONDS}s"])
         return look_at(connection, target)

@@ -34,6 +34,9 @@ from opsconsole.targets import server
 from opsconsole.targets.relations import read_catalogue
 
 KEPT_STATES = 500
+# Of one statement, and of the whole: the second ends what waits for a server that is stuck.
+STATEMENT_SECONDS = 30
+MOST_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -168,9 +171,12 @@ def observe_target(target: Target) -> TargetState:
     try:
         dsn = resolve_dsn(target)
         engine = engine_for(target.environment, dsn)
-        with server.connect(
-            dsn, application_name="opsconsole:observe", timeout_seconds=30
-        ) as connection:
+        with (
+            server.connect(
+                dsn, application_name="opsconsole:observe", timeout_seconds=STATEMENT_SECONDS
+            ) as connection,
+            server.cut_off_after(MOST_SECONDS, connection),
+        ):
             seen = observe(engine, connection, is_protected=target.environment.is_protected)
         _remember_identity(target, seen.facts)
     except (AdapterError, psycopg.Error) as error:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +23,7 @@ MAINTENANCE_DATABASE = "postgres"
 APPLICATION_PREFIX = "opsconsole:"
 NAME_BYTES = 63
 DROP_ATTEMPTS = 3
+SESSION_SECONDS = 15
 
 # Which running server and which of its databases this is, for a role without any rights: when the
 # server started, in microseconds, and the database's number.
@@ -108,9 +114,10 @@ def connect(
             keepalives_interval=2,
             keepalives_count=3,
         )
-        row = connection.execute(SESSION, [f"{int(timeout_seconds * 1000)}"]).fetchone()
-        if not autocommit:
-            connection.commit()
+        with cut_off_after(SESSION_SECONDS, connection):
+            row = connection.execute(SESSION, [f"{int(timeout_seconds * 1000)}"]).fetchone()
+            if not autocommit:
+                connection.commit()
     except psycopg.Error as error:
         raise AdapterError(reason_of(error)) from error
     assert row is not None
@@ -131,6 +138,28 @@ def guard(connection: psycopg.Connection, application_name: str) -> None:
     connection.execute("SELECT set_config('application_name', %s, false)", [application_name])
     if connection.info.server_version >= 140000:
         connection.execute("SET client_connection_check_interval = '1s'")
+
+
+@contextmanager
+def cut_off_after(seconds: float, connection: psycopg.Connection) -> Iterator[None]:
+    """Shut the connection down from another thread when the block takes longer.
+
+    The server's own timeouts end nothing where the server itself is stuck.
+    """
+    with socket.socket(fileno=os.dup(connection.fileno())) as line:
+
+        def cut() -> None:
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(seconds, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
 
 
 def refuse_own(found: Identity, own: Identity | None) -> None:

@@ -17,11 +17,12 @@ from django.db import connection
 
 from opsconsole.environments import calling
 from opsconsole.environments.secrets import seal
-from opsconsole.health import tasks
 from opsconsole.health.models import HealthResult
 from opsconsole.health.probes import PROBES, ProbeRequest
-from opsconsole.health.services import keep_results
+from opsconsole.health.services import SAMPLE_HEALTH, keep_results
+from opsconsole.health.tasks import sample_health
 from opsconsole.outgoing import CallPolicy, networks
+from opsconsole.work.turns import turn
 from tests.conftest import dsn_for, superuser, url
 from tests.worker import as_worker, check_environment, observe_target
 
@@ -313,13 +314,12 @@ def test_slow_check_holds_up_no_other(address, environment):
     assert found == {"amounts": True} | {f"slow {number}": False for number in range(6)}
 
 
-def test_environment_that_is_being_asked_takes_no_second_thread(environment, monkeypatch):
-    monkeypatch.setattr(tasks, "_at_work", {environment.pk})
+def test_environment_that_is_being_asked_takes_no_second_thread(environment):
     with as_worker():
-        tasks.sample_health(environment.pk)
+        with turn(SAMPLE_HEALTH, environment.pk):
+            sample_health(environment.pk)
         assert not environment.health_results.exists()
-        tasks._at_work.clear()
-        tasks.sample_health(environment.pk)
+        sample_health(environment.pk)
     assert environment.health_results.count() == 1
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import socket
+import time
 from pathlib import Path
 
 import psycopg
@@ -325,3 +328,29 @@ def test_ports_that_fit_no_hosts_are_an_error(port):
         Dsn.parse(f"host=127.0.0.1,127.0.0.2 port={port} dbname=d").pinned(
             CallPolicy(), Deadline(5)
         )
+
+
+@pytest.fixture
+def frozen(database):
+    """A session whose backend on the server does nothing any more, not even time itself out."""
+    with server.connect(Dsn.parse(database()), application_name="t") as connection:
+        pid = connection.info.backend_pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield connection
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_session_on_a_stuck_server_is_cut_off(frozen):
+    began = time.monotonic()
+    with pytest.raises(psycopg.OperationalError), server.cut_off_after(0.5, frozen):
+        frozen.execute("SELECT 1")
+    assert time.monotonic() - began < 3
+
+
+def test_session_that_was_in_time_goes_on(database):
+    with server.connect(Dsn.parse(database()), application_name="t") as connection:
+        with server.cut_off_after(30, connection):
+            connection.execute("SELECT 1")
+        assert connection.execute("SELECT 2").fetchone() == (2,)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
-import threading
 import time
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -17,7 +14,7 @@ from opsconsole.exceptions import AdapterError
 from opsconsole.formats import one_line
 from opsconsole.health.probes.kinds import SUMMARY_CHARACTERS, ProbeAnswer, ProbeRequest
 from opsconsole.outgoing import Deadline
-from opsconsole.targets.server import IDENTITY, reason_of, refuse_own
+from opsconsole.targets.server import IDENTITY, cut_off_after, reason_of, refuse_own
 
 # The server ends the statement itself and says so, unless it is stuck.
 CUT_AFTER_SECONDS = 0.5
@@ -55,7 +52,7 @@ def _first_row(request: ProbeRequest) -> tuple[Any, ...] | None:
     whole = max(2, math.ceil(request.timeout_seconds))
     with closing(psycopg.connect(request.conninfo, connect_timeout=whole)) as connection:
         connection.read_only = True
-        with _cut_off_at(deadline, connection):
+        with cut_off_after(deadline.left() + CUT_AFTER_SECONDS, connection):
             # After the first query of a transaction nothing makes it one that writes.
             limit = f"{max(1, int(deadline.left() * 1000))}"
             identity = connection.execute(
@@ -70,25 +67,6 @@ def _first_row(request: ProbeRequest) -> tuple[Any, ...] | None:
 def _rows(connection: psycopg.Connection, query: str) -> Generator[tuple[Any, ...], None, None]:
     """The extended protocol, which streaming uses, takes one statement; the first row comes alone."""
     yield from connection.cursor().stream(query.encode())
-
-
-@contextmanager
-def _cut_off_at(deadline: Deadline, connection: psycopg.Connection) -> Iterator[None]:
-    """Shut the connection down from another thread when the server has not answered in time."""
-    with socket.socket(fileno=os.dup(connection.fileno())) as line:
-
-        def cut() -> None:
-            with suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-
-        timer = threading.Timer(deadline.left() + CUT_AFTER_SECONDS, cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            timer.join()
 
 
 def _ms(began: float) -> float:
