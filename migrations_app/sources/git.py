@@ -43,6 +43,7 @@ MOST_FILES = 20_000
 BATCH = 500
 KEPT_CHECKOUTS = 50
 HEARTBEAT_SECONDS = 20
+MOST_OF_REASON = 500
 
 
 @dataclass(frozen=True)
@@ -406,7 +407,8 @@ def _key_file(secret: str) -> Iterator[str]:
 
 def _reason(lines: list[str]) -> str:
     said = [re.sub(r"^(?:fatal|error|remote): ", "", line) for line in lines if line.strip()]
-    return next((line for line in said if not line.startswith("Please make sure")), "")
+    first = next((line for line in said if not line.startswith("Please make sure")), "")
+    return one_line(first, MOST_OF_REASON)
 
 
 def _size(folder: Path) -> int:

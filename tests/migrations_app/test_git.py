@@ -387,23 +387,34 @@ def test_name_that_means_another_address_by_then_leads_to_the_one_judged(
     assert len(files(folder)) == 1
 
 
-def test_redirect_is_not_followed(repository):
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (
+            b"302 Found\r\nLocation: http://169.254.169.254/shop.git/info/refs\r\n",
+            r"^it redirects: give the address that it leads to$",
+        ),
+        (b"403 Forbidden\r\nContent-Type: text/plain; charset=utf-8\r\n", r"^no bad x{400,}…$"),
+    ],
+    ids=["redirect", "hostile words"],
+)
+def test_what_a_server_answers_is_not_followed_and_one_line(repository, answer, problem):
+    body = b"no \x1b[31m \xe2\x80\xae bad " + b"x" * 100_000
     with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def redirect() -> None:
+        def tell() -> None:
             with server.accept()[0] as line:
                 line.recv(4096)
-                line.sendall(
-                    b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/shop.git/info/refs\r\n"
-                    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
-                )
+                length = f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+                line.sendall(b"HTTP/1.1 " + answer + length + body)
 
-        thread = threading.Thread(target=redirect)
+        thread = threading.Thread(target=tell)
         thread.start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}/shop.git"
-        with pytest.raises(AdapterError, match="it redirects: give the address"):
+        with pytest.raises(AdapterError, match=problem) as refused:
             read_folder(replace(repository, url=url), "main", FOLDER)
         thread.join()
+    assert str(refused.value).isprintable()
 
 
 def test_subject_and_author_are_one_line_of_text(repository, work):
