@@ -77,14 +77,16 @@ def verify(call: Call) -> int:
 
 
 def import_archive(call: Call) -> int:
+    target = target_of(call)
     more = {
         "actor": call.actor(),
-        "target": target_of(call),
+        "target": target,
         "idempotency_key": uuid.uuid4().hex,
         "reason": call.options.reason,
     }
     if call.options.storage:
-        storage = Storage.objects.shown().filter(name=call.options.storage).first()
+        offered = Storage.objects.offered_to(target.environment.application)
+        storage = offered.filter(name=call.options.storage).first()
         if storage is None:
             raise Refused(f"there is no storage {call.options.storage}", kind=Kind.NOT_FOUND)
         return started(call, import_from_storage(storage=storage, key=call.options.archive, **more))

@@ -18,7 +18,7 @@ from backups_app.exceptions import BadKey
 from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.stores.kinds import Credentials, canonical_key
 from backups_app.stores.opening import open_store
-from opsconsole.environments.models import Target, TargetQuerySet
+from opsconsole.environments.models import Application, Target, TargetQuerySet
 from opsconsole.environments.visibility import visible_targets
 from opsconsole.exceptions import AdapterError
 from opsconsole.web.forms import KeyedForm, ReasonedForm
@@ -149,9 +149,10 @@ class ImportForm(KeyedForm):
     )
     reason = forms.CharField(label=_("Why"), max_length=500)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, application: Application, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["storage"].queryset = Storage.objects.shown()  # type: ignore[attr-defined]
+        offered = Storage.objects.offered_to(application)
+        self.fields["storage"].queryset = offered  # type: ignore[attr-defined]
 
     def clean_path(self) -> str:
         path = str(self.cleaned_data["path"])
@@ -204,14 +205,15 @@ class StorageForm(forms.ModelForm):
 
     class Meta:
         model = Storage
-        fields = ["name", "url", "access_key"]
+        fields = ["name", "url", "access_key", "is_shared", "applications"]
         labels = {"url": _("URL")}
+        widgets = {"applications": forms.CheckboxSelectMultiple}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.is_builtin = self.instance.pk is not None and not self.instance.url
         if self.is_builtin:
-            for name in ("url", "access_key", "secret"):
+            for name in ("url", "access_key", "secret", "is_shared", "applications"):
                 del self.fields[name]
 
     def clean_url(self) -> str:
@@ -266,9 +268,10 @@ class PolicyForm(forms.ModelForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        shown: QuerySet[Storage] = Storage.objects.shown()
+        application = self.instance.environment.application
+        offered: QuerySet[Storage] = Storage.objects.offered_to(application)
         for name in ("storage", "copies"):
-            self._choice(name).queryset = shown
+            self._choice(name).queryset = offered
         self._choice("storage").empty_label = None
         for name in ("backup_cron", "verify_cron"):
             expression = getattr(self.instance, name)

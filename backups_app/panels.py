@@ -89,7 +89,7 @@ def storages_card(request: ConsoleRequest) -> SafeString:
     if not can(request.user, "settings.edit", CONSOLE):
         return SafeString("")
     Storage.objects.builtin()
-    context = {"storages": Storage.objects.shown()}
+    context = {"storages": Storage.objects.shown().prefetch_related("applications")}
     return render_to_string("backups_app/_settings_panel.html", context, request)
 
 

@@ -141,7 +141,7 @@ class There:
         return Repository.objects.create(application=self.application, url="https://localhost/x")
 
     def storage(self) -> Storage:
-        return Storage.objects.create(name="bucket", url="file:///nowhere")
+        return Storage.objects.create(name="bucket", url="file:///nowhere", is_shared=True)
 
     def stranger(self) -> StrangerCount:
         return StrangerCount.objects.create(kind="signed_out", minute=timezone.now() - HOUR)

@@ -6,14 +6,24 @@ from django.conf import settings
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole.environments.models import Application
+
 
 class StorageQuerySet(models.QuerySet["Storage"]):
     def shown(self) -> StorageQuerySet:
         return self.filter(archived_at=None)
 
+    def offered_to(self, application: Application) -> StorageQuerySet:
+        """Those in which the application's environments may keep backups, or find archives."""
+        theirs = Storage.applications.through.objects.filter(application=application)
+        return self.shown().filter(
+            models.Q(is_shared=True) | models.Q(pk__in=theirs.values("storage"))
+        )
+
     def builtin(self) -> Storage:
         """The backups folder of the console itself; made when it is first asked for."""
-        return self.get_or_create(url="", defaults={"name": "Backups folder"})[0]
+        made_of = {"name": "Backups folder", "is_shared": True}
+        return self.get_or_create(url="", defaults=made_of)[0]
 
 
 class Storage(models.Model):
@@ -37,6 +47,10 @@ class Storage(models.Model):
         _("access key"), max_length=200, blank=True, help_text=_("For Azure: the account's name.")
     )
     secret_encrypted = models.TextField(blank=True)
+    is_shared = models.BooleanField(_("offered to every application"), default=False)
+    applications = models.ManyToManyField(
+        Application, blank=True, related_name="+", verbose_name=_("offered to")
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     archived_at = models.DateTimeField(null=True)
     tested_at = models.DateTimeField(null=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from django.conf import settings
+from django.db import transaction
 from django.utils.text import get_valid_filename
 from django.utils.translation import gettext as _
 
@@ -14,6 +15,7 @@ from backups_app.archives.foreign import may_be_archive
 from backups_app.models import Backup, Storage
 from backups_app.parameters import ImportParameters
 from backups_app.services.consent import require_archive
+from backups_app.services.storages import require_offered
 from backups_app.stores.kinds import canonical_key
 from backups_app.stores.local import LocalStore
 from backups_app.stores.places import place_of
@@ -77,11 +79,14 @@ def import_from_storage(
 ) -> Run:
     """Queue the import of an archive that somebody put into a storage; it stays there.
 
-    Raises Refused (invalid) for a key that is not the canonical one or leads out of the storage,
-    (forbidden) for an archive of another environment whose data the actor may not take out, and
-    (conflict) for an upload and for an archive that the console lists: that one is restored.
+    Raises Refused (invalid) for a storage that is not offered to the application and for a key that
+    is not the canonical one or leads out of the storage, (forbidden) for an archive of another
+    environment whose data the actor may not take out, and (conflict) for an upload and for an
+    archive that the console lists: that one is restored.
     """
     authorize(actor, "backup.import", target.environment)
+    with transaction.atomic():
+        require_offered(target.environment.application, [storage])
     try:
         require_archive(actor, target.environment, storage, canonical_key(key))
         uploads = place_of(Storage.objects.builtin().address, INCOMING)

@@ -19,6 +19,7 @@ from backups_app.models import Backup, BackupPolicy, ScheduledOccurrence, Storag
 from backups_app.parameters import PruneParameters
 from backups_app.retention import Decision, Fact, decide, simulate
 from backups_app.services.backups import request_backup, request_verify
+from backups_app.services.storages import require_offered
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.environments.models import Target
@@ -50,9 +51,13 @@ def policy_values(policy: BackupPolicy) -> dict[str, Any]:
 def save_policy(
     *, actor: User, policy: BackupPolicy, copies: list[Storage], before: dict[str, Any]
 ) -> BackupPolicy:
-    """Save a policy and the storages it copies to; audited with before and after."""
+    """Save a policy and the storages it copies to; audited with before and after.
+
+    Raises Refused (invalid) for a storage that is not offered to its application.
+    """
     authorize(actor, "settings.edit", policy.environment)
     with transaction.atomic():
+        require_offered(policy.environment.application, [policy.storage, *copies])
         policy.save()
         policy.copies.set(copies)
         audit.record(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets as random
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
@@ -16,23 +18,39 @@ from backups_app.stores.kinds import Store
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
 from opsconsole.access.places import CONSOLE
+from opsconsole.environments.models import Application
 from opsconsole.environments.secrets import seal
 from opsconsole.events import recording as audit
 from opsconsole.events.recording import fields_of
-from opsconsole.exceptions import AdapterError, Refused
+from opsconsole.exceptions import AdapterError, Kind, Refused
 from opsconsole.work import services as work
 from opsconsole.work.registry import work_key
 
-FIELDS = ["name", "url", "access_key"]
+FIELDS = ["name", "url", "access_key", "is_shared"]
 TEST = work_key("backups_app.test_storage")
 
 
+def storage_values(storage: Storage) -> dict[str, Any]:
+    """Its settings as text, for the audit trail; none of a new one."""
+    if storage.pk is None:
+        return {}
+    names = sorted(storage.applications.values_list("name", flat=True))
+    return fields_of(storage, FIELDS) | {"applications": ", ".join(names)}
+
+
 def save_storage(
-    *, actor: User, storage: Storage, before: dict[str, Any], secret: str = ""
+    *,
+    actor: User,
+    storage: Storage,
+    before: dict[str, Any],
+    secret: str = "",
+    applications: Iterable[Application] | None = None,
 ) -> Storage:
     """Save a storage and have a worker test it.
 
-    A non-empty secret replaces its present one and is kept encrypted.
+    A non-empty secret replaces its present one and is kept encrypted. `applications` are those that
+    it is offered to, if it is not to all; None keeps them. Raises Refused (conflict) when it would
+    no longer be offered to one whose policy uses it.
     """
     authorize(actor, "settings.edit", CONSOLE)
     with transaction.atomic():
@@ -41,16 +59,55 @@ def save_storage(
             storage.secret_encrypted = seal(secret)
         storage.tested_at, storage.test_error = None, ""
         storage.save()
+        if applications is not None:
+            storage.applications.set(applications)
+        _require_offered_to_users(storage)
         audit.record(
             event,
             actor=actor,
             about=storage,
             data=events.StorageChanged(
-                before=before, after=fields_of(storage, FIELDS), secret_changed=bool(secret)
+                before=before, after=storage_values(storage), secret_changed=bool(secret)
             ),
         )
         _add_test(actor, storage)
     return storage
+
+
+def _require_offered_to_users(storage: Storage) -> None:
+    for policy in _users_of(storage):
+        offered = Storage.objects.offered_to(policy.environment.application)
+        if not offered.filter(pk=storage.pk).exists():
+            raise Refused(
+                _("The policy of %(where)s uses it: offer it to that application too.")
+                % {"where": policy.environment},
+                field="applications",
+            )
+
+
+def require_offered(application: Application, chosen: Iterable[Storage]) -> None:
+    """Raise Refused (invalid) unless every storage is offered to the application.
+
+    Call it in the transaction of what uses them: until its end they are not offered less.
+    """
+    ids = {storage.pk for storage in chosen}
+    rows = Storage.objects.select_for_update(of=("self",)).filter(pk__in=ids).order_by("pk")
+    offered = set(Storage.objects.offered_to(application).values_list("pk", flat=True))
+    for storage in rows:
+        if storage.pk not in offered:
+            raise Refused(
+                _("The storage %(storage)s is not offered to %(application)s.")
+                % {"storage": storage, "application": application},
+                kind=Kind.INVALID,
+                field="storage",
+            )
+
+
+def _users_of(storage: Storage) -> QuerySet[BackupPolicy]:
+    used = BackupPolicy.objects.filter(storage=storage) | BackupPolicy.objects.filter(
+        copies=storage
+    )
+    return used.select_related("environment__application").distinct()
 
 
 def request_test(*, actor: User, storage: Storage) -> None:
@@ -74,12 +131,9 @@ def _add_test(actor: User, storage: Storage) -> None:
 def retire_storage(*, actor: User, storage: Storage) -> None:
     """Offer a storage no longer; what lies there stays restorable. Refused while a policy uses it."""
     authorize(actor, "settings.edit", CONSOLE)
-    used = BackupPolicy.objects.filter(storage=storage) | BackupPolicy.objects.filter(
-        copies=storage
-    )
     if not storage.url:
         raise Refused(_("The console's own backups folder cannot be retired."))
-    if user := used.select_related("environment__application").first():
+    if user := _users_of(storage).first():
         raise Refused(
             _("The policy of %(where)s uses it: choose another storage there first.")
             % {"where": user.environment}

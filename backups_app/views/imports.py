@@ -19,7 +19,9 @@ from opsconsole.web.forms import add_refusal
 @require("backup.import")
 def import_backup(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     where = target_or_404(request, application, environment, "backup.import")
-    form = ImportForm(request.POST or None, request.FILES or None)
+    form = ImportForm(
+        request.POST or None, request.FILES or None, application=where.environment.application
+    )
     status = 422 if form.is_bound else 200
     if request.method == "POST" and form.is_valid():
         given, uploaded = form.cleaned_data, form.cleaned_data["file"]

@@ -14,8 +14,8 @@ from backups_app.services import policies, storages
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require, require_on_console
 from opsconsole.environments.lookup import target_or_404
-from opsconsole.events.recording import fields_of
-from opsconsole.web.forms import Given, KeyedForm, act_on
+from opsconsole.exceptions import Refused
+from opsconsole.web.forms import Given, KeyedForm, act_on, add_refusal
 from opsconsole.web.pages import new_key
 from opsconsole.web.polling import polled
 
@@ -68,17 +68,22 @@ def prune(request: ConsoleRequest, application: str, environment: str) -> HttpRe
 @require_on_console("settings.edit")
 def edit_storage(request: ConsoleRequest, pk: int | None = None) -> HttpResponse:
     storage = get_object_or_404(Storage, pk=pk, archived_at=None) if pk else Storage()
-    before = fields_of(storage, storages.FIELDS) if pk else {}
+    before = storages.storage_values(storage)
     form = StorageForm(request.POST or None, instance=storage)
-    if request.method == "POST" and form.is_valid():
-        saved = storages.save_storage(
-            actor=request.user,
-            storage=form.instance,
-            before=before,
-            secret=form.cleaned_data.get("secret", ""),
-        )
-        return redirect("storage-test", saved.pk)
     status = 422 if form.is_bound else 200
+    if request.method == "POST" and form.is_valid():
+        try:
+            saved = storages.save_storage(
+                actor=request.user,
+                storage=form.instance,
+                before=before,
+                secret=form.cleaned_data.get("secret", ""),
+                applications=form.cleaned_data.get("applications"),
+            )
+        except Refused as refusal:
+            status = add_refusal(form, refusal)
+        else:
+            return redirect("storage-test", saved.pk)
     context = {"form": form, "storage": storage if pk else None}
     return render(request, "backups_app/storage_page.html", context, status=status)
 

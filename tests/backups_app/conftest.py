@@ -56,7 +56,7 @@ def bucket(admin):
     with scripted_s3() as s3:
         s3.storage = storages.save_storage(
             actor=admin,
-            storage=Storage(name="Bucket", url=s3.url, access_key="key"),
+            storage=Storage(name="Bucket", url=s3.url, access_key="key", is_shared=True),
             before={},
             secret="s3-secret-marker",
         )

@@ -237,7 +237,9 @@ def test_same_form_twice_keeps_one_upload_and_makes_one_run(upload, custom):
 def test_archive_in_a_storage_is_imported_and_stays_there(environment, admin, custom, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "shop.dump").write_bytes(custom)
-    storage = Storage.objects.create(name="Elsewhere", url=f"file://{tmp_path}/elsewhere")
+    storage = Storage.objects.create(
+        name="Elsewhere", url=f"file://{tmp_path}/elsewhere", is_shared=True
+    )
     more = {"actor": admin, "target": environment.targets.get(), "storage": storage}
     run = execute(
         services.import_from_storage(key="shop.dump", idempotency_key=uuid.uuid4().hex, **more)
@@ -339,7 +341,11 @@ def test_archive_of_another_environment_is_not_imported_without_its_admin(
     way, backup, elsewhere, settings, admin
 ):
     url, key = WAYS[way](Path(settings.BACKUPS_FOLDER), backup.key)
-    storage = Storage.objects.create(name="X", url=url) if url else Storage.objects.builtin()
+    storage = (
+        Storage.objects.create(name="X", url=url, is_shared=True)
+        if url
+        else Storage.objects.builtin()
+    )
     with pytest.raises(Refused, match="Only an admin of Shop staging may take it out") as refusal:
         import_into(elsewhere, elsewhere.its_admin, storage, key)
     assert refusal.value.kind is Kind.FORBIDDEN
@@ -356,7 +362,9 @@ def test_archive_is_found_in_a_bucket_through_another_storage(
 ):
     set_policy(storage=bucket.storage)
     key = Backup.objects.get(run=run_backup()).key
-    whole = Storage.objects.create(name="Whole", url="s3://bucket?endpoint=http://other:9000")
+    whole = Storage.objects.create(
+        name="Whole", url="s3://bucket?endpoint=http://other:9000", is_shared=True
+    )
     with pytest.raises(Refused, match="admin of Shop staging"):
         import_into(elsewhere, elsewhere.its_admin, whole, path.format(key))
 
@@ -367,7 +375,7 @@ def test_bytes_of_another_environment_s_backup_are_not_imported(
     data = Path(settings.BACKUPS_FOLDER, backup.key).read_bytes()
     (tmp_path / "drop").mkdir()
     (tmp_path / "drop" / "a.dump").write_bytes(data)
-    storage = Storage.objects.create(name="Drop", url=f"file://{tmp_path}/drop")
+    storage = Storage.objects.create(name="Drop", url=f"file://{tmp_path}/drop", is_shared=True)
     uploaded = execute(
         services.import_upload(
             actor=elsewhere.its_admin,

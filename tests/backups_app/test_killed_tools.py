@@ -220,7 +220,7 @@ def test_bucket_that_vanishes_during_the_dump_leaves_no_backup(
     with scripted_s3() as s3:
         bucket = storages.save_storage(
             actor=admin,
-            storage=Storage(name="B", url=s3.url, access_key="k"),
+            storage=Storage(name="B", url=s3.url, access_key="k", is_shared=True),
             before={},
             secret="s",
         )

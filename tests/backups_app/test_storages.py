@@ -30,7 +30,9 @@ pytestmark = pytest.mark.usefixtures("transactional_db")
 @pytest.fixture
 def second_folder(admin, tmp_path):
     return storages.save_storage(
-        actor=admin, storage=Storage(name="Second", url=f"file://{tmp_path}/second"), before={}
+        actor=admin,
+        storage=Storage(name="Second", url=f"file://{tmp_path}/second", is_shared=True),
+        before={},
     )
 
 
