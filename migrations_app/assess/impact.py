@@ -14,7 +14,7 @@ from pglast.parser import ParseError
 
 from migrations_app.assess.effects import Effect, LockMode, effect_of
 from migrations_app.engines.kinds import MigrationScript, Statement
-from migrations_app.engines.statements import without_wrapper
+from migrations_app.engines.statements import is_one_transaction
 from opsconsole.statuses import Status, gettext_noop
 from opsconsole.targets.relations import Catalogue
 
@@ -100,13 +100,13 @@ def impact_of(
     In a script that runs as one transaction a lock is held to the end: what a later statement
     reads or writes is done while the sessions behind that lock wait.
     """
-    is_one_transaction = without_wrapper(script.statements) is not None
+    holds_locks = is_one_transaction(script.statements)
     found: list[StatementImpact] = []
     held = False
     for statement in script.statements:
         effect = effect_of(statement.text, catalogue, schema)
         blocks = any(mode.blocks_writes for mode in effect.locks.values())
-        held = blocks or (held and is_one_transaction)
+        held = blocks or (held and holds_locks)
         found.append(_impact(statement, effect, catalogue, is_held=held))
         catalogue = _renamed(statement.text, catalogue, schema)
     return found, catalogue

@@ -20,7 +20,7 @@ from migrations_app.engines.kinds import (
     ScriptUnknown,
     Statement,
 )
-from migrations_app.engines.statements import transaction_control, without_wrapper
+from migrations_app.engines.statements import Part, is_one_transaction, parts_of, within
 from opsconsole.exceptions import Cancelled
 from opsconsole.formats import duration
 from opsconsole.targets import activity
@@ -55,10 +55,9 @@ class Applying:
 
     def run(self) -> Outcome:
         """Apply it; raises ScriptFailed, also when cancelled between two tries, or ScriptUnknown."""
-        inner = without_wrapper(self.script.statements) if self.script.is_atomic else None
         self.connection.add_notice_handler(self._log_notice)
         try:
-            return self.at_once(inner) if inner is not None else self.one_by_one()
+            return self.at_once() if self.script.is_atomic else self.part_by_part()
         except Cancelled as error:
             statement = self.current[-1]
             raise ScriptFailed(
@@ -67,60 +66,42 @@ class Applying:
         finally:
             self.connection.remove_notice_handler(self._log_notice)
 
-    def at_once(self, statements: tuple[Statement, ...]) -> Outcome:
+    def at_once(self) -> Outcome:
         """All statements and the history row's end in one transaction: the row is the evidence."""
 
         def everything() -> None:
-            for statement in statements:
+            for statement in within(self.script.statements):
                 self._execute(statement)
             self._count_rows()
             self.finish()
 
         self._in_transaction(everything)
-        self.outcome.landed = list(statements)
+        self.outcome.landed = list(self.script.statements)
         return self.outcome
 
-    def one_by_one(self) -> Outcome:
-        """Each statement as it stands; what is inside the script's own BEGIN lands at its COMMIT."""
-        open_block: list[Statement] = []
-        in_block = False
-        for statement in self.script.statements:
-            control = transaction_control(statement)
-            if control:
-                self._plain(statement, open_block)
-                in_block = control == "begin"
-                if control == "commit":
-                    self.outcome.landed += [*open_block, statement]
-                open_block = [statement] if in_block else []
-            elif in_block:
-                self._plain(statement, open_block)
-                open_block.append(statement)
-            elif statement.is_transactional:
-                self._alone(statement)
+    def part_by_part(self) -> Outcome:
+        """Each of the script's own transactions, and each statement that is outside of any."""
+        for part in parts_of(self.script.statements):
+            if part.is_outside:
+                self._outside_transaction(*part.statements)
             else:
-                self._outside_transaction(statement)
+                self._transaction(part)
         self.finish()
         return self.outcome
 
-    def _plain(self, statement: Statement, open_block: list[Statement]) -> None:
-        try:
-            if transaction_control(statement) == "commit":
+    def _transaction(self, part: Part) -> None:
+        def this_part() -> None:
+            for statement in within(part.statements):
+                self._execute(statement)
+            if not part.is_rolled_back:
                 self._count_rows()
-            elif transaction_control(statement) == "begin":
-                self._counted = activity.rows_not_yet_known(self.connection)
-            self._execute(statement)
-            if transaction_control(statement) == "begin":
-                self._set_local_limits()
-        except psycopg.Error as error:
-            self._fail(statement, error, unknown=transaction_control(statement) == "commit")
 
-    def _alone(self, statement: Statement) -> None:
-        def only_this() -> None:
-            self._execute(statement)
-            self._count_rows()
-
-        self._in_transaction(only_this, unknown_if_lost=True)
-        self.outcome.landed.append(statement)
+        self._in_transaction(
+            this_part,
+            unknown_if_lost=not part.is_rolled_back,
+            rolls_back=part.is_rolled_back,
+        )
+        self.outcome.landed += part.statements
 
     def _outside_transaction(self, statement: Statement) -> None:
         # Without lock_timeout: a wait of CONCURRENTLY blocks nobody, and giving it up leaves
@@ -148,7 +129,13 @@ class Applying:
         )
         return row[0], row[1]
 
-    def _in_transaction(self, work: Callable[[], None], *, unknown_if_lost: bool = False) -> None:
+    def _in_transaction(
+        self,
+        work: Callable[[], None],
+        *,
+        unknown_if_lost: bool = False,
+        rolls_back: bool = False,
+    ) -> None:
         """Run in a transaction; a wait for a lock is given up and tried again, never waited out."""
         deadline = time.monotonic() + self.limits.lock_patience
         for attempt in itertools.count():
@@ -156,7 +143,7 @@ class Applying:
             rows_before = self.outcome.rows_written
             try:
                 self._counted = activity.rows_not_yet_known(self.connection)
-                with self.connection.transaction():
+                with self.connection.transaction(force_rollback=rolls_back):
                     self._set_local_limits()
                     work()
             except psycopg.Error as error:
@@ -184,13 +171,12 @@ class Applying:
         self.sleep(pause)
 
     def _set_local_limits(self) -> None:
+        # By SET, which is no query: the script may still set the isolation of its transaction.
         for name, seconds in (
             ("lock_timeout", self.limits.lock_timeout),
             ("statement_timeout", self.limits.statement_timeout),
         ):
-            self.connection.execute(
-                "SELECT set_config(%s, %s, true)", [name, str(int(seconds * 1000))]
-            )
+            self.connection.execute(f"SET LOCAL {name} = {int(seconds * 1000)}")
 
     def _execute(self, statement: Statement) -> None:
         self.current.append(statement)
@@ -239,7 +225,7 @@ def finish_rest(
     rest = script.statements[landed:]
     if engine.schema != "public":
         connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(engine.schema)))
-    remaining = replace(script, statements=rest, is_atomic=without_wrapper(rest) is not None)
+    remaining = replace(script, statements=rest, is_atomic=is_one_transaction(rest))
     return Applying(
         connection,
         remaining,

@@ -36,9 +36,10 @@ from migrations_app.engines.kinds import (
     ToolVerdict,
 )
 from migrations_app.engines.statements import (
+    is_one_transaction,
     left_open,
+    not_followed,
     split_statements,
-    without_wrapper,
 )
 from opsconsole.environments.migration_status import MigrationStatus as Status
 from opsconsole.exceptions import AdapterError
@@ -83,7 +84,7 @@ def _script(name: str, text: str, version: str) -> MigrationScript:
         sql=text,
         checksum=checksum_of(text),
         statements=statements,
-        is_atomic=without_wrapper(statements) is not None,
+        is_atomic=is_one_transaction(statements),
         refusal=_refusal(statements, version),
     )
 
@@ -368,10 +369,10 @@ def _refusal(statements: tuple[Statement, ...], version: str) -> str:
         )
     outside = [s for s in statements if not s.is_transactional]
     if not outside or len(statements) == 1:
-        return ""
+        return not_followed(statements)
     match = re.match(r"(\d+)\.(\d+)", version)
     if match and (int(match[1]), int(match[2])) >= SPLITTING_SINCE:
-        return ""
+        return not_followed(statements)
     return (
         f"line {outside[0].line} cannot run inside a transaction, and Prisma "
         f"{version or '6'} sends the file as one: move it to a migration of its own"

@@ -30,7 +30,7 @@ from migrations_app.engines.kinds import (
     ScriptUnknown,
 )
 from migrations_app.engines.prisma import SPLITTING_SINCE, PrismaEngine
-from migrations_app.engines.statements import transaction_control
+from migrations_app.engines.statements import Control, control_of
 from opsconsole.exceptions import AdapterError, Cancelled
 from opsconsole.formats import duration
 from opsconsole.processes.process import Tool, allowed_environment
@@ -346,7 +346,7 @@ def address_of(
 def _as_split(script: MigrationScript) -> MigrationScript:
     """As a version takes it that splits scripts: atomic by its own BEGIN, or by being one statement."""
     first = script.statements[:1]
-    is_wrapped = bool(first) and transaction_control(first[0]) == "begin"
+    is_wrapped = bool(first) and control_of(first[0]) is Control.BEGIN
     is_one = len(script.statements) <= 1
     return replace(script, is_atomic=script.is_atomic and (is_wrapped or is_one))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 import pglast
@@ -19,12 +22,39 @@ NEVER_TRANSACTIONAL = (
 )
 # What PostgreSQL's scanner skips. Python's strip() also takes a hard space, which is a word there.
 SPACE = " \t\n\r\f"
-BEGINS = (enums.TransactionStmtKind.TRANS_STMT_BEGIN, enums.TransactionStmtKind.TRANS_STMT_START)
-ENDS = (
-    enums.TransactionStmtKind.TRANS_STMT_COMMIT,
-    enums.TransactionStmtKind.TRANS_STMT_ROLLBACK,
-    enums.TransactionStmtKind.TRANS_STMT_PREPARE,
+MAY_END_TRANSACTIONS = re.compile(r"\b(commit|rollback|call)\b", re.IGNORECASE)
+
+
+class Control(StrEnum):
+    """What a statement does to the transaction that it is in."""
+
+    BEGIN = "begin"
+    COMMIT = "commit"
+    ROLLBACK = "rollback"
+    SAVEPOINT = "savepoint"
+    TWO_PHASE = "two-phase"
+
+
+CONTROLS = {
+    enums.TransactionStmtKind.TRANS_STMT_BEGIN: Control.BEGIN,
+    enums.TransactionStmtKind.TRANS_STMT_START: Control.BEGIN,
+    enums.TransactionStmtKind.TRANS_STMT_COMMIT: Control.COMMIT,
+    enums.TransactionStmtKind.TRANS_STMT_ROLLBACK: Control.ROLLBACK,
+    enums.TransactionStmtKind.TRANS_STMT_SAVEPOINT: Control.SAVEPOINT,
+    enums.TransactionStmtKind.TRANS_STMT_RELEASE: Control.SAVEPOINT,
+    enums.TransactionStmtKind.TRANS_STMT_ROLLBACK_TO: Control.SAVEPOINT,
+    enums.TransactionStmtKind.TRANS_STMT_PREPARE: Control.TWO_PHASE,
+    enums.TransactionStmtKind.TRANS_STMT_COMMIT_PREPARED: Control.TWO_PHASE,
+    enums.TransactionStmtKind.TRANS_STMT_ROLLBACK_PREPARED: Control.TWO_PHASE,
+}
+TWO_PHASE_ENDS = (
+    enums.TransactionStmtKind.TRANS_STMT_COMMIT_PREPARED,
+    enums.TransactionStmtKind.TRANS_STMT_ROLLBACK_PREPARED,
 )
+# Alone they do nothing, and PostgreSQL refuses them.
+NEEDS_TRANSACTION = ("Lock", "DeclareCursor")
+ENDS = (Control.COMMIT, Control.ROLLBACK)
+READ_ONLY = "transaction_read_only"
 
 
 def split_statements(sql: str) -> tuple[Statement, ...]:
@@ -99,6 +129,9 @@ def _is_transactional(node: Any) -> bool:
         return not node.concurrent
     if isinstance(node, ast.ReindexStmt):
         return not any(option.defname == "concurrently" for option in node.params or ())
+    if isinstance(node, ast.TransactionStmt):
+        # Of a transaction that was prepared before: not from within another.
+        return node.kind not in TWO_PHASE_ENDS
     if isinstance(node, ast.VacuumStmt):
         return not node.is_vacuumcmd
     if isinstance(node, ast.AlterTableStmt):
@@ -117,19 +150,18 @@ def _concurrent_index(node: Any) -> str:
     return ""
 
 
-def transaction_control(statement: Statement) -> str:
-    """`begin`, `commit`, `rollback`, or "" for anything else."""
+def control_of(statement: Statement) -> Control | None:
+    """What it does to its transaction; None for what is no control of transactions."""
+    node = _control_node(statement)
+    return CONTROLS[node.kind] if node and node.kind is not None else None
+
+
+def _control_node(statement: Statement) -> ast.TransactionStmt | None:
     if statement.kind != "Transaction":
-        return ""
-    word = statement.text.split(None, 1)[0].rstrip(";").lower()
-    return {
-        "begin": "begin",
-        "start": "begin",
-        "commit": "commit",
-        "end": "commit",
-        "rollback": "rollback",
-        "abort": "rollback",
-    }.get(word, "")
+        return None
+    node = pglast.parse_sql(statement.text)[0].stmt
+    assert isinstance(node, ast.TransactionStmt)
+    return node
 
 
 def left_open(statements: tuple[Statement, ...]) -> Statement | None:
@@ -139,32 +171,117 @@ def left_open(statements: tuple[Statement, ...]) -> Statement | None:
     """
     opened = None
     for statement in statements:
-        if statement.kind != "Transaction":
-            continue
-        node = pglast.parse_sql(statement.text)[0].stmt
-        assert isinstance(node, ast.TransactionStmt)
-        if node.kind in BEGINS:
+        node = _control_node(statement)
+        control = control_of(statement)
+        if control is Control.BEGIN:
             opened = opened or statement
-        elif node.kind in ENDS:
+        elif node and (
+            control in ENDS or node.kind == enums.TransactionStmtKind.TRANS_STMT_PREPARE
+        ):
             opened = statement if node.chain else None
     return opened
 
 
-def without_wrapper(statements: tuple[Statement, ...]) -> tuple[Statement, ...] | None:
-    """The statements to run in one transaction of ours, or None when the script is not atomic.
+def not_followed(statements: tuple[Statement, ...], *, in_transaction: bool = False) -> str:
+    """Why its control of transactions cannot be followed as the tool does; "" if it can.
 
-    A BEGIN at the start with its COMMIT at the end is the same transaction, and is dropped.
+    `in_transaction`: the tool itself begins one before the script, and ends it after.
     """
-    inner = statements
-    if (
-        len(inner) >= 2
-        and transaction_control(inner[0]) == "begin"
-        and transaction_control(inner[-1]) == "commit"
-    ):
-        inner = inner[1:-1]
-    if all(s.is_transactional and s.kind != "Transaction" for s in inner):
-        return inner
-    return None
+    if len(statements) == 1 and statements[0].kind in NEEDS_TRANSACTION and not in_transaction:
+        return f"line {statements[0].line} needs a transaction: write BEGIN before it, and COMMIT"
+    begun = in_transaction
+    for statement in statements:
+        node, control = _control_node(statement), control_of(statement)
+        where = f"line {statement.line}"
+        if control is Control.TWO_PHASE:
+            return f"{where} prepares a transaction, which outlives the file: write COMMIT"
+        if control in ENDS and in_transaction:
+            return f"{where} ends the transaction that dbmate began for the section: leave it out"
+        if node and control in ENDS and node.chain:
+            return f"{where}: the console does not follow AND CHAIN: write COMMIT; and BEGIN;"
+        if control is Control.SAVEPOINT and not begun:
+            return f"{where} needs a transaction, and the file begins none before it: write BEGIN"
+        begun = in_transaction or (control not in ENDS and (begun or control is Control.BEGIN))
+    return ""
+
+
+def may_end_transactions(statement: Statement) -> bool:
+    """Whether its code may commit or roll back, for which it has to be outside a transaction."""
+    if statement.kind == "Call":
+        return True
+    return statement.kind == "Do" and bool(MAY_END_TRANSACTIONS.search(statement.text))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Statements of a script that come and go together; `is_outside`: one without a transaction."""
+
+    statements: tuple[Statement, ...]
+    is_outside: bool = False
+
+    @property
+    def is_rolled_back(self) -> bool:
+        return control_of(self.statements[-1]) is Control.ROLLBACK
+
+
+def parts_of(statements: tuple[Statement, ...]) -> list[Part]:
+    """The parts that PostgreSQL makes of a script, in order.
+
+    One that is sent whole is in transactions throughout: what stands before a BEGIN is in the
+    same one, each ends with its COMMIT or ROLLBACK, and the last with the script (PostgreSQL's
+    documentation, "Multiple Statements in a Simple Query"). A script with a statement that
+    cannot be in a transaction is not sent whole: there each is a part, but for what is from a
+    BEGIN to its end.
+    """
+    is_whole = len(statements) > 1 and all(s.is_transactional for s in statements)
+    found: list[Part] = []
+    part: list[Statement] = []
+    for statement in statements:
+        part.append(statement)
+        is_block = is_whole or control_of(part[0]) is Control.BEGIN
+        if not is_block or control_of(statement) in ENDS:
+            found.append(Part(tuple(part), is_outside=not is_block and _is_outside(statement)))
+            part = []
+    return [*found, Part(tuple(part))] if part else found
+
+
+def _is_outside(statement: Statement) -> bool:
+    return not statement.is_transactional or may_end_transactions(statement)
+
+
+def within(statements: tuple[Statement, ...]) -> tuple[Statement, ...]:
+    """What to execute of a transaction where we begin and end it: not its BEGIN and COMMIT, but
+    their modes."""
+    inner = (_modes(s) if control_of(s) is Control.BEGIN else s for s in statements)
+    return tuple(s for s in inner if s is not None and control_of(s) not in ENDS)
+
+
+def _modes(begin: Statement) -> Statement | None:
+    """`BEGIN ISOLATION LEVEL SERIALIZABLE` in a transaction that is begun already."""
+    tokens = [t for t in scan(begin.text) if t.name not in {"SQL_COMMENT", "C_COMMENT"}]
+    skipped = 2 if len(tokens) > 1 and tokens[1].name in {"WORK", "TRANSACTION"} else 1
+    if len(tokens) == skipped:
+        return None
+    text = f"SET TRANSACTION {begin.text[tokens[skipped].start :]}"
+    return replace(begin, text=text, kind="VariableSet")
+
+
+def _is_read_only(statement: Statement) -> bool:
+    """Whether it could make of its transaction one that writes nothing, not even our row."""
+    if statement.kind not in {"VariableSet", "Transaction"}:
+        return False
+    node: Any = pglast.parse_sql(statement.text)[0].stmt
+    options = node.options if isinstance(node, ast.TransactionStmt) else node.args
+    names = {getattr(option, "defname", "") for option in options or ()}
+    return READ_ONLY in names or getattr(node, "name", "") == READ_ONLY
+
+
+def is_one_transaction(statements: tuple[Statement, ...]) -> bool:
+    """Whether all of a script is one transaction, in which the history can be written too."""
+    parts = parts_of(statements)
+    if len(parts) > 1 or any(part.is_outside or part.is_rolled_back for part in parts):
+        return False
+    return not any(map(_is_read_only, statements))
 
 
 def changed_tables(sql: str) -> set[str]:

@@ -8,7 +8,7 @@ import pytest
 from migrations_app.assess.effects import functions_called
 from migrations_app.assess.lint import RULES, Assessment, Level, assess
 from migrations_app.engines.kinds import MigrationScript
-from migrations_app.engines.statements import split_statements, without_wrapper
+from migrations_app.engines.statements import is_one_transaction, split_statements
 from migrations_app.models import Waiver
 from migrations_app.services import findings
 from migrations_app.services.migrations import current_plan
@@ -43,7 +43,7 @@ def assessed(database):
 
 def script(name: str, sql: str) -> MigrationScript:
     statements = split_statements(sql)
-    is_atomic = without_wrapper(statements) is not None
+    is_atomic = is_one_transaction(statements)
     return MigrationScript(name, f"{name}/migration.sql", sql, name, statements, is_atomic)
 
 

@@ -58,8 +58,6 @@ APPLIED: dict[str, tuple[str, list[str]]] = {
     "down in a block comment": (f"{UP}\n{A}\n/* */\n{DOWN}\n*/\n{B}\n", ["a"]),
     "down broken in two": (f"{UP}\n{A}\n--\nmigrate:down\n{B}\n", ["a"]),
     "transaction left open": (f"{UP}\nBEGIN;\n{A}\n{DOWN}\n", ["a"]),
-    "second transaction left open": (f"{UP}\nBEGIN;\n{A}\nCOMMIT;\nBEGIN;\n{B}\n{DOWN}\n", ["a", "b"]),
-    "chained transaction": (f"{UP}\nBEGIN;\n{A}\nCOMMIT AND CHAIN;\n{B}\n{DOWN}\n", ["a", "b"]),
     "down in what is dropped": (f"{UP}\n{A}\n{DOWN}\n{B}\n-- Migrate:down\n{B}\n", ["a"]),
 }  # fmt: skip
 
@@ -102,6 +100,18 @@ HALF: dict[str, tuple[str, str]] = {
         "line 5 begins a second `-- migrate:up`",
     ),
     "two sections, --migrate:up": (f"{PLAIN}--migrate:up x\n{DOWN}\n", "line 5 begins a second"),
+}
+
+# dbmate applies them; docs/engines.md says why they are refused.
+REFUSED_ON_PURPOSE: dict[str, tuple[str, str]] = {
+    "second transaction left open": (
+        f"{UP}\nBEGIN;\n{A}\nCOMMIT;\nBEGIN;\n{B}\n{DOWN}\n",
+        "line 4 ends the transaction that dbmate began",
+    ),
+    "chained transaction": (
+        f"{UP}\nBEGIN;\n{A}\nCOMMIT AND CHAIN;\n{B}\n{DOWN}\n",
+        "line 4 ends the transaction that dbmate began",
+    ),
 }
 
 # The server rejects what is left of the up section; nothing is recorded.
@@ -247,6 +257,15 @@ def test_what_dbmate_rejects_is_refused_with_line_and_remedy_before_anything_run
     with pytest.raises(AdapterError, match=f"^{NAME}.sql line "):
         by_console(folder, dsn)
     assert effect(dsn) == ([], [])
+
+
+@pytest.mark.needs_dbmate
+@pytest.mark.parametrize(("text", "said"), cases(REFUSED_ON_PURPOSE))
+def test_transaction_that_ends_within_the_file_is_refused(folder, dsn, text, said):
+    write(folder, text)
+    assert by_dbmate(folder, dsn)
+    (script,) = DbmateEngine(folder).read_folder().scripts
+    assert script.refusal.startswith(said)
 
 
 @pytest.mark.needs_dbmate

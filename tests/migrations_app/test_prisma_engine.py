@@ -21,9 +21,9 @@ from migrations_app.engines.prisma import (
 from migrations_app.engines.statements import (
     SPACE,
     changed_tables,
+    is_one_transaction,
     left_open,
     split_statements,
-    without_wrapper,
 )
 from opsconsole.exceptions import AdapterError
 from opsconsole.targets.server import read_facts
@@ -280,7 +280,7 @@ def test_unterminated_text_is_one_statement():
     ],
 )
 def test_atomic_is_what_one_transaction_can_hold(text, is_atomic):
-    assert (without_wrapper(split_statements(text)) is not None) is is_atomic
+    assert is_one_transaction(split_statements(text)) is is_atomic
 
 
 def test_changed_tables_are_those_that_the_script_mentions():
