@@ -55,6 +55,12 @@ def postgres15() -> str:
 
 
 @cache
+def pgbouncer() -> str:
+    """Path of Debian's PgBouncer, or ""."""
+    return shutil.which("pgbouncer", path="/usr/sbin:/usr/bin") or ""
+
+
+@cache
 def age() -> str:
     """Path of the age tool, where zstd is there too, or ""."""
     return (shutil.which("age") or "") if shutil.which("zstd") else ""
@@ -66,6 +72,7 @@ MISSING = {
     "needs_browser": (chromium, "Chromium is not installed"),
     "needs_dbmate": (dbmate, "Node packages are not installed: npm install in tests/node"),
     "needs_prisma": (prisma, "Node packages are not installed: npm install in tests/node"),
+    "needs_pgbouncer": (pgbouncer, "Debian's pgbouncer is not installed"),
     "needs_postgres15": (postgres15, "Debian's postgresql-15 is not installed"),
 }
 

@@ -139,6 +139,11 @@ class DbmateEngine(Engine):
     # -- applying
 
     def begin_session(self, connection: psycopg.Connection) -> None:
+        # As its driver does (lib/pq).
+        connection.execute("SET DateStyle TO 'ISO, MDY'")
+        self._find_tables(connection)
+
+    def _find_tables(self, connection: psycopg.Connection) -> None:
         if self.schema == "public":
             connection.execute("RESET search_path")
         else:
@@ -155,7 +160,7 @@ class DbmateEngine(Engine):
         if script.refusal:
             raise AdapterError(f"{script.file} {script.refusal}")
         if not self._finds_its_table(connection):
-            self.begin_session(connection)
+            self._find_tables(connection)
         outcome = Applying(
             connection,
             script,

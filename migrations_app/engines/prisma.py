@@ -250,6 +250,10 @@ class PrismaEngine(Engine):
     # -- applying
 
     def begin_session(self, connection: psycopg.Connection) -> None:
+        connection.execute("RESET DateStyle")
+        self._find_tables(connection)
+
+    def _find_tables(self, connection: psycopg.Connection) -> None:
         connection.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(self.schema)))
 
     def apply(
@@ -270,7 +274,7 @@ class PrismaEngine(Engine):
         ).fetchone()
         if not (begun and begun[0]):
             # Prisma names its table without the schema, and stops when it is not found (P1014).
-            self.begin_session(connection)
+            self._find_tables(connection)
         applying = Applying(
             connection,
             script,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field, replace
-from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -48,9 +48,10 @@ class Dsn:
                 parts = urlsplit(cleaned)
                 query = _query(parts.query)
                 schema = query.get("schema") or schema
-                cleaned = urlunsplit(
-                    parts._replace(query=urlencode(_for_libpq(query), quote_via=quote))
-                )
+                parts = parts._replace(query=urlencode(_for_libpq(query), quote_via=quote))
+                # Not by `geturl`, which leaves out the slashes before an empty host.
+                fragment = f"#{parts.fragment}" if parts.fragment else ""
+                cleaned = f"{parts.scheme}://{parts.netloc}{parts.path}?{parts.query}{fragment}"
             parameters = {k: str(v) for k, v in conninfo_to_dict(cleaned).items() if v is not None}
         except (ProgrammingError, ValueError):
             raise AdapterError(
@@ -190,6 +191,11 @@ def _for_libpq(query: dict[str, str]) -> dict[str, str]:
     Raises AdapterError that names a parameter which neither of them knows, or which asks for what
     libpq cannot do.
     """
+    if query.get("pgbouncer", "").lower() == "true":
+        raise AdapterError(
+            "the address leads through a connection pooler (pgbouncer=true): give the server's own "
+            "address, as for Prisma's directUrl"
+        )
     kept = {name: value for name, value in query.items() if name not in PRISMA_ONLY}
     if "sslidentity" in kept:
         raise AdapterError(

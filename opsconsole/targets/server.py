@@ -33,14 +33,25 @@ IDENTITY = """
 """
 Identity = tuple[int, int]
 
-# client_connection_check_interval came with PostgreSQL 14.
+# One row, unless somebody else than the server itself answered when the session began: a pooler
+# makes up its own number of the process. Then nothing is set either, because it would stay on the
+# session for the application. client_connection_check_interval came with PostgreSQL 14. A role or
+# database may have another encoding or style of dates, in which nothing here could be read; the
+# order in which a date is understood stays.
 SESSION = f"""
 SELECT set_config('idle_in_transaction_session_timeout', '0', false),
        set_config('statement_timeout', %s, false),
+       set_config('client_encoding', 'UTF8', false),
+       set_config('DateStyle', 'ISO', false),
        (SELECT set_config(name, '1s', false) FROM pg_settings
          WHERE name = 'client_connection_check_interval'),
        {IDENTITY}
+ WHERE pg_backend_pid() = %s
 """  # noqa: S608
+POOLED = (
+    "this address leads through a connection pooler (PgBouncer or the like), on whose sessions "
+    "nothing can be held: give the server's own address, as for Prisma's directUrl"
+)
 FACTS = """
 SELECT {identifier}, current_setting('server_version'),
        current_setting('server_version_num')::int, current_database(),
@@ -102,8 +113,8 @@ def connect(
     """Open a session that the server ends soon after this process dies.
 
     A killed client's statement must not commit later: with client_connection_check_interval
-    the server notices within a second. Raises AdapterError with the server's reason, or when it is
-    the console's own database.
+    the server notices within a second. Raises AdapterError with the server's reason, when it is the
+    console's own database, and when a pooler is in between.
     """
     try:
         connection = psycopg.connect(
@@ -115,13 +126,16 @@ def connect(
             keepalives_count=3,
         )
         with cut_off_after(SESSION_SECONDS, connection):
-            row = connection.execute(SESSION, [f"{int(timeout_seconds * 1000)}"]).fetchone()
+            row = connection.execute(
+                SESSION, [f"{int(timeout_seconds * 1000)}", connection.info.backend_pid]
+            ).fetchone()
             if not autocommit:
                 connection.commit()
     except psycopg.Error as error:
         raise AdapterError(reason_of(error)) from error
-    assert row is not None
     try:
+        if row is None:
+            raise AdapterError(POOLED)
         refuse_own((row[-2], row[-1]), dsn.own_database)
     except AdapterError:
         connection.close()

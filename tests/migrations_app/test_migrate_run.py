@@ -58,6 +58,23 @@ def test_migrate_applies_proves_verifies_and_records(migrate, folder, target):
     ).fetchone() == (0,)
 
 
+def test_dates_and_letters_mean_what_the_database_takes_them_for(migrate, folder, target):
+    for setting in ("DateStyle = 'SQL, DMY'", "client_encoding = 'LATIN1'"):
+        target.execute(f"ALTER DATABASE {target.info.dbname} SET {setting}")
+    folder.add(
+        "20250201000000_dates",
+        "CREATE TABLE dates AS SELECT DATE '03/02/2024' AS day, 'é' AS letter,"
+        " (TIMESTAMP '2024-02-03 04:05:06')::text AS shown;\n",
+    )
+
+    run = migrate()
+
+    assert (run.status, run.summary) == (RunStatus.SUCCEEDED, "Applied: 20250201000000_dates.")
+    assert target.execute("SELECT day::text, letter, shown FROM dates").fetchall() == [
+        ("2024-02-03", "é", "03/02/2024 04:05:06")
+    ]
+
+
 def test_health_must_stay_good_for_the_whole_settle_time(migrate, folder, environment, settings):
     environment.settle_seconds = 40
     environment.save()

@@ -57,6 +57,18 @@ def test_parameters_of_a_url_mean_what_they_mean_to_psql_and_prisma(query, found
     assert dsn.schema == "public"
 
 
+@pytest.mark.parametrize("text", ["postgresql:///d", "postgres:///d?host=/tmp&schema=x"])
+def test_url_without_a_host_is_understood(text):
+    dsn = Dsn.parse(text)
+    assert (dsn.database, dsn.is_local) == ("d", True)
+
+
+def test_address_of_a_pooler_is_refused_with_the_remedy():
+    with pytest.raises(AdapterError, match="pgbouncer=true.*directUrl"):
+        Dsn.parse("postgresql://u@h/d?pgbouncer=true")
+    assert Dsn.parse("postgresql://u@h/d?pgbouncer=false").database == "d"
+
+
 @pytest.mark.parametrize("name", ["sslidentity", "statement_timeout"])
 def test_parameter_that_cannot_be_honoured_is_named_without_its_value(name):
     with pytest.raises(AdapterError, match=name) as error:
