@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +29,13 @@ from opsconsole.environments.models import Target, TargetState
 from opsconsole.environments.readings import ServerRead
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import AdapterError
+from opsconsole.formats import one_line
 from opsconsole.runs.models import Plan
 from opsconsole.runs.patience import patiently
 from opsconsole.targets import server
 from opsconsole.targets.relations import read_catalogue
 
+logger = logging.getLogger(__name__)
 KEPT_STATES = 500
 # Of one statement, and of the whole: the second ends what waits for a server that is stuck.
 STATEMENT_SECONDS = 30
@@ -181,6 +184,11 @@ def observe_target(target: Target) -> TargetState:
         _remember_identity(target, seen.facts)
     except (AdapterError, psycopg.Error) as error:
         reason = server.reason_of(error) if isinstance(error, psycopg.Error) else str(error)
+        return TargetState.objects.create(target=target, error=reason)
+    except Exception as error:
+        # Whoever waits for the answer is told; else it looks as if nobody had been asked.
+        logger.exception("the reading of %s crashed", target)
+        reason = f"the reading crashed: {type(error).__name__}: {one_line(str(error), 300)}"
         return TargetState.objects.create(target=target, error=reason)
     state = TargetState.objects.create(target=target, data=seen.reading.stored())
     _forget_old_states(target)

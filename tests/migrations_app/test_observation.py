@@ -106,3 +106,12 @@ def test_checklist_knows_what_the_earlier_environment_shows(make_environment, fo
     assert not items["team_notified"].is_known
     items = {i.key: i for i in checklist_for(second.targets.get(), ["20250909000000_new"])}
     assert not items["tested_earlier"].is_known
+
+
+def test_reading_that_crashes_is_told_as_such(environment, monkeypatch):
+    def crash(*_arguments, **_named):
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    monkeypatch.setattr("migrations_app.reading.observation.observe", crash)
+    state = observe_target(environment.targets.get())
+    assert state.error.startswith("the reading crashed: UnicodeDecodeError: 'utf-8' codec")
