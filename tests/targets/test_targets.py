@@ -64,7 +64,7 @@ def test_url_without_a_host_is_understood(text):
 
 
 def test_address_of_a_pooler_is_refused_with_the_remedy():
-    with pytest.raises(AdapterError, match="pgbouncer=true.*directUrl"):
+    with pytest.raises(AdapterError, match=r"pgbouncer=true.*directUrl"):
         Dsn.parse("postgresql://u@h/d?pgbouncer=true")
     assert Dsn.parse("postgresql://u@h/d?pgbouncer=false").database == "d"
 
