@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -27,6 +28,14 @@ from opsconsole.runs.patience import patiently, save_new
 from opsconsole.runs.step import RunContext
 from opsconsole.sentences import say
 from opsconsole.targets import server, swap
+
+# Settings whose value is a list of names; the others are one text (pg_dump's
+# variable_is_guc_list_quote).
+LISTS_OF_NAMES = {
+    "local_preload_libraries", "search_path", "session_preload_libraries",
+    "shared_preload_libraries", "temp_tablespaces", "unix_socket_directories",
+}  # fmt: skip
+NAME_IN_LIST = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
 
 
 def prepare_for_swap(context: RunContext, name: str) -> None:
@@ -55,20 +64,13 @@ def _settings_to_carry(connection: psycopg.Connection, live: str, name: str) -> 
             if role
             else sql.SQL("ALTER DATABASE {}").format(target)
         )
+        values = _listed(value) if parameter.lower() in LISTS_OF_NAMES else [value]
         statements.append(
-            head + sql.SQL(" SET {} = {}").format(sql.Identifier(parameter), sql.Literal(value))
+            head
+            + sql.SQL(" SET {} = ").format(sql.Identifier(*parameter.split(".")))
+            + sql.SQL(", ").join(map(sql.Literal, values))
         )
-    for role, privilege, grantable in connection.execute(
-        "SELECT CASE a.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(a.grantee) END,"
-        " a.privilege_type, a.is_grantable FROM pg_database d, aclexplode(d.datacl) a"
-        " WHERE d.datname = %s AND a.grantee <> d.datdba",
-        [live],
-    ):
-        to = sql.Identifier(role) if role else sql.SQL("PUBLIC")
-        option = sql.SQL(" WITH GRANT OPTION" if grantable else "")
-        statements.append(
-            sql.SQL("GRANT {} ON DATABASE {} TO {}").format(sql.SQL(privilege), target, to) + option
-        )
+    statements += _rights_to_carry(connection, live, target)
     row = connection.execute(
         "SELECT datconnlimit, shobj_description(oid, 'pg_database') FROM pg_database"
         " WHERE datname = %s",
@@ -83,6 +85,38 @@ def _settings_to_carry(connection: psycopg.Connection, live: str, name: str) -> 
             sql.SQL("COMMENT ON DATABASE {} IS {}").format(target, sql.Literal(row[1]))
         )
     return statements
+
+
+def _rights_to_carry(
+    connection: psycopg.Connection, live: str, target: sql.Identifier
+) -> list[sql.Composed]:
+    """Nothing for a database that has the rights of a new one; else these, and no other."""
+    rows = connection.execute(
+        "SELECT pg_get_userbyid(d.datdba),"
+        " CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type,"
+        " a.is_grantable"
+        " FROM pg_database d LEFT JOIN LATERAL aclexplode(d.datacl) a ON true"
+        " WHERE d.datname = %s AND d.datacl IS NOT NULL",
+        [live],
+    ).fetchall()
+    if not rows:
+        return []
+    owner = sql.Identifier(rows[0][0])
+    revoke = sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC, {}").format(target, owner)
+    grants = [
+        sql.SQL("GRANT {} ON DATABASE {} TO {}").format(
+            sql.SQL(privilege), target, sql.Identifier(role) if role else sql.SQL("PUBLIC")
+        )
+        + sql.SQL(" WITH GRANT OPTION" if grantable else "")
+        for _owner, role, privilege, grantable in rows
+        if privilege
+    ]
+    return [revoke, *grants]
+
+
+def _listed(value: str) -> list[str]:
+    """The names in a setting's value as the catalogue has it: `app, "a, b"` (SplitGUCList)."""
+    return [quoted.replace('""', '"') or plain for quoted, plain in NAME_IN_LIST.findall(value)]
 
 
 def build_replacement(context: RunContext, backup: Backup) -> str:

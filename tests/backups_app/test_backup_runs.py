@@ -137,25 +137,41 @@ def test_restore_puts_back_what_was_there_and_keeps_what_is_replaced(
     assert run.result["replaced"] == replaced.replaced_name
 
 
-def test_restore_carries_over_settings_limits_grants_and_comment(backup, environment, operator):
+PROPERTIES = """
+SELECT current_setting('search_path'), current_setting('work_mem'), datconnlimit,
+       shobj_description(d.oid, 'pg_database'),
+       (SELECT array_agg(s.setrole::regrole || ' ' || s.setconfig::text ORDER BY s.setrole)
+          FROM pg_db_role_setting s WHERE s.setdatabase = d.oid),
+       (SELECT array_agg(a::text ORDER BY a::text) FROM aclexplode(d.datacl) a),
+       has_database_privilege('pg_monitor', d.oid, 'CONNECT')
+  FROM pg_database d WHERE datname = current_database()
+"""
+
+
+def test_restore_carries_over_settings_limits_rights_and_comment(backup, environment, operator):
     with psycopg.connect(environment.dsn, autocommit=True) as connection:
         name = connection.info.dbname
-        connection.execute(f"ALTER DATABASE \"{name}\" SET work_mem = '7MB'")
-        connection.execute(
-            f'ALTER ROLE "{name}" IN DATABASE "{name}" SET statement_timeout = \'9s\''
-        )
-        connection.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT 42')
-        connection.execute(f"COMMENT ON DATABASE \"{name}\" IS 'the shop'")
-        connection.execute(f'GRANT TEMPORARY ON DATABASE "{name}" TO pg_monitor')
+        for change in (
+            "ALTER DATABASE {} SET work_mem = '7MB'",
+            """ALTER DATABASE {} SET search_path = public, "$user", "a, b", "q""q" """,
+            "ALTER ROLE {} IN DATABASE {} SET statement_timeout = '9s'",
+            "ALTER ROLE {} IN DATABASE {} SET temp_tablespaces = ''",
+            "ALTER DATABASE {} CONNECTION LIMIT 42",
+            "COMMENT ON DATABASE {} IS 'the shop'",
+            "GRANT CREATE ON DATABASE {} TO pg_monitor WITH GRANT OPTION",
+            "REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC",
+            "REVOKE TEMPORARY ON DATABASE {} FROM {}",
+        ):
+            connection.execute(change.replace("{}", f'"{name}"'))
+        connection.close()
+    with psycopg.connect(environment.dsn) as connection:
+        before = connection.execute(PROPERTIES).fetchone()
+
     run = restore(operator, backup, environment)
+
     assert run.status == RunStatus.SUCCEEDED, run.summary
     with psycopg.connect(environment.dsn) as connection:
-        row = connection.execute(
-            "SELECT current_setting('work_mem'), current_setting('statement_timeout'),"
-            " datconnlimit, shobj_description(oid, 'pg_database'),"
-            " datacl::text LIKE '%pg_monitor=T/%' FROM pg_database WHERE datname = current_database()"
-        ).fetchone()
-    assert row == ("7MB", "9s", 42, "the shop", True)
+        assert connection.execute(PROPERTIES).fetchone() == before
 
 
 def test_restore_into_another_environment_gives_it_to_that_role(backup, make_environment, admin):
