@@ -11,7 +11,12 @@ from migrations_app.parameters import MigrateParameters
 from migrations_app.reading.observation import observe
 from migrations_app.runs import steps
 from migrations_app.runs.results import FailedScript, Landed, MigrateResult
-from migrations_app.runs.ways_back import keep_way, restore_way, writes_since
+from migrations_app.runs.ways_back import (
+    keep_way,
+    restore_way,
+    ways_after_a_part,
+    writes_since,
+)
 from migrations_app.sources.folders import engine_for
 from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.secrets import resolve_dsn
@@ -53,10 +58,37 @@ def resolve_migrate(lost: LostMigrate) -> Resolution:
             (states[n] for n in names if n in states and states[n].state is MigrationStatus.FAILED),
             None,
         )
-        if stuck:
-            return _resolve_interrupted(lost, connection, engine, stuck)
         unknown = None if engine.records_starts else _may_have_begun(lost, states, names)
-        return unknown or _resolve_between(lost, connection, names)
+        if stuck:
+            resolution = _resolve_interrupted(lost, connection, engine, stuck)
+        else:
+            resolution = unknown or _resolve_between(lost, connection, names)
+        return _with_health(lost, connection, resolution)
+
+
+def _with_health(
+    lost: LostMigrate, connection: psycopg.Connection, resolution: Resolution
+) -> Resolution:
+    """The same; where a part of the plan landed and health is failing, a person decides."""
+    run, result = lost.run, lost.result
+    if resolution.status is not RunStatus.FAILED or not (result.applied or result.landed):
+        return resolution
+    problem = failing(check_target(run.target, run=run, phase="after"))
+    if not problem:
+        return resolution
+    backup = run.backups.first()
+    if backup and result.own_writes is not None:
+        result.writes_since_backup = writes_since(connection, backup, result.own_writes)
+    result.ways = ways_after_a_part(backup, result)
+    return Resolution(
+        RunStatus.NEEDS_ATTENTION,
+        say(
+            "Health is failing (%(problem)s) with the part of the plan that is in the database. "
+            "%(summary)s",
+            problem=problem,
+            summary=resolution.summary,
+        ),
+    )
 
 
 def _may_have_begun(

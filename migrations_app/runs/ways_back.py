@@ -14,9 +14,9 @@ from migrations_app.runs.results import MigrateResult
 from opsconsole.environments.choices import AutoRollback
 from opsconsole.exceptions import NeedsAttention
 from opsconsole.formats import counted, duration
-from opsconsole.health.step import HealthStep
+from opsconsole.health.step import UNHEALTHY_BEFORE, HealthStep, failing_still
 from opsconsole.runs.step import RunContext, Step
-from opsconsole.sentences import say, say_count
+from opsconsole.sentences import Text, say, say_count
 from opsconsole.targets import activity
 
 Migrating = RunContext[MigrateParameters, MigrateResult]
@@ -29,8 +29,11 @@ def way_back(context: Migrating) -> MigrateSteps:
     Raises NeedsAttention when a person has to choose.
     """
     result = context.result
-    if result.applied is None or result.migrating:
+    if result.applied is None:
+        return []
+    if result.migrating:
         # Good migrations before the broken file stay: they are in the history.
+        _require_health_of_what_landed(context)
         return []
     backup = context.find(BACKUP)
     policy = AutoRollback(context.environment.auto_rollback)
@@ -65,6 +68,48 @@ def way_back(context: Migrating) -> MigrateSteps:
             ways=[restore_way(backup, written), keep_way(result.applied)],
         )
     return [steps.Rollback(), HealthStep("rolled back")]
+
+
+def _require_health_of_what_landed(context: Migrating) -> None:
+    """Raise NeedsAttention when a part of the plan landed and health is failing."""
+    result = context.result
+    if not (result.applied or result.landed):
+        return
+    problem = failing_still(context, "after")
+    if not problem:
+        return
+    backup = context.find(BACKUP)
+    if backup is not None:
+        with context.connect("writes") as connection:
+            result.writes_since_backup = writes_since(connection, backup, result.own_writes or 0)
+    raise NeedsAttention(
+        broken_by_a_part(context.failure, problem, context.find(UNHEALTHY_BEFORE) or ""),
+        ways=ways_after_a_part(backup, result),
+    )
+
+
+def broken_by_a_part(failure: Text, problem: str, before: str) -> Text:
+    """`before` is what was failing before the run; "" for nothing."""
+    if before:
+        return say(
+            "Health is failing (%(problem)s), as it was before this run (%(before)s), and a part of "
+            "the plan is in the database. %(failure)s.",
+            problem=problem,
+            before=before,
+            failure=failure,
+        )
+    return say(
+        "Health is failing (%(problem)s) with the part of the plan that is in the database. "
+        "%(failure)s.",
+        problem=problem,
+        failure=failure,
+    )
+
+
+def ways_after_a_part(backup: Backup | None, result: MigrateResult) -> list[dict[str, str]]:
+    """What a person can choose when a part of the plan landed."""
+    restore = [restore_way(backup, result.writes_since_backup)] if backup else []
+    return [*restore, keep_way(result.applied or [])]
 
 
 def writes_since(connection: psycopg.Connection, backup: Backup, own_writes: int) -> int:

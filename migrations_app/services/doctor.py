@@ -97,8 +97,11 @@ def _failed(target: Target, migration: MigrationRead, tool: str) -> Diagnosis:
     run = _run_that_failed(target, migration.name)
     traces = list(migration.traces)
     landed, source = migration.landed, _("follows from the other statements")
-    if landed is None and migration.is_atomic:
+    is_rolled_back = bool(migration.is_atomic) and (run is not None or landed is None)
+    if is_rolled_back:
+        # Known: what the catalogue shows of it, something else made.
         landed, source = 0, _("the file is applied as a whole or not at all")
+        traces = [_not_by_this_file(trace) for trace in traces]
     elif landed is None:
         landed, source = _seen_by(run, migration), _("by the log of the run that failed")
     if landed is not None:
@@ -123,6 +126,12 @@ def _failed(target: Target, migration: MigrationRead, tool: str) -> Diagnosis:
         run=run,
         backup=run.backups.first() if run else None,
     )
+
+
+def _not_by_this_file(trace: Trace) -> Trace:
+    if not trace.landed:
+        return trace
+    return replace(trace, landed=False, shown=_("as the catalogue shows it, but not by this file"))
 
 
 def _seen_by(run: Run | None, migration: MigrationRead) -> int | None:

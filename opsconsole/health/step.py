@@ -37,6 +37,17 @@ def failing(results: list[HealthResult]) -> str:
     return "; ".join(f"{r.check_name}: {r.summary}" for r in results if not r.is_healthy)
 
 
+def failing_still(context: RunContext, phase: str) -> str:
+    """What fails, one line, also when it is asked again; empty when nothing does."""
+    for attempt in range(TRIES):
+        problem = failing(check_once(context, phase))
+        if not problem:
+            break
+        if attempt + 1 < TRIES:
+            context.sleep(settings.TIME_SCALE)
+    return problem
+
+
 class HealthStep(Step):
     """All checks good, several times over the settle time. One bad answer is asked again."""
 
@@ -70,12 +81,9 @@ class HealthStep(Step):
         )
 
     def _round(self, context: RunContext) -> None:
-        for attempt in range(TRIES):
-            problem = failing(check_once(context, self.phase))
-            if not problem:
-                return
-            if attempt + 1 < TRIES:
-                context.sleep(settings.TIME_SCALE)
+        problem = failing_still(context, self.phase)
+        if not problem:
+            return
         before = context.find(UNHEALTHY_BEFORE)
         if before:
             raise NeedsAttention(

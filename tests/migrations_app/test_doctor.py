@@ -168,6 +168,21 @@ def test_atomic_script_that_failed_left_nothing_and_is_best_marked_rolled_back(
     assert fresh(environment).targets.get().latest_state.pending == [NAME]
 
 
+def test_what_something_else_made_is_no_evidence_for_a_file_that_was_rolled_back(
+    migrate, environment, folder
+):
+    folder.add("20250201000000_first", "ALTER TABLE users ADD COLUMN email text;\n")
+    folder.add(NAME, "ALTER TABLE users ADD COLUMN email text;\n")
+    run = migrate()
+    assert "42701" in run.result["failed_script"]["reason"]
+    found = diagnosis(fresh(environment))
+    assert found.what[-1] == "Nothing of it is in the database."
+    assert [(trace.landed, trace.shown) for trace in found.traces] == [
+        (False, "as the catalogue shows it, but not by this file")
+    ]
+    assert [way.mark for way in found.ways if way.is_likely] == ["rolled_back"]
+
+
 def test_script_whose_tool_died_is_told_from_one_that_failed(environment, folder, target):
     folder.add(NAME, "CREATE TABLE extra (id int);\n")
     target.execute(

@@ -18,7 +18,14 @@ from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.models import Run
 from tests.conftest import log_of
-from tests.migrations_app.test_migrate_run import ADD, BREAKS_HEALTH, HALF, INDEX, columns
+from tests.migrations_app.test_migrate_run import (
+    ADD,
+    BREAKS_HEALTH,
+    BROKEN,
+    HALF,
+    INDEX,
+    columns,
+)
 from tests.worker import execute_run, resolve_lost_run
 
 SLOW = 'ALTER TABLE "users" ADD COLUMN "x" int;\nSELECT pg_sleep(60);\n'
@@ -363,6 +370,20 @@ def test_lost_between_two_migrations_names_the_first(migrate, folder, target):
     run = migrate()
     target.execute("DELETE FROM _prisma_migrations WHERE migration_name LIKE '%_index'")
     assert "between two migrations" in lose(run).summary
+
+
+def test_lost_between_two_migrations_of_which_the_first_broke_health_needs_a_person(
+    migrate, folder, target
+):
+    folder.add("20250201000000_rename", BREAKS_HEALTH)
+    folder.add("20250202000000_broken", BROKEN)
+    run = migrate()
+    target.execute("DELETE FROM _prisma_migrations WHERE migration_name LIKE '%_broken'")
+    lost = lose(run, ways=[])
+    assert lost.status == RunStatus.NEEDS_ATTENTION
+    assert lost.summary.startswith("Health is failing (amounts: 42703 ")
+    assert lost.summary.endswith("still there: 20250201000000_rename.")
+    assert [way["action"] for way in lost.result["ways"]] == ["restore", "keep"]
 
 
 @pytest.mark.parametrize(("drop", "words"), [(False, "is there and valid"), (True, "left nothing")])

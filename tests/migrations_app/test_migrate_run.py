@@ -109,6 +109,22 @@ def test_broken_file_leaves_nothing_and_earlier_migrations_stay(migrate, folder,
     assert rows == [(True, True)]
 
 
+def test_migration_that_broke_the_application_before_one_that_failed_needs_a_person(
+    migrate, folder
+):
+    folder.add("20250201000000_rename", BREAKS_HEALTH)
+    folder.add("20250202000000_broken", BROKEN)
+
+    run = migrate()
+
+    assert run.status == RunStatus.NEEDS_ATTENTION
+    assert run.summary.startswith("Health is failing (amounts: 42703 ")
+    assert "20250202000000_broken/migration.sql line 5" in run.summary
+    assert [way["action"] for way in run.result["ways"]] == ["restore", "keep"]
+    assert run.applied == ["20250201000000_rename"]
+    assert run.health_results.filter(phase="after", is_healthy=False).exists()
+
+
 def test_non_atomic_file_names_exactly_the_statements_that_landed(migrate, folder, target):
     folder.add("20250201000000_half", HALF)
 
