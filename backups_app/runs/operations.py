@@ -38,7 +38,8 @@ from opsconsole.environments.models import Target
 from opsconsole.environments.secrets import resolve_dsn, resolve_scratch_dsn
 from opsconsole.exceptions import AdapterError
 from opsconsole.formats import size
-from opsconsole.health.step import HealthStep
+from opsconsole.health.services import check_target
+from opsconsole.health.step import HealthStep, failing
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.documents import Parameters, Result
 from opsconsole.runs.gates import Gate
@@ -133,14 +134,18 @@ class _Exchanging(_WithScratch[P, Exchanged]):
                 ),
             )
         lost.result.replaced = happened[-1].replaced_name
-        return Resolution(
-            RunStatus.SUCCEEDED,
-            say(
-                "The worker was lost, and the server shows that the restored database is live; the "
-                "replaced one is kept as %(replaced)s.",
-                replaced=happened[-1].replaced_name,
-            ),
+        shown = say(
+            "The worker was lost, and the server shows that the restored database is live; the "
+            "replaced one is kept as %(replaced)s.",
+            replaced=happened[-1].replaced_name,
         )
+        problem = failing(check_target(lost.run.target, run=lost.run, phase="after"))
+        if problem:
+            return Resolution(
+                RunStatus.FAILED,
+                say("Health is failing: %(problem)s. %(shown)s", problem=problem, shown=shown),
+            )
+        return Resolution(RunStatus.SUCCEEDED, shown)
 
 
 class TakeBackup(_Proving[BackupParameters]):

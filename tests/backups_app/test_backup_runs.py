@@ -383,6 +383,17 @@ def test_lost_restore_is_what_the_catalogue_says(backup, environment, operator):
     assert run.result["replaced"]
 
 
+def test_lost_restore_after_which_health_is_failing_says_so(backup, environment, operator, target):
+    target.close()
+    run = restore(operator, backup, environment)
+    with psycopg.connect(environment.dsn, autocommit=True) as connection:
+        connection.execute("ALTER TABLE targets RENAME COLUMN amount TO goal")
+    lost = lose(run)
+    assert lost.status == RunStatus.FAILED
+    assert lost.summary.startswith("Health is failing: amounts: 42703 ")
+    assert "the restored database is live" in lost.summary
+
+
 def test_lost_restore_before_the_swap_is_failed(backup, environment, operator):
     made = services.request_restore(
         actor=operator,
