@@ -22,6 +22,7 @@ from opsconsole.environments.lookup import (
     target_by_key_or_404,
 )
 from opsconsole.environments.models import Application, Environment, Target
+from opsconsole.environments.verdicts import verdicts_of
 from opsconsole.web.forms import Given, act_on, form_page, values_before
 from opsconsole.web.polling import polled
 
@@ -79,9 +80,11 @@ def connection_test(request: ConsoleRequest, pk: int) -> HttpResponse:
     """What a worker found when it last connected; asks again every second while one is to."""
     target = target_by_key_or_404(request, pk, "settings.edit")
     template = "_connection_test" if request.htmx else "connection_test"
+    state = target.latest_state
     context = {
         "environment": target.environment,
-        "state": target.latest_state,
+        "state": state,
+        "verdicts": verdicts_of(target, state) if state and not state.error else [],
         "waiting": environments.pending_connection_test(target),
     }
     return render(request, f"opsconsole/{template}.html", context)

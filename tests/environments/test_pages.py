@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from django.test import Client
 from django.urls import reverse
 
@@ -126,6 +127,35 @@ def test_connection_test_shows_what_the_worker_found(as_role, seen):
         reverse("connection-test", args=[seen.pk]), headers={"HX-Request": "true"}
     ).content.decode()
     assert "connection refused" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, ["It works."]),
+        ({"is_superuser": True}, ["It works, with a risk:", "is a superuser"]),
+        ({"may_create_databases": False}, ["not all will work", "CREATEDB;"]),
+        ({"owns_database": False}, ["not all will work", "OWNER TO"]),
+    ],
+)
+def test_connection_test_says_what_will_not_work_and_the_remedy(as_role, seen, change, said):
+    target = seen.targets.get()
+    data = target.latest_state.data
+    target.states.create(data=data | {"server": data["server"] | change})
+    page = connection_page(as_role("admin"), seen)
+    assert [words for words in said if words not in page] == []
+    assert ("It works." in page) is (said == ["It works."])
+
+
+def test_folder_without_migrations_and_no_health_check_are_said(as_role, seen):
+    target = seen.targets.get()
+    target.states.create(data=target.latest_state.data | {"migrations": []})
+    seen.health_checks.all().delete()
+    page = connection_page(as_role("admin"), seen)
+    assert "The migrations folder holds no migrations" in page
+    assert "No health check" in page
+    shown = as_role("viewer").get(seen.get_absolute_url()).content.decode()
+    assert ("holds no migrations" in shown, "Up to date" in shown) == (True, False)
 
 
 def test_two_environments_on_one_database_are_refused(seen, make_environment):

@@ -1,0 +1,93 @@
+"""Whether the console will be able to do its work on a target: a verdict for each thing it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from opsconsole.environments.models import Target, TargetState
+from opsconsole.environments.readings import ServerRead
+
+WORST_FIRST = ("bad", "warn", "good")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`tone`: good, warn (it works, with a risk) or bad (it will not); `remedy`: what to do."""
+
+    tone: str
+    text: str
+    remedy: str = ""
+
+
+def verdicts_of(target: Target, state: TargetState) -> list[Verdict]:
+    """Of a state without an error, the worst first."""
+    read = state.seen
+    if read.server is None:
+        return []
+    found = [
+        _role(read.server),
+        _databases(read.server),
+        _owner(read.server),
+        _migrations(state),
+        _health(target),
+    ]
+    return sorted(found, key=lambda verdict: WORST_FIRST.index(verdict.tone))
+
+
+def _role(server: ServerRead) -> Verdict:
+    if server.is_superuser:
+        return Verdict(
+            "warn",
+            _("The role %(role)s is a superuser: whatever it runs may do anything on the server.")
+            % {"role": server.user},
+            _("Give the address of a role that owns this database and may create databases."),
+        )
+    return Verdict("good", _("The role %(role)s is no superuser.") % {"role": server.user})
+
+
+def _databases(server: ServerRead) -> Verdict:
+    if server.may_create_databases or server.is_superuser:
+        return Verdict("good", _("It may create databases, to prove backups and to go back."))
+    return Verdict(
+        "bad",
+        _("It may not create databases: no backup can be proven, and nothing restored."),
+        f'ALTER ROLE "{server.user}" CREATEDB;',
+    )
+
+
+def _owner(server: ServerRead) -> Verdict:
+    if server.owns_database or server.is_superuser:
+        return Verdict("good", _("It owns the database."))
+    return Verdict(
+        "bad",
+        _("It does not own the database: it can neither restore it nor go back."),
+        f'ALTER DATABASE "{server.database}" OWNER TO "{server.user}";',
+    )
+
+
+def _migrations(state: TargetState) -> Verdict:
+    known, pending = len(state.seen.migrations), len(state.pending)
+    if not known:
+        return Verdict(
+            "bad",
+            _("The migrations folder holds no migrations, and the database knows of none."),
+            _("Name the folder that holds them, for Prisma prisma/migrations."),
+        )
+    return Verdict(
+        "good",
+        ngettext("%(n)d migration, %(pending)d pending.", "%(n)d migrations, %(pending)d pending.", known)
+        % {"n": known, "pending": pending},
+    )  # fmt: skip
+
+
+def _health(target: Target) -> Verdict:
+    if target.environment.health_checks.filter(is_enabled=True).exists():
+        return Verdict("good", _("Its health is checked."))
+    return Verdict(
+        "warn",
+        _("No health check: nobody would see that a migration broke the application."),
+        _("Add one in the settings, for instance the application's /health."),
+    )
