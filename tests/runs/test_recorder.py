@@ -17,7 +17,7 @@ from opsconsole.runs import recorder as module
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import StepStatus
 from opsconsole.runs.models import LogChunk, Run
-from opsconsole.runs.recorder import REDACTED, Recorder, clean_line, redact
+from opsconsole.runs.recorder import REDACTED, Recorder, clean_line, is_wordlike, redact
 from tests.conftest import PASSWORD, log_of
 from tests.worker import execute_run
 
@@ -42,10 +42,26 @@ def run(transactional_db, environment, operator) -> Run:
 LETTERS = st.characters(exclude_characters="•\x00", exclude_categories=["Cs"])
 
 
-@given(st.text(LETTERS), st.lists(st.text(LETTERS, min_size=1), max_size=4))
+SECRETS = st.text(LETTERS, min_size=6).filter(lambda secret: not is_wordlike(secret))
+
+
+@given(st.text(LETTERS), st.lists(SECRETS, max_size=4))
 def test_no_secret_survives_redaction(text, secrets):
     cleaned = redact("".join([text, *secrets]), secrets)
     assert not any(secret in cleaned.replace(REDACTED, "\x00") for secret in secrets)
+
+
+@pytest.mark.parametrize("secret", ["x", "public", "index", "p$1", "production"])
+def test_password_that_is_a_word_is_hidden_where_a_password_stands_and_nowhere_else(secret):
+    words = f"CREATE INDEX x_index ON public.production (p$1); {secret}"
+    assert redact(words, [secret]) == words
+    for before, after in (
+        ("postgresql://app:", "@db/shop"),
+        ("host=db password=", " dbname=shop"),
+        ("Password: '", "'"),
+        ("PGPASSWORD=", ""),
+    ):
+        assert redact(f"{before}{secret}{after}", [secret]) == f"{before}{REDACTED}{after}"
 
 
 @given(st.text())
@@ -79,7 +95,7 @@ class Meanwhile(str):
     recorder: Recorder
 
     def __bool__(self) -> bool:
-        self.recorder.hide("another")
+        self.recorder.hide("another-1")
         return True
 
 
@@ -124,7 +140,7 @@ def test_secret_hidden_while_a_line_is_redacted_breaks_nothing():
     secret = Meanwhile("hunter2")
     secret.recorder = Recorder(Run(), [secret])
     assert secret.recorder.redact("hunter2") == REDACTED
-    assert secret.recorder.redact("another") == REDACTED
+    assert secret.recorder.redact("another-1") == REDACTED
 
 
 def test_writer_without_the_claim_is_fenced_out(run):
