@@ -15,17 +15,20 @@ WORST_FIRST = ("bad", "warn", "good")
 
 @dataclass(frozen=True)
 class Verdict:
-    """`tone`: good, warn (it works, with a risk) or bad (it will not); `remedy`: what to do."""
+    """`tone`: good, warn (it works, with a risk) or bad (it will not). `remedy` is what to do,
+    `command` what a superuser has to run."""
 
     tone: str
     text: str
     remedy: str = ""
+    command: str = ""
 
 
 def verdicts_of(target: Target, state: TargetState) -> list[Verdict]:
     """Of a state without an error, the worst first."""
     read = state.seen
-    if read.server is None:
+    # An earlier version kept less of a server.
+    if read.server is None or not read.server.user:
         return []
     found = [
         _role(read.server),
@@ -54,7 +57,7 @@ def _databases(server: ServerRead) -> Verdict:
     return Verdict(
         "bad",
         _("It may not create databases: no backup can be proven, and nothing restored."),
-        f'ALTER ROLE "{server.user}" CREATEDB;',
+        command=f'ALTER ROLE "{server.user}" CREATEDB;',
     )
 
 
@@ -64,7 +67,7 @@ def _owner(server: ServerRead) -> Verdict:
     return Verdict(
         "bad",
         _("It does not own the database: it can neither restore it nor go back."),
-        f'ALTER DATABASE "{server.database}" OWNER TO "{server.user}";',
+        command=f'ALTER DATABASE "{server.database}" OWNER TO "{server.user}";',
     )
 
 

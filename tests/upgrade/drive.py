@@ -335,10 +335,10 @@ def keep_templates() -> None:
 
 
 def workers_are_back() -> None:
-    """The console's own health page asks whether a worker lives."""
+    """The console's own health page asks whether a worker lives, and since when."""
     for model in project_models():
         if model.__name__ == "Worker":
-            model._default_manager.update(last_seen_at=timezone.now())
+            model._default_manager.update(started_at=timezone.now(), last_seen_at=timezone.now())
 
 
 def missing_migrations() -> list[str]:

@@ -102,6 +102,7 @@ def ends(
         str(migrations),
         database=database,
         NOWHERE=target,
+        OPSCONSOLE_TARGET_VARIABLES="NOWHERE",
         OPSCONSOLE_BACKUPS=str(backups),
         OPSCONSOLE_MIGRATIONS_ROOTS=str(migrations),
     )
