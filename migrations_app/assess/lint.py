@@ -18,6 +18,7 @@ from typing import Any
 from migrations_app.assess.effects import LockMode
 from migrations_app.assess.impact import WORK_OF_A_MOMENT, Risk, StatementImpact, impact_of, risk_of
 from migrations_app.engines.kinds import MigrationScript
+from migrations_app.engines.statements import values_used_at_once
 from opsconsole.exceptions import AdapterError
 from opsconsole.formats import size
 from opsconsole.targets.relations import Catalogue
@@ -54,6 +55,7 @@ RULES = {
     "breaks-application": Level.WARN,
     "blocks-while-working": Level.WARN,
     "changes-many-rows": Level.WARN,
+    "uses-new-enum-value": Level.WARN,
     "adding-field-with-default": Level.WARN,
     "adding-foreign-key-constraint": Level.WARN,
     "adding-not-nullable-field": Level.WARN,
@@ -136,10 +138,12 @@ def assess(
         linted = _squawk(script.text, catalogue.version, script.is_atomic)
         found = [finding for impact in impacts for finding in _own(impact)]
         found += [at for finding in linted for at in _placed(finding, impacts)]
+        too_new = _new_enum_values(script)
+        found += too_new
         assessed[script.name] = Assessment(
             impacts,
             sorted(dict.fromkeys(found), key=lambda finding: (finding.line, finding.rule)),
-            Risk.HIGH if script.refusal else risk_of(impacts, is_protected=is_protected),
+            Risk.HIGH if script.refusal or too_new else risk_of(impacts, is_protected=is_protected),
         )
     return assessed
 
@@ -174,6 +178,19 @@ def _own(impact: StatementImpact) -> list[Finding]:
             )
         )
     return found
+
+
+def _new_enum_values(script: MigrationScript) -> list[Finding]:
+    return [
+        Finding(
+            "uses-new-enum-value",
+            statement.line,
+            f"Names '{value}', which the same transaction adds to an enum: PostgreSQL refuses its "
+            "use there (55P04).",
+            "Add the value in a migration of its own, before this one.",
+        )
+        for statement, value in values_used_at_once(script.statements)
+    ]
 
 
 def _placed(finding: Finding, impacts: list[StatementImpact]) -> list[Finding]:

@@ -28,7 +28,12 @@ from migrations_app.engines.kinds import (
     Outcome,
     ToolVerdict,
 )
-from migrations_app.engines.statements import left_open, not_followed, split_statements
+from migrations_app.engines.statements import (
+    left_open,
+    not_followed,
+    not_sendable,
+    split_statements,
+)
 from opsconsole.environments.migration_status import MigrationStatus as Status
 from opsconsole.exceptions import AdapterError
 
@@ -241,7 +246,11 @@ def _script(name: str, text: str) -> MigrationScript:
             f"line {outside[0].line} cannot run inside a transaction: write "
             "`-- migrate:up transaction:false`"
         )
-    refusal = refusal or not_followed(statements, in_transaction=in_transaction)
+    refusal = (
+        refusal
+        or not_sendable(executed, statements)
+        or not_followed(statements, in_transaction=in_transaction)
+    )
     return MigrationScript(
         name=name,
         file=f"{name}.sql",

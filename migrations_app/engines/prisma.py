@@ -39,6 +39,7 @@ from migrations_app.engines.statements import (
     is_one_transaction,
     left_open,
     not_followed,
+    not_sendable,
     split_statements,
 )
 from opsconsole.environments.migration_status import MigrationStatus as Status
@@ -85,7 +86,7 @@ def _script(name: str, text: str, version: str) -> MigrationScript:
         checksum=checksum_of(text),
         statements=statements,
         is_atomic=is_one_transaction(statements),
-        refusal=_refusal(statements, version),
+        refusal=not_sendable(text, statements) or _refusal(statements, version),
     )
 
 

@@ -20,6 +20,8 @@ NEVER_TRANSACTIONAL = (
     ast.CreateTableSpaceStmt,
     ast.DropTableSpaceStmt,
 )
+BYTE_ORDER_MARK = "\ufeff"
+COPY_FROM_CLIENT = re.compile(r"copy\b[^;]*?\bfrom\s+stdin\b", re.IGNORECASE)
 # What PostgreSQL's scanner skips. Python's strip() also takes a hard space, which is a word there.
 SPACE = " \t\n\r\f"
 MAY_END_TRANSACTIONS = re.compile(r"\b(commit|rollback|call)\b", re.IGNORECASE)
@@ -203,6 +205,81 @@ def not_followed(statements: tuple[Statement, ...], *, in_transaction: bool = Fa
             return f"{where} needs a transaction, and the file begins none before it: write BEGIN"
         begun = in_transaction or (control not in ENDS and (begun or control is Control.BEGIN))
     return ""
+
+
+def not_sendable(sql: str, statements: tuple[Statement, ...]) -> str:
+    """Why the server cannot take the script from its tool at all; "" if nothing is certain."""
+    if sql.lstrip("\n").startswith(BYTE_ORDER_MARK):
+        return "begins with a byte order mark, a word to PostgreSQL: save it as UTF-8 without one"
+    for statement in statements:
+        if _copies_from_client(statement):
+            return (
+                f"line {statement.line} reads rows from its client, and the tool sends none: write "
+                "INSERT instead of COPY FROM stdin"
+            )
+    if any(statement.kind == "unparsed" for statement in statements):
+        found = _psql_command(sql)
+        if found:
+            return (
+                f"line {found[0]} is a command of psql ({found[1]}), which no tool sends: remove it"
+            )
+    return ""
+
+
+def _copies_from_client(statement: Statement) -> bool:
+    if statement.kind == "unparsed":
+        return bool(COPY_FROM_CLIENT.match(statement.text))
+    if statement.kind != "Copy":
+        return False
+    node = _node(statement)
+    return bool(node.is_from and not node.filename and not node.is_program)
+
+
+def _psql_command(sql: str) -> tuple[int, str] | None:
+    """The line and the word of the first that begins a line."""
+    try:
+        tokens = scan(sql)
+    except ParseError:
+        return None
+    for token in tokens:
+        line_begins = sql.rfind("\n", 0, token.start) + 1
+        if token.name == "ASCII_92" and not sql[line_begins : token.start].strip(SPACE):
+            return sql.count("\n", 0, token.start) + 1, sql[token.start :].split(None, 1)[0]
+    return None
+
+
+def values_used_at_once(statements: tuple[Statement, ...]) -> list[tuple[Statement, str]]:
+    """Statements that name a value which an enum got before in the same transaction, with it.
+
+    PostgreSQL refuses its use there (55P04), but not where the type is as new.
+    """
+    found = []
+    for part in parts_of(statements):
+        added: set[str] = set()
+        made: set[tuple[str, ...]] = set()
+        for statement in part.statements:
+            node = _node(statement) if statement.kind in {"AlterEnum", "CreateEnum"} else None
+            if isinstance(node, ast.CreateEnumStmt):
+                made.add(_names(node.typeName))
+            elif isinstance(node, ast.AlterEnumStmt):
+                if node.newVal and not node.oldVal and _names(node.typeName) not in made:
+                    added.add(node.newVal)
+            else:
+                named = (v for v in sorted(added) if _quoted(v) in statement.text)
+                found += [(statement, value) for value in named]
+    return found
+
+
+def _node(statement: Statement) -> Any:
+    return pglast.parse_sql(statement.text)[0].stmt
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    return tuple(name.sval for name in names or ())
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
 
 
 def may_end_transactions(statement: Statement) -> bool:

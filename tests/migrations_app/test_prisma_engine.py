@@ -24,6 +24,7 @@ from migrations_app.engines.statements import (
     is_one_transaction,
     left_open,
     split_statements,
+    values_used_at_once,
 )
 from opsconsole.exceptions import AdapterError
 from opsconsole.targets.server import read_facts
@@ -258,6 +259,46 @@ def test_transaction_that_the_file_does_not_end_is_found(text, line):
 def test_unterminated_text_is_one_statement():
     assert len(split_statements("SELECT 'open")) == 1
     assert split_statements("-- nothing\n") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("\ufeffSELECT 1;", "begins with a byte order mark"),
+        ("-- x\n\\restrict abc\nSELECT 1;", "line 2 is a command of psql (\\restrict), which"),
+        ("SELECT 1;\n  \\connect shop\n", "line 2 is a command of psql (\\connect), which"),
+        ("SELECT 1;\nCOPY t FROM stdin;\n1\t2\n\\.\n", "line 2 reads rows from its client"),
+        (
+            "-- rows\ncopy t (a, b) from STDIN with (format csv);",
+            "line 2 reads rows from its client",
+        ),
+        ("COPY t FROM '/tmp/x'; COPY t TO stdout;", ""),
+        ("SELECT E'\n\\restrict'; SELEKT 'COPY t FROM stdin';", ""),
+        ("SELECT 'COPY t FROM stdin';", ""),
+    ],
+)
+def test_what_the_server_cannot_take_from_its_tool_is_refused_with_its_line(text, said):
+    refusal = PrismaEngine.script_of("1_a", text).refusal
+    assert refusal.startswith(said)
+    assert bool(refusal) is bool(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("ALTER TYPE mood ADD VALUE 'sad';\nUPDATE p SET m = 'sad';", [2]),
+        ("ALTER TYPE s.mood ADD VALUE IF NOT EXISTS 'sad' AFTER 'ok';\nALTER TABLE p ALTER m"
+         " SET DEFAULT 'sad';\nSELECT 1;", [2]),
+        ("ALTER TYPE mood ADD VALUE 'sad';\nCOMMIT;\nUPDATE p SET m = 'sad';", []),
+        ("ALTER TYPE mood ADD VALUE 'sad';\nALTER TYPE mood ADD VALUE 'b' AFTER 'sad';", []),
+        ("CREATE TYPE mood AS ENUM ();\nALTER TYPE mood ADD VALUE 'sad';\nSELECT 'sad'::mood;", []),
+        ("ALTER TYPE mood RENAME VALUE 'a' TO 'sad';\nUPDATE p SET m = 'sad';", []),
+        ("UPDATE p SET m = 'sad';\nALTER TYPE mood ADD VALUE 'sad';", []),
+    ],
+)  # fmt: skip
+def test_enum_value_that_is_used_where_it_is_added_is_found(text, lines):
+    found = values_used_at_once(split_statements(text))
+    assert [(statement.line, value) for statement, value in found] == [(n, "sad") for n in lines]
 
 
 @pytest.mark.parametrize(
