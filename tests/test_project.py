@@ -55,7 +55,10 @@ def test_dockerfile_passes_hadolint_and_holds_clients_14_to_18():
 
 def test_env_example_lists_every_variable_that_settings_read():
     read = set(
-        re.findall(r'env\.\w+\(\s*"(\w+)"', (ROOT / "opsconsole/project/settings.py").read_text())
+        re.findall(
+            r'(?:env\.\w+|networks_named)\(\s*"(\w+)"',
+            (ROOT / "opsconsole/project/settings.py").read_text(),
+        )
     )
     listed = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert listed == read

@@ -34,6 +34,7 @@ from migrations_app.engines.statements import Control, control_of
 from opsconsole.exceptions import AdapterError, Cancelled
 from opsconsole.formats import duration
 from opsconsole.processes.process import Tool, allowed_environment
+from opsconsole.redaction import redact
 from opsconsole.statuses import gettext_noop
 from opsconsole.targets import server
 
@@ -146,13 +147,11 @@ class PrismaCliEngine(PrismaEngine):
         """Run it to its end; returns whether it was told to stop before."""
         url = address_of(connection, self.schema, script, limits)
         password = connection.info.password
-        words = (password, quote(password, safe="")) if password else ()
+        secrets = (password, quote(password, safe=""))
 
         def say(line: str) -> None:
-            for word in words:
-                line = line.replace(word, "•••")
             if line.strip():
-                log(f"  prisma: {line}", "")
+                log(f"  prisma: {redact(line, secrets)}", "")
 
         with project.run(root, ["migrate", "deploy"], url, say) as tool:
             try:

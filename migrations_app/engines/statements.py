@@ -198,7 +198,7 @@ def not_followed(statements: tuple[Statement, ...], *, in_transaction: bool = Fa
         if control is Control.TWO_PHASE:
             return f"{where} prepares a transaction, which outlives the file: write COMMIT"
         if control in ENDS and in_transaction:
-            return f"{where} ends the transaction that dbmate began for the section: leave it out"
+            return f"{where} ends the transaction that the tool began for the file: leave it out"
         if node and control in ENDS and node.chain:
             return f"{where}: the console does not follow AND CHAIN: write COMMIT; and BEGIN;"
         if control is Control.SAVEPOINT and not begun:

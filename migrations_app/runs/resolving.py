@@ -11,12 +11,7 @@ from migrations_app.parameters import MigrateParameters
 from migrations_app.reading.observation import observe
 from migrations_app.runs import steps
 from migrations_app.runs.results import FailedScript, Landed, MigrateResult
-from migrations_app.runs.ways_back import (
-    keep_way,
-    restore_way,
-    ways_after_a_part,
-    writes_since,
-)
+from migrations_app.runs.ways_back import ways_of, writes_since
 from migrations_app.sources.folders import engine_for
 from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.secrets import resolve_dsn
@@ -58,10 +53,10 @@ def resolve_migrate(lost: LostMigrate) -> Resolution:
             (states[n] for n in names if n in states and states[n].state is MigrationStatus.FAILED),
             None,
         )
-        unknown = None if engine.records_starts else _may_have_begun(lost, states, names)
         if stuck:
             resolution = _resolve_interrupted(lost, connection, engine, stuck)
         else:
+            unknown = None if engine.records_starts else _may_have_begun(lost, states, names)
             resolution = unknown or _resolve_between(lost, connection, names)
         return _with_health(lost, connection, resolution)
 
@@ -76,10 +71,7 @@ def _with_health(
     problem = failing(check_target(run.target, run=run, phase="after"))
     if not problem:
         return resolution
-    backup = run.backups.first()
-    if backup and result.own_writes is not None:
-        result.writes_since_backup = writes_since(connection, backup, result.own_writes)
-    result.ways = ways_after_a_part(backup, result)
+    _offer_ways(lost, connection)
     return Resolution(
         RunStatus.NEEDS_ATTENTION,
         say(
@@ -89,6 +81,14 @@ def _with_health(
             summary=resolution.summary,
         ),
     )
+
+
+def _offer_ways(lost: LostMigrate, connection: psycopg.Connection) -> None:
+    """What a person can choose, whatever of the plan landed."""
+    backup, result = lost.run.backups.first(), lost.result
+    if backup and result.own_writes is not None:
+        result.writes_since_backup = writes_since(connection, backup, result.own_writes)
+    result.ways = ways_of(backup, result)
 
 
 def _may_have_begun(
@@ -220,14 +220,7 @@ def _resolve_between(
                 "good.",
             ),
         )
-    backup = run.backups.first()
-    written = None
-    if backup and lost.result.own_writes is not None:
-        written = writes_since(connection, backup, lost.result.own_writes)
-    lost.result.ways = [
-        *([restore_way(backup, written)] if backup else []),
-        keep_way(applied),
-    ]
+    _offer_ways(lost, connection)
     return Resolution(
         RunStatus.NEEDS_ATTENTION,
         say(

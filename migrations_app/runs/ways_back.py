@@ -43,7 +43,7 @@ def way_back(context: Migrating) -> MigrateSteps:
                 "%(failure)s. All migrations are applied, and no backup was taken before them.",
                 failure=context.failure,
             ),
-            ways=[keep_way(result.applied)],
+            ways=ways_of(None, result),
         )
     with context.connect("writes") as connection:
         written = writes_since(connection, backup, result.own_writes or 0)
@@ -65,7 +65,7 @@ def way_back(context: Migrating) -> MigrateSteps:
                 failure=context.failure,
                 why=why,
             ),
-            ways=[restore_way(backup, written), keep_way(result.applied)],
+            ways=ways_of(backup, result),
         )
     return [steps.Rollback(), HealthStep("rolled back")]
 
@@ -84,7 +84,7 @@ def _require_health_of_what_landed(context: Migrating) -> None:
             result.writes_since_backup = writes_since(connection, backup, result.own_writes or 0)
     raise NeedsAttention(
         broken_by_a_part(context.failure, problem, context.find(UNHEALTHY_BEFORE) or ""),
-        ways=ways_after_a_part(backup, result),
+        ways=ways_of(backup, result),
     )
 
 
@@ -106,8 +106,8 @@ def broken_by_a_part(failure: Text, problem: str, before: str) -> Text:
     )
 
 
-def ways_after_a_part(backup: Backup | None, result: MigrateResult) -> list[dict[str, str]]:
-    """What a person can choose when a part of the plan landed."""
+def ways_of(backup: Backup | None, result: MigrateResult) -> list[dict[str, str]]:
+    """What a person can choose after all or a part of the plan landed."""
     restore = [restore_way(backup, result.writes_since_backup)] if backup else []
     return [*restore, keep_way(result.applied or [])]
 

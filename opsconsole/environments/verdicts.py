@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
+from psycopg import sql
 
 from opsconsole.environments.models import Target, TargetState
 from opsconsole.environments.readings import ServerRead
@@ -57,7 +58,7 @@ def _databases(server: ServerRead) -> Verdict:
     return Verdict(
         "bad",
         _("It may not create databases: no backup can be proven, and nothing restored."),
-        command=f'ALTER ROLE "{server.user}" CREATEDB;',
+        command=f"ALTER ROLE {_quoted(server.user)} CREATEDB;",
     )
 
 
@@ -67,8 +68,12 @@ def _owner(server: ServerRead) -> Verdict:
     return Verdict(
         "bad",
         _("It does not own the database: it can neither restore it nor go back."),
-        command=f'ALTER DATABASE "{server.database}" OWNER TO "{server.user}";',
+        command=f"ALTER DATABASE {_quoted(server.database)} OWNER TO {_quoted(server.user)};",
     )
+
+
+def _quoted(name: str) -> str:
+    return sql.Identifier(name).as_string()
 
 
 def _migrations(state: TargetState) -> Verdict:

@@ -6,8 +6,8 @@ import environ
 from csp.constants import NONE, SELF
 
 from opsconsole.embedded.home import Home
-from opsconsole.outgoing import DENIED, CallPolicy, networks
-from opsconsole.web.proxies import networks_of
+from opsconsole.outgoing import DENIED, CallPolicy
+from opsconsole.project.networks import networks_named
 
 env = environ.Env()
 BASE_DIR = Path(__file__).resolve().parents[2]
@@ -33,7 +33,7 @@ PORT = env.int("OPSCONSOLE_PORT", default=8000)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 HTTPS = env.bool("OPSCONSOLE_HTTPS", default=not EMBEDDED)
-TRUSTED_PROXIES = networks_of(env.list("OPSCONSOLE_TRUSTED_PROXIES", default=[]))
+TRUSTED_PROXIES = networks_named("OPSCONSOLE_TRUSTED_PROXIES")
 
 INSTALLED_APPS = [
     "django.contrib.auth",
@@ -203,8 +203,8 @@ MIGRATIONS_ROOTS = [
 ]
 # Networks that the console calls though they lie in a denied one, and those that it does not call.
 CALL_POLICY = CallPolicy(
-    allowed=networks(env.list("OPSCONSOLE_CALLS_ALLOWED", default=[])),
-    denied=networks(env.list("OPSCONSOLE_CALLS_DENIED", default=list(DENIED))),
+    allowed=networks_named("OPSCONSOLE_CALLS_ALLOWED"),
+    denied=networks_named("OPSCONSOLE_CALLS_DENIED", default=DENIED),
 )
 # Names of the variables that an address may refer to as env:NAME, as patterns.
 TARGET_VARIABLES = env.list("OPSCONSOLE_TARGET_VARIABLES", default=["*_URL", "*_DSN"])

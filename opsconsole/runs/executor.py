@@ -22,13 +22,14 @@ from opsconsole.exceptions import (
     Refused,
     StepFailed,
 )
+from opsconsole.redaction import redact
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.lease import LeaseKeeper
 from opsconsole.runs.models import Run
 from opsconsole.runs.operation import Operation
 from opsconsole.runs.patience import Lease, is_away, patiently, surviving
-from opsconsole.runs.recorder import Recorder, redact
+from opsconsole.runs.recorder import Recorder
 from opsconsole.runs.registry import OPERATIONS, PERIODIC, STATE_READERS
 from opsconsole.runs.step import RunContext, Step
 from opsconsole.sentences import Text, say

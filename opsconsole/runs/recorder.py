@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from django.db.models.functions import Now
 
 from opsconsole.exceptions import FencedOut
 from opsconsole.formats import size
+from opsconsole.redaction import redact
 from opsconsole.runs.backlog import Backlog, Line
 from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.models import LogChunk, Run, Step, summed
@@ -26,29 +26,7 @@ MAX_LINES = 500
 MAX_BYTES = 64 * 1024
 MAX_LINE_BYTES = 16 * 1024
 MAX_CHARACTER_BYTES = 4
-REDACTED = "•••"
 RETRY_SECONDS = 0.1
-SHORTEST_SECRET, LONGEST_WORD = 6, 12
-IN_ITS_PLACE = r"(?i:((?:://[^\s/:@]*:|passw(?:or)?d\W{{1,4}}|PGPASSWORD=\W?)))(?-i:{})(?!\w)"
-
-
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """Replace every secret by dots, the longest first.
-
-    One that could be a word of the log (`public`, `x`) hides no word: it is replaced only where a
-    password stands, in an address or after `password`.
-    """
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        if is_wordlike(secret):
-            text = re.sub(IN_ITS_PLACE.format(re.escape(secret)), rf"\1{REDACTED}", text)
-        else:
-            text = text.replace(secret, REDACTED)
-    return text
-
-
-def is_wordlike(secret: str) -> bool:
-    """Whether it is so short or plain that a log is likely to hold it by chance."""
-    return len(secret) < SHORTEST_SECRET or (secret.isalpha() and len(secret) <= LONGEST_WORD)
 
 
 def clean_line(text: str) -> str:

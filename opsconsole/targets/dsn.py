@@ -31,23 +31,26 @@ IN_ARGUMENTS = {"dbname", "host", "port", "user", "password", "passfile", "appli
 class Dsn:
     """A parsed address. `schema` is Prisma's `?schema=`, by default public.
 
-    `own_database` is the identity of the console's own, on which no session is opened.
+    `own_database` is the identity of the console's own, on which no session is opened. `is_direct`:
+    it says `pgbouncer=false`, so what looks like a pooler on the way keeps sessions apart.
     """
 
     parameters: dict[str, str] = field(repr=False)
     schema: str = "public"
     own_database: tuple[int, int] | None = None
+    is_direct: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Dsn:
         """Parse a URL or a libpq string. Raises AdapterError that never repeats the text."""
-        schema = "public"
+        schema, is_direct = "public", False
         cleaned = text.strip()
         try:
             if cleaned.startswith(("postgres://", "postgresql://")):
                 parts = urlsplit(cleaned)
                 query = _query(parts.query)
                 schema = query.get("schema") or schema
+                is_direct = query.get("pgbouncer", "").lower() == "false"
                 parts = parts._replace(query=urlencode(_for_libpq(query), quote_via=quote))
                 # Not by `geturl`, which leaves out the slashes before an empty host.
                 fragment = f"#{parts.fragment}" if parts.fragment else ""
@@ -60,7 +63,7 @@ class Dsn:
             ) from None
         if not parameters.get("dbname"):
             raise AdapterError("the address names no database")
-        return cls(parameters, schema)
+        return cls(parameters, schema, is_direct=is_direct)
 
     @property
     def database(self) -> str:

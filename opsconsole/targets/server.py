@@ -46,11 +46,12 @@ SELECT set_config('idle_in_transaction_session_timeout', '0', false),
        (SELECT set_config(name, '1s', false) FROM pg_settings
          WHERE name = 'client_connection_check_interval'),
        {IDENTITY}
- WHERE pg_backend_pid() = %s
+ WHERE pg_backend_pid() = %s OR %s
 """  # noqa: S608
 POOLED = (
     "this address leads through a connection pooler (PgBouncer or the like), on whose sessions "
-    "nothing can be held: give the server's own address, as for Prisma's directUrl"
+    "nothing can be held: give the server's own address, as for Prisma's directUrl. If a proxy is in "
+    "between that keeps sessions apart, say so with pgbouncer=false in the address"
 )
 FACTS = """
 SELECT {identifier}, current_setting('server_version'),
@@ -127,7 +128,8 @@ def connect(
         )
         with cut_off_after(SESSION_SECONDS, connection):
             row = connection.execute(
-                SESSION, [f"{int(timeout_seconds * 1000)}", connection.info.backend_pid]
+                SESSION,
+                [f"{int(timeout_seconds * 1000)}", connection.info.backend_pid, dsn.is_direct],
             ).fetchone()
             if not autocommit:
                 connection.commit()

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+from opsconsole.outgoing import IPAddress, IPNetwork
 
 FORWARDED_FOR = "HTTP_X_FORWARDED_FOR"
 FORWARDED_PROTO = "HTTP_X_FORWARDED_PROTO"
@@ -54,15 +45,7 @@ class TrustedProxiesMiddleware:
         return self.get_response(request)
 
 
-def networks_of(texts: Iterable[str]) -> tuple[Network, ...]:
-    """The networks that are named, one address being one too; raises ImproperlyConfigured."""
-    try:
-        return tuple(ip_network(text.strip()) for text in texts)
-    except ValueError as error:
-        raise ImproperlyConfigured(f"OPSCONSOLE_TRUSTED_PROXIES: {error}") from None
-
-
-def address_of(text: str) -> Address | None:
+def address_of(text: str) -> IPAddress | None:
     """The IP address that a hop is written as, with a port or without; None if it is none."""
     bare = BRACKETS_OR_PORT.sub(r"\1\2", text.strip()).partition("%")[0]
     try:
@@ -72,7 +55,9 @@ def address_of(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def client_of(peer: Address | None, forwarded_for: str, named: Sequence[Network]) -> Address | None:
+def client_of(
+    peer: IPAddress | None, forwarded_for: str, named: Sequence[IPNetwork]
+) -> IPAddress | None:
     """Who asked: from the peer back through X-Forwarded-For, the first who is no named proxy.
 
     What stands before that hop was written by somebody unknown. A hop that is no address ends the
@@ -92,5 +77,5 @@ def protocol_of(forwarded_proto: str) -> str:
     return "https" if set(forwarded_proto.replace(" ", "").split(",")) == {"https"} else "http"
 
 
-def _is_among(address: Address | None, networks: Sequence[Network]) -> bool:
+def _is_among(address: IPAddress | None, networks: Sequence[IPNetwork]) -> bool:
     return address is not None and any(address in network for network in networks)

@@ -106,11 +106,11 @@ HALF: dict[str, tuple[str, str]] = {
 REFUSED_ON_PURPOSE: dict[str, tuple[str, str]] = {
     "second transaction left open": (
         f"{UP}\nBEGIN;\n{A}\nCOMMIT;\nBEGIN;\n{B}\n{DOWN}\n",
-        "line 4 ends the transaction that dbmate began",
+        "line 4 ends the transaction that the tool began",
     ),
     "chained transaction": (
         f"{UP}\nBEGIN;\n{A}\nCOMMIT AND CHAIN;\n{B}\n{DOWN}\n",
-        "line 4 ends the transaction that dbmate began",
+        "line 4 ends the transaction that the tool began",
     ),
 }
 

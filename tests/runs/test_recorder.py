@@ -13,11 +13,12 @@ from backups_app.runs.steps import BackupPreflight
 from opsconsole.access.models import User
 from opsconsole.environments.models import Environment
 from opsconsole.exceptions import FencedOut, StepFailed
+from opsconsole.redaction import REDACTED, is_wordlike, redact
 from opsconsole.runs import recorder as module
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import StepStatus
 from opsconsole.runs.models import LogChunk, Run
-from opsconsole.runs.recorder import REDACTED, Recorder, clean_line, is_wordlike, redact
+from opsconsole.runs.recorder import Recorder, clean_line
 from tests.conftest import PASSWORD, log_of
 from tests.worker import execute_run
 

@@ -60,6 +60,12 @@ def settings_of_the_application(address: str) -> list[tuple[str, str]]:
         return session.execute(SETTINGS).fetchall()
 
 
+def test_proxy_that_keeps_sessions_apart_is_taken_where_the_address_says_so(pooled: str) -> None:
+    direct = Dsn.parse(f"{pooled}?pgbouncer=false")
+    with connect(direct, application_name="opsconsole:x") as session:
+        assert session.execute("SELECT 1").fetchone() == (1,)
+
+
 def test_pooler_is_refused_and_the_session_behind_it_is_as_it_was(pooled: str) -> None:
     before = settings_of_the_application(pooled)
     for autocommit in (True, False):

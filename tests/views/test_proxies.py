@@ -7,10 +7,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import Client, RequestFactory
 
 from opsconsole.events.models import AuditEvent
+from opsconsole.outgoing import networks
 from opsconsole.project.checks import check_proxies
-from opsconsole.web.proxies import TOLD_BY_PROXIES, TrustedProxiesMiddleware, networks_of
+from opsconsole.project.networks import networks_named
+from opsconsole.web.proxies import TOLD_BY_PROXIES, TrustedProxiesMiddleware
 
-NAMED = networks_of(["10.0.0.0/24", "fd00::/64"])
+NAMED = networks(["10.0.0.0/24", "fd00::/64"])
 STRANGER, PERSON, PROXY, PROXY_6 = "198.51.100.9", "203.0.113.5", "10.0.0.7", "fd00::7"
 
 
@@ -93,10 +95,12 @@ def test_audit_trail_bears_the_address_of_the_person(db, settings, peer, address
     assert list(AuditEvent.objects.values_list("ip", flat=True)) == [address]
 
 
-@pytest.mark.parametrize("text", ["proxy.internal", "10.0.0.7/8", "*", ""])
-def test_what_is_no_network_is_refused_at_the_start(text):
-    with pytest.raises(ImproperlyConfigured, match="OPSCONSOLE_TRUSTED_PROXIES"):
-        networks_of([text])
+@pytest.mark.parametrize("text", ["proxy.internal", "10.0.0.7/8", "*"])
+@pytest.mark.parametrize("setting", ["OPSCONSOLE_TRUSTED_PROXIES", "OPSCONSOLE_CALLS_DENIED"])
+def test_what_is_no_network_is_refused_at_the_start(monkeypatch, setting, text):
+    monkeypatch.setenv(setting, text)
+    with pytest.raises(ImproperlyConfigured, match=setting):
+        networks_named(setting)
 
 
 @pytest.mark.parametrize(
