@@ -54,20 +54,20 @@ def _role(server: ServerRead) -> Verdict:
 
 def _databases(server: ServerRead) -> Verdict:
     if server.may_create_databases or server.is_superuser:
-        return Verdict("good", _("It may create databases, to prove backups and to go back."))
+        return Verdict("good", _("The role may create databases, to prove backups and to go back."))
     return Verdict(
         "bad",
-        _("It may not create databases: no backup can be proven, and nothing restored."),
+        _("The role may not create databases: no backup can be proven, and nothing restored."),
         command=f"ALTER ROLE {_quoted(server.user)} CREATEDB;",
     )
 
 
 def _owner(server: ServerRead) -> Verdict:
     if server.owns_database or server.is_superuser:
-        return Verdict("good", _("It owns the database."))
+        return Verdict("good", _("The role owns the database."))
     return Verdict(
         "bad",
-        _("It does not own the database: it can neither restore it nor go back."),
+        _("The role does not own the database: it can neither restore it nor go back."),
         command=f"ALTER DATABASE {_quoted(server.database)} OWNER TO {_quoted(server.user)};",
     )
 
@@ -93,7 +93,7 @@ def _migrations(state: TargetState) -> Verdict:
 
 def _health(target: Target) -> Verdict:
     if target.environment.health_checks.filter(is_enabled=True).exists():
-        return Verdict("good", _("Its health is checked."))
+        return Verdict("good", _("Health is checked."))
     return Verdict(
         "warn",
         _("No health check: nobody would see that a migration broke the application."),
