@@ -62,6 +62,7 @@ def restore(call: Call) -> int:
         reason=call.options.reason,
         new_database=call.options.as_database,
         backs_up_first=call.options.backup_first,
+        trusts_source=call.options.trust_source,
     )
     return started(call, run)
 
@@ -150,6 +151,11 @@ def _restore_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--backup-first", action="store_true", help="back the live database up before"
+    )
+    parser.add_argument(
+        "--trust-source",
+        action="store_true",
+        help="restore an archive made elsewhere: the code in it runs as the environment's role",
     )
 
 

@@ -101,6 +101,14 @@ class RestoreForm(KeyedForm):
         required=False,
         help_text=_("Only an admin can consent, and only where no masking script is set."),
     )
+    trusts_source = forms.BooleanField(
+        label=_("I trust where this archive comes from"),
+        required=False,
+        help_text=_(
+            "It was made elsewhere. Restoring it runs the code in it (functions, triggers, views) "
+            "with the rights of the environment's role, on its server."
+        ),
+    )
     reason = forms.CharField(label=_("Why"), max_length=500)
     typed_name = forms.CharField(
         label=_("Type the short name of the environment it replaces"),
@@ -128,6 +136,8 @@ class RestoreForm(KeyedForm):
         crosses = any(target.environment_id != backup.environment_id for target in offered)
         if not backup.environment.is_protected or policy.masking_sql.strip() or not crosses:
             del self.fields["consents_unmasked"]
+        if not backup.is_imported:
+            del self.fields["trusts_source"]
 
 
 class ImportForm(KeyedForm):

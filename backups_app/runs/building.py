@@ -27,6 +27,10 @@ def proof_name(database: str, run_id: int) -> str:
     return server.name_beside(database, f"__proof{run_id}")
 
 
+def quarantined_name(database: str, run_id: int) -> str:
+    return server.name_beside(database, f"__quarantine{run_id}")
+
+
 def built_name(database: str, run_id: int) -> str:
     return server.name_beside(database, f"__new{run_id}")
 

@@ -14,7 +14,7 @@ from backups_app.archives.foreign import ForeignArchive, Listing, read_listing, 
 from backups_app.choices import BackupReason
 from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.parameters import ImportParameters
-from backups_app.runs import building
+from backups_app.runs import building, quarantine
 from backups_app.runs.results import WithBackup
 from backups_app.runs.taking import form_of, keep_archive
 from backups_app.services import consent
@@ -69,7 +69,9 @@ def import_archive(context: RunContext[ImportParameters, WithBackup]) -> Backup:
 
 
 def _listing(context: RunContext, archive: ForeignArchive) -> Listing:
-    place = building.scratch_dsn(context)
+    place = context.dsn
+    if quarantine.is_set(context.run.target):
+        place = quarantine.dsn_of(context)
     with context.connect("import", database=server.MAINTENANCE_DATABASE, on=place) as connection:
         major = connection.info.server_version // 10000
     listing = read_listing(

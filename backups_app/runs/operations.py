@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import psycopg
@@ -23,7 +23,7 @@ from backups_app.parameters import (
     RestoreParameters,
     UndoParameters,
 )
-from backups_app.runs import building, importing, pruning, steps, swapping
+from backups_app.runs import building, importing, pruning, quarantine, steps, swapping
 from backups_app.runs.results import (
     PruneResult,
     RestoreAsResult,
@@ -35,7 +35,11 @@ from backups_app.runs.taking import BACKUP
 from backups_app.services.policies import TEND
 from backups_app.services.restores import restore_gates
 from opsconsole.environments.models import Target
-from opsconsole.environments.secrets import resolve_dsn, resolve_scratch_dsn
+from opsconsole.environments.secrets import (
+    resolve_dsn,
+    resolve_quarantine_dsn,
+    resolve_scratch_dsn,
+)
 from opsconsole.exceptions import AdapterError
 from opsconsole.formats import size
 from opsconsole.health.services import check_target
@@ -49,6 +53,7 @@ from opsconsole.runs.registry import PERIODIC, Periodic, register
 from opsconsole.runs.step import RunContext, Step
 from opsconsole.sentences import Text, say, say_count
 from opsconsole.targets import server
+from opsconsole.targets.dsn import Dsn
 
 P = TypeVar("P", bound=Parameters)
 R = TypeVar("R", bound=Result)
@@ -206,7 +211,8 @@ class Import(_WithScratch[ImportParameters, WithBackup]):
             return say("Nothing was imported. No database was touched.")
         if backup.proof < ProofLevel.RESTORED:
             return say(
-                "Backup %(number)s stays in quarantine: it was not restored yet.", number=backup.pk
+                "Backup %(number)s is stored and was not restored yet: it stays in quarantine.",
+                number=backup.pk,
             )
         return say(
             "Backup %(number)s, %(size)s, was restored and counted.",
@@ -359,6 +365,10 @@ def drop_scratch_databases(context: RunContext) -> None:
     building.drop_scratch(
         context, building.proof_name(database, run_id), on=building.scratch_dsn(context)
     )
+    if quarantine.may_hold_work_of(context.run):
+        _drop_elsewhere(
+            context.run, resolve_quarantine_dsn, building.quarantined_name(database, run_id)
+        )
 
 
 def settle_server(run: Run) -> list[ReplacedDatabase]:
@@ -393,17 +403,21 @@ def settle_server(run: Run) -> list[ReplacedDatabase]:
         if not run.target.scratch_dsn_encrypted:
             server.drop_database(connection, building.proof_name(dsn.database, run.pk))
     if run.target.scratch_dsn_encrypted:
-        _settle_scratch_server(run, building.proof_name(dsn.database, run.pk))
+        _drop_elsewhere(run, resolve_scratch_dsn, building.proof_name(dsn.database, run.pk))
+    if quarantine.may_hold_work_of(run):
+        _drop_elsewhere(
+            run, resolve_quarantine_dsn, building.quarantined_name(dsn.database, run.pk)
+        )
     copies.discard_halves(run)
     return happened
 
 
-def _settle_scratch_server(run: Run, name: str) -> None:
-    """Drop the run's scratch database there. One that cannot be reached holds up nothing."""
+def _drop_elsewhere(run: Run, resolve: Callable[[Target], Dsn], name: str) -> None:
+    """Drop a database of the run there. A server that cannot be reached holds up nothing."""
     with (
         suppress(AdapterError),
         server.connect(
-            resolve_scratch_dsn(run.target),
+            resolve(run.target),
             application_name=f"opsconsole:resolve:{run.pk}",
             database=server.MAINTENANCE_DATABASE,
         ) as connection,

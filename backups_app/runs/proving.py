@@ -13,7 +13,7 @@ from backups_app.choices import ProofLevel
 from backups_app.exceptions import ArchiveCorrupt, ObjectMissing
 from backups_app.models import Backup, BackupCopy, BackupPolicy
 from backups_app.models.backup import CopyState
-from backups_app.runs import building
+from backups_app.runs import building, quarantine
 from opsconsole.exceptions import StepFailed
 from opsconsole.formats import counted
 from opsconsole.runs.patience import patiently
@@ -122,11 +122,13 @@ def _prove_content(context: RunContext, backup: Backup) -> None:
 
 
 def _restore_and(context: RunContext, backup: Backup, *, compares_content: bool) -> None:
-    scratch = building.proof_name(context.dsn.database, context.run.pk)
-    place = building.scratch_dsn(context)
+    named = building.quarantined_name if backup.is_imported else building.proof_name
+    scratch = named(context.dsn.database, context.run.pk)
+    place = _place(context, backup)
     keeps_owners = place == context.dsn and not backup.is_imported
     where = "" if place == context.dsn else f" on {place.shown()}"
-    context.log(f"backup: restoring it into a scratch database{where} to prove it")
+    into = "quarantine" if backup.is_imported else "a scratch database"
+    context.log(f"backup: restoring it into {into}{where} to prove it")
     began = time.monotonic()
     try:
         building.build_database(context, backup, scratch, keeps_owners=keeps_owners, on=place)
@@ -143,6 +145,13 @@ def _restore_and(context: RunContext, backup: Backup, *, compares_content: bool)
         f"backup: {counted(len(backup.tables), 'table')}, {counted(backup.rows, 'row')}, {what}",
         "ok",
     )
+
+
+def _place(context: RunContext, backup: Backup) -> Dsn:
+    """Where it is restored: code from elsewhere runs only where it can touch nothing else."""
+    if backup.is_imported:
+        return quarantine.require_confined(context)
+    return building.scratch_dsn(context)
 
 
 def _look_at(

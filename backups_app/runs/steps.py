@@ -18,7 +18,15 @@ from backups_app.parameters import (
     RestoreAsParameters,
     UndoParameters,
 )
-from backups_app.runs import building, importing, proving, restore_check, swapping, taking
+from backups_app.runs import (
+    building,
+    importing,
+    proving,
+    quarantine,
+    restore_check,
+    swapping,
+    taking,
+)
 from backups_app.runs.results import RestoreAsResult, WithBackup, WithReplaced
 from backups_app.runs.taking import BACKUP
 from backups_app.services import consent
@@ -92,14 +100,18 @@ class ImportPreflight(Step):
     name = gettext_noop("preflight")
 
     def promise(self, target: Target, parameters: Parameters) -> Promise:
-        return Promise(
-            _("Preflight"), _("checks that a scratch database can be made to restore it into")
-        )
+        if quarantine.is_set(target):
+            how = _("checks that the quarantine answers, and that its role can touch nothing else")
+        else:
+            how = _("connects to the environment's server")
+        return Promise(_("Preflight"), how)
 
     def run(self, context: RunContext) -> Text:
         with context.connect("preflight") as connection:
             facts = server.read_facts(connection)
-        building.require_scratch(context, facts)
+        if quarantine.is_set(context.run.target):
+            place = quarantine.require_confined(context)
+            context.log(f"preflight: quarantine {place.shown()}, whose role touches nothing else")
         return say("PostgreSQL %(version)s", version=facts.version)
 
 
@@ -123,23 +135,28 @@ class ImportArchive(Step[ImportParameters, WithBackup]):
 
 
 class ReleaseFromQuarantine(Step):
-    """Restore it into a scratch database; what that then holds is what it is compared with later."""
+    """Restore it in quarantine; what it then holds is what it is compared with later."""
 
     name = gettext_noop("prove")
 
     def promise(self, target: Target, parameters: Parameters) -> Promise:
-        return Promise(
-            _("Prove"),
-            _(
-                "restores it into a scratch database %(where)s, and counts and hashes its rows; "
-                "until that has worked it is in quarantine. Everything in it then belongs to the "
-                "environment's role"
+        if quarantine.is_set(target):
+            how = _(
+                "restores it at the quarantine address, and counts and hashes its rows; until that "
+                "has worked it cannot be restored anywhere else"
             )
-            % {"where": _where_scratch(target)},
-        )
+        else:
+            how = _(
+                "nothing: no quarantine address is set for this environment, so the archive is "
+                "stored and not restored"
+            )
+        return Promise(_("Prove"), how)
 
     def run(self, context: RunContext) -> Text:
         backup = context.get(BACKUP)
+        if not quarantine.is_set(context.run.target):
+            context.log(f"backup: not restored: {quarantine.NO_ADDRESS}", "hm")
+            return say("stored, not restored: no quarantine address is set")
         proving.prove_backup(context, backup, ProofLevel.RESTORED)
         return say_count("restored, %(count)s row", "restored, %(count)s rows", backup.rows)
 

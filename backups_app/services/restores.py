@@ -45,6 +45,7 @@ def request_restore(
     reason: str = "",
     new_database: str = "",
     consents_unmasked: bool = False,
+    trusts_source: bool = False,
     backs_up_first: bool = False,
     way_back_of: Run | None = None,
 ) -> Run:
@@ -56,7 +57,8 @@ def request_restore(
     not typed or the new name is none, (conflict) for a backup that was never proven, and
     (forbidden) when data would go to another environment unmasked and the actor may not take it
     out of its own; where that is protected, (forbidden) also without an admin of the other one,
-    and (invalid) without the consent.
+    and (invalid) without the consent. An imported backup runs code from elsewhere with the rights
+    of the environment's role: (invalid) unless the actor `trusts_source`.
     """
     authorize(actor, "restore.start", target.environment)
     if backup.environment.application_id != target.environment.application_id:
@@ -64,6 +66,16 @@ def request_restore(
     consent.require_restore(actor, backup, target.environment)
     if backup.environment_id != target.environment.pk and backup.environment.is_protected:
         _require_masking_or_consent(actor, backup, target.environment, consents_unmasked)
+    if backup.is_imported and not trusts_source:
+        raise Refused(
+            _(
+                "This archive was made elsewhere, and restoring it runs the code in it with the "
+                "rights of the role of %(where)s: say that you trust where it comes from."
+            )
+            % {"where": target.environment},
+            kind=Kind.INVALID,
+            field="trusts_source",
+        )
     if new_database:
         _require_database_name(new_database)
     elif target.environment.is_protected or way_back_of is None:

@@ -45,6 +45,7 @@ def import_backup(request: ConsoleRequest, application: str, environment: str) -
     context = {
         "environment": where.environment,
         "form": form,
+        "has_quarantine": bool(where.quarantine_dsn_encrypted),
         "outlook": outlook(ImportParameters(storage=0, key=""), where),
     }
     return render(request, "backups_app/backup_import.html", context, status=status)

@@ -51,6 +51,7 @@ def restore(request: ConsoleRequest, pk: int) -> HttpResponse:
                     reason=form.cleaned_data["reason"],
                     new_database=form.cleaned_data["new_database"].strip(),
                     consents_unmasked=form.cleaned_data.get("consents_unmasked", False),
+                    trusts_source=form.cleaned_data.get("trusts_source", False),
                     backs_up_first=form.cleaned_data["backs_up_first"],
                 )
             except Refused as refusal:

@@ -12,6 +12,7 @@ class EnvironmentChanged(Changed):
 
     address_changed: bool = False
     scratch_address_changed: bool = False
+    quarantine_address_changed: bool = False
 
 
 APPLICATION_ADDED = event(

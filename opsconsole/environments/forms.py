@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from django import forms
 from django.conf import settings
@@ -63,6 +63,22 @@ class EnvironmentForm(forms.ModelForm):
         label=_("Prove backups beside the database itself again"), required=False
     )
 
+    quarantine_address = forms.CharField(
+        label=_("Quarantine"),
+        required=False,
+        strip=True,
+        max_length=1000,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        help_text=_(
+            "Where archives made elsewhere are restored first: restoring runs the code in them. An "
+            "address like the ones above, of a role that may create databases and touch nothing "
+            "else, best on a server of its own. Without one they are stored, and not restored."
+        ),
+    )
+    drops_quarantine_address = forms.BooleanField(
+        label=_("Restore no archive made elsewhere any more"), required=False
+    )
+
     class Meta:
         model = Environment
         fields = [
@@ -80,6 +96,8 @@ class EnvironmentForm(forms.ModelForm):
             self.fields[name].required = False
         if not target.scratch_dsn_encrypted:
             del self.fields["drops_scratch_address"]
+        if not target.quarantine_dsn_encrypted:
+            del self.fields["drops_quarantine_address"]
         if self.instance.pk is None:
             self.initial["backup_before_migrate"] = settings.MIGRATION_BACKUP_ENABLED
             if not settings.MIGRATION_ROLLBACK_ENABLED:
@@ -107,12 +125,14 @@ class EnvironmentForm(forms.ModelForm):
     def clean_scratch_address(self) -> str:
         return _checked_address(self.cleaned_data["scratch_address"])
 
-    @property
-    def new_scratch_address(self) -> str | None:
-        """The scratch server's new address, "" for none any more, None for no change."""
-        if self.cleaned_data.get("drops_scratch_address"):
+    def clean_quarantine_address(self) -> str:
+        return _checked_address(self.cleaned_data["quarantine_address"])
+
+    def new_address(self, which: Literal["scratch", "quarantine"]) -> str | None:
+        """That new address, "" for none any more, None for no change."""
+        if self.cleaned_data.get(f"drops_{which}_address"):
             return ""
-        return self.cleaned_data["scratch_address"] or None
+        return self.cleaned_data[f"{which}_address"] or None
 
     def clean_slug(self) -> str:
         slug = self.cleaned_data["slug"]

@@ -165,6 +165,8 @@ class Target(models.Model):
     # Where scratch databases are built; "" beside the database itself. A sealed address, or a
     # sealed reference like the one above.
     scratch_dsn_encrypted = models.TextField(blank=True)
+    # Where archives made elsewhere are restored first; "" nowhere. Sealed like the one above.
+    quarantine_dsn_encrypted = models.TextField(blank=True, db_default="")
     # Server identity, as a worker read it: two environments on one database are refused.
     system_identifier = models.CharField(max_length=32, blank=True)
     database_name = models.CharField(max_length=63, blank=True)

@@ -71,7 +71,21 @@ def resolve_scratch_dsn(target: Target) -> Dsn:
     """
     if not target.scratch_dsn_encrypted:
         return resolve_dsn(target)
-    address = unseal(target.scratch_dsn_encrypted)
+    return _open(target.scratch_dsn_encrypted)
+
+
+def resolve_quarantine_dsn(target: Target) -> Dsn:
+    """Return the address at which archives made elsewhere are restored first.
+
+    Raises AdapterError as `resolve_dsn` does, and when the target has none.
+    """
+    if not target.quarantine_dsn_encrypted:
+        raise AdapterError("no quarantine address is set")
+    return _open(target.quarantine_dsn_encrypted)
+
+
+def _open(sealed: str) -> Dsn:
+    address = unseal(sealed)
     return _follow(address) if is_reference(address) else _parse(address)
 
 

@@ -59,13 +59,15 @@ def save_environment(
     before: dict[str, Any],
     address: str = "",
     scratch_address: str | None = None,
+    quarantine_address: str | None = None,
 ) -> Environment:
     """Save the new or changed environment of a target, and have a worker test its connection.
 
     A non-empty `address` replaces the target's; a new one needs it.
 
     `scratch_address` replaces that of its scratch server; "" builds beside the database again,
-    None keeps it. The addresses never reach the audit trail, only that they changed.
+    None keeps it. `quarantine_address` likewise; "" restores no archive made elsewhere. The
+    addresses never reach the audit trail, only that they changed.
     """
     environment = target.environment
     authorize(actor, "settings.edit", environment if environment.pk else environment.application)
@@ -73,7 +75,7 @@ def save_environment(
     with transaction.atomic():
         is_new = environment.pk is None
         environment.save()
-        _save_target(target, address, scratch_address)
+        _save_target(target, address, scratch_address, quarantine_address)
         event = audit.record(
             events.ENVIRONMENT_ADDED if is_new else events.ENVIRONMENT_CHANGED,
             actor=actor,
@@ -84,6 +86,7 @@ def save_environment(
                 after=fields_of(environment, names),
                 address_changed=bool(address),
                 scratch_address_changed=scratch_address is not None,
+                quarantine_address_changed=quarantine_address is not None,
             ),
         )
         _add_connection_test(target, event)
@@ -117,7 +120,9 @@ def pending_connection_test(target: Target) -> WorkItem | None:
     )
 
 
-def _save_target(target: Target, address: str, scratch_address: str | None) -> None:
+def _save_target(
+    target: Target, address: str, scratch_address: str | None, quarantine_address: str | None
+) -> None:
     changed: dict[str, str] = {}
     if address:
         is_followed = is_reference(address)
@@ -128,7 +133,9 @@ def _save_target(target: Target, address: str, scratch_address: str | None) -> N
             "database_name": "",
         }
     if scratch_address is not None:
-        changed["scratch_dsn_encrypted"] = seal(scratch_address) if scratch_address else ""
+        changed["scratch_dsn_encrypted"] = _sealed(scratch_address)
+    if quarantine_address is not None:
+        changed["quarantine_dsn_encrypted"] = _sealed(quarantine_address)
     for name, value in changed.items():
         setattr(target, name, value)
     if target.pk is None:
@@ -136,6 +143,10 @@ def _save_target(target: Target, address: str, scratch_address: str | None) -> N
     elif changed:
         require_idle(target)
         target.save(update_fields=changed)
+
+
+def _sealed(address: str) -> str:
+    return seal(address) if address else ""
 
 
 def require_typed_name(environment: Environment, typed_name: str) -> None:

@@ -64,7 +64,8 @@ def edit_environment(
             target=target,
             before=values_before(form),
             address=given["address"],
-            scratch_address=form.new_scratch_address,
+            scratch_address=form.new_address("scratch"),
+            quarantine_address=form.new_address("quarantine"),
         )
         messages.success(request, _("Saved. A worker will test the connection."))
         return redirect("connection-test", saved.pk)

@@ -12,6 +12,7 @@ from backups_app import services
 from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.services import storages
 from opsconsole.environments.models import Environment
+from opsconsole.environments.secrets import seal
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from tests.s3 import scripted_s3
@@ -48,6 +49,23 @@ def run_backup(environment, operator):
         return execute(services.request_backup(idempotency_key=uuid.uuid4().hex, **more))
 
     return run
+
+
+@pytest.fixture
+def set_quarantine(database):
+    """`set_quarantine(environment)` gives it a quarantine of a role of its own; returns its DSN."""
+
+    def set_for(environment: Environment) -> str:
+        address: str = database()
+        environment.targets.update(quarantine_dsn_encrypted=seal(address))
+        return address
+
+    return set_for
+
+
+@pytest.fixture
+def quarantine(environment, set_quarantine) -> str:
+    return set_quarantine(environment)
 
 
 @pytest.fixture

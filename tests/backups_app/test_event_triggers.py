@@ -129,7 +129,7 @@ def test_rows_of_the_log_are_no_rows_of_the_application(guarded, target):
         }
 
 
-def test_imported_archive_with_event_triggers_is_restored_without_them(guarded, admin):
+def test_imported_archive_with_event_triggers_is_restored_without_them(guarded, admin, quarantine):
     archive = dumped(guarded.dsn, "--format=custom")
     run = execute(
         services.import_upload(
@@ -141,7 +141,7 @@ def test_imported_archive_with_event_triggers_is_restored_without_them(guarded, 
         )
     )
     assert run.status == RunStatus.SUCCEEDED, run.summary
-    role = psycopg.conninfo.conninfo_to_dict(guarded.dsn)["user"]
+    role = psycopg.conninfo.conninfo_to_dict(quarantine)["user"]
     assert (
         "restore: without these event triggers and their functions, as "
         f"{role} is no superuser: no drops"

@@ -35,7 +35,7 @@ from opsconsole.targets.tools import choose_tools, find_tools
 from tests.backups_app.conftest import execute, lose, restore
 from tests.worker import backup_identities
 
-pytestmark = pytest.mark.usefixtures("transactional_db")
+pytestmark = pytest.mark.usefixtures("transactional_db", "quarantine")
 
 
 def dumped(dsn: str, *arguments: str) -> bytes:
@@ -115,7 +115,9 @@ def test_imported_archive_is_restored_and_counted_and_can_then_be_restored(
     assert uploads_left() == []
 
     name = f"{target.info.dbname}_i"
-    done = restore(operator, backup, environment, new_database=name, typed_name="")
+    done = restore(
+        operator, backup, environment, new_database=name, typed_name="", trusts_source=True
+    )
     assert done.status == RunStatus.SUCCEEDED, done.summary
     with psycopg.connect(environment.dsn, dbname=name) as connection:
         assert read_tables(connection) == backup.tables
@@ -199,7 +201,7 @@ def test_archive_that_does_not_restore_stays_in_quarantine(
     backup = Backup.objects.get()
     assert (backup.proof, backup.rows) == (ProofLevel.CHECKSUM, 0)
     with pytest.raises(Refused, match="never proven"):
-        restore(operator, backup, environment)
+        restore(operator, backup, environment, trusts_source=True)
     page = as_role("admin").get(backup.get_absolute_url())
     assert "In quarantine: prove it" in page.text
     assert "Not known before it was restored once." in page.text
@@ -301,9 +303,10 @@ def test_page_imports_an_upload_and_keeps_the_form_when_it_is_refused(environmen
 
 
 @pytest.fixture
-def elsewhere(make_environment):
+def elsewhere(make_environment, set_quarantine):
     """Another environment, whose admin only looks at the one that the backup is of."""
     made = make_environment("development", position=2)
+    set_quarantine(made)
     made.its_admin = User.objects.create_user("its-admin", password="pw")
     Membership.objects.create(user=made.its_admin, role="admin", environment=made)
     Membership.objects.create(user=made.its_admin, role="viewer")
