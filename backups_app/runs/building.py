@@ -179,7 +179,8 @@ def compare_content(
     """Differences between what the manifest says and what the database holds, one line each."""
     expected = backup.manifest["content"]
     with context.connect("compare", database=database, on=on) as connection:
-        problems = content.differences(expected["tables"], content.read_tables(connection))
+        found = content.read_tables(connection, like=expected["tables"])
+        problems = content.differences(expected["tables"], found)
         problems += content.sequence_differences(
             expected["sequences_before"],
             expected["sequences_after"],

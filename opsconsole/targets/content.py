@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import TypedDict
 
 import psycopg
@@ -12,7 +12,11 @@ from opsconsole.formats import count, counted
 
 
 class TableContent(TypedDict):
-    """Rows, and their order-free hash: the sum of a 64-bit hash of each row's text, in decimal."""
+    """Rows, and their order-free hash: the sum of a 64-bit hash of each row's text, in decimal.
+
+    `columns:` before it says that the text of a row was too long for one value, and each row was
+    hashed column by column; `pieces:` that a large object was hashed in pieces.
+    """
 
     rows: int
     hash: str
@@ -30,6 +34,17 @@ class DatabaseContent(TypedDict):
     sequences_after: dict[str, int]
 
 
+NOTHING: TableContent = {"rows": 0, "hash": ""}
+BY_COLUMNS, IN_PIECES = "columns:", "pieces:"
+# Larger ones are hashed in pieces. The text of one has twice its bytes, and may have 1 GB.
+PIECE_BYTES = 64 * 1024 * 1024
+WHOLE_BYTES = 256 * 1024 * 1024
+# How PostgreSQL says that a value would be longer than one may be, or than its memory.
+TOO_LONG = (
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.InternalError_,
+    psycopg.errors.OutOfMemory,
+)
 # Text forms must not depend on a role's or a database's own settings.
 FIXED_SETTINGS = {
     "DateStyle": "ISO, YMD", "IntervalStyle": "postgres", "TimeZone": "UTC",
@@ -59,27 +74,52 @@ def list_relations(connection: psycopg.Connection, kinds: str) -> list[tuple[str
 
 
 def read_tables(
-    connection: psycopg.Connection, on_progress: Callable[[int, int], None] | None = None
+    connection: psycopg.Connection, like: Mapping[str, TableContent] | None = None
 ) -> dict[str, TableContent]:
     """`{schema.table: {rows, hash}}` in the connection's own snapshot.
 
-    `on_progress(done, total)` is told in tables.
+    `like` is what another reading found: each table is hashed as it was there.
     """
     fix_settings(connection)
-    relations = list_relations(connection, "r")
     tables: dict[str, TableContent] = {}
-    for index, (schema, name) in enumerate(relations):
-        row = connection.execute(
-            sql.SQL(
-                "SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)"
-                " FROM ONLY {} t"
-            ).format(sql.Identifier(schema, name))
-        ).fetchone()
-        assert row is not None
-        tables[f"{schema}.{name}"] = {"rows": row[0], "hash": str(row[1])}
-        if on_progress:
-            on_progress(index + 1, len(relations))
+    for schema, name in list_relations(connection, "r"):
+        table, shown = sql.Identifier(schema, name), f"{schema}.{name}"
+        if like and like.get(shown, NOTHING)["hash"].startswith(BY_COLUMNS):
+            tables[shown] = _read_by_columns(connection, table)
+            continue
+        try:
+            with connection.transaction():
+                tables[shown] = _read_table(connection, table, sql.SQL("t::text"))
+        except TOO_LONG:
+            tables[shown] = _read_by_columns(connection, table)
     return tables
+
+
+def _read_table(
+    connection: psycopg.Connection, table: sql.Identifier, text: sql.Composable
+) -> TableContent:
+    row = connection.execute(
+        sql.SQL(
+            "SELECT count(*), coalesce(sum(hashtextextended({}, 0)::numeric), 0) FROM ONLY {} t"
+        ).format(text, table)
+    ).fetchone()
+    assert row is not None
+    return {"rows": row[0], "hash": str(row[1])}
+
+
+def _read_by_columns(connection: psycopg.Connection, table: sql.Identifier) -> TableContent:
+    """A row's text is here that of its columns' hashes: each column may have 1 GB."""
+    columns = connection.execute(
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0"
+        " AND NOT attisdropped ORDER BY attnum",
+        [table.as_string(connection)],
+    )
+    hashes = [
+        sql.SQL("hashtextextended(t.{}::text, 0)").format(sql.Identifier(row[0])) for row in columns
+    ]
+    text = sql.SQL("ARRAY[{}]::bigint[]::text").format(sql.SQL(", ").join(hashes))
+    found = _read_table(connection, table, text)
+    return {"rows": found["rows"], "hash": BY_COLUMNS + found["hash"]}
 
 
 def count_rows(connection: psycopg.Connection) -> dict[str, int]:
@@ -109,13 +149,44 @@ def read_sequences(connection: psycopg.Connection) -> dict[str, int]:
 
 
 def read_large_objects(connection: psycopg.Connection) -> TableContent:
-    """Count and hash of the large objects this role may read."""
+    """Count and hash of the large objects; each may have up to 4 TB, and is read in pieces.
+
+    Those that fit into one value are hashed as one, as all were before there were pieces.
+    """
     row = connection.execute(
-        "SELECT count(*), coalesce(sum(hashtextextended(encode(lo_get(oid), 'hex'), 0)::numeric), 0)"
-        " FROM pg_largeobject_metadata"
+        "SELECT count(*), coalesce(sum(hashtextextended(encode(lo_get(oid), 'hex'), 0)::numeric)"
+        " FILTER (WHERE length(lo_get(oid, %(end)s, 1)) = 0), 0),"
+        " array_agg(oid) FILTER (WHERE length(lo_get(oid, %(end)s, 1)) > 0)"
+        " FROM pg_largeobject_metadata",
+        {"end": WHOLE_BYTES},
     ).fetchone()
     assert row is not None
-    return {"rows": row[0], "hash": str(row[1])}
+    rows, total, large = row
+    if not large:
+        return {"rows": rows, "hash": str(total)}
+    total += sum(_hash_in_pieces(connection, number) for number in large)
+    return {"rows": rows, "hash": f"{IN_PIECES}{total}"}
+
+
+def _hash_in_pieces(connection: psycopg.Connection, number: int) -> int:
+    """The sum of its pieces' hashes, each with its place as the seed."""
+    total, place = 0, 0
+    while True:
+        row = connection.execute(
+            "SELECT hashtextextended(encode(piece, 'hex'), %(place)s), length(piece)"
+            " FROM lo_get(%(number)s::oid, %(start)s, %(bytes)s) piece",
+            {
+                "place": place,
+                "number": number,
+                "start": place * PIECE_BYTES,
+                "bytes": PIECE_BYTES,
+            },
+        ).fetchone()
+        assert row is not None
+        total += int(row[0])
+        place += 1
+        if row[1] < PIECE_BYTES:
+            return total
 
 
 def differences(expected: dict[str, TableContent], found: dict[str, TableContent]) -> list[str]:
