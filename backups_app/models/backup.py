@@ -18,6 +18,7 @@ from opsconsole.environments.models import Environment, Target
 from opsconsole.runs.models import Run
 from opsconsole.targets import ddl_log
 from opsconsole.targets.event_triggers import EventTrigger
+from opsconsole.targets.ownership import Ownership
 from opsconsole.targets.server import ServerFacts
 from opsconsole.work.models import WorkItem
 
@@ -110,6 +111,17 @@ class Backup(models.Model):
     def keeps_owners_in(self, target_id: int) -> bool:
         """Whether a restore there gives everything to its owners rather than to one role."""
         return self.target_id == target_id and not self.is_imported
+
+    @property
+    def owned(self) -> Ownership | None:
+        """Who owns what is in it; None for one that was made before that was written down."""
+        owned = self.manifest.get("owned")
+        return Ownership(**owned) if owned else None
+
+    @property
+    def proven_on(self) -> str:
+        """The role and the server that restored it to prove it; "" where that was not written down."""
+        return str(self.manifest.get("proven_on", ""))
 
     @property
     def event_triggers(self) -> list[EventTrigger]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 from django.conf import settings
+from psycopg import sql
 
 from backups_app import copies
 from backups_app.archives.dump import ToolSession
 from backups_app.archives.restore import Restoration, entries_of, restore_archive
 from backups_app.models import Backup, BackupPolicy
+from backups_app.runs.restorable import require_restorable
 from backups_app.services import consent
 from opsconsole.environments import secrets
 from opsconsole.exceptions import AdapterError, StepFailed
@@ -19,8 +22,12 @@ from opsconsole.runs.step import Estimate, RunContext
 from opsconsole.sentences import say
 from opsconsole.targets import content, ddl_log, server
 from opsconsole.targets.dsn import Dsn
+from opsconsole.targets.ownership import out_of_reach
 from opsconsole.targets.server import ServerFacts
 from opsconsole.targets.tools import ClientTools, choose_tools, find_tools
+
+# What pg_restore says where code of the database finds nothing without a schema before the name.
+NOT_FOUND = re.compile(r"(function|relation|type|operator) [^.]+ does not exist")
 
 
 def proof_name(database: str, run_id: int) -> str:
@@ -77,6 +84,7 @@ def require_scratch(context: RunContext, own: ServerFacts) -> None:
                 user=facts.user,
             )
         )
+    require_restorable(context, is_proven_here=place == context.dsn)
 
 
 def _facts_of(context: RunContext, place: Dsn) -> ServerFacts:
@@ -116,6 +124,7 @@ def build_database(
     with context.connect("shape", database=server.MAINTENANCE_DATABASE) as connection:
         shape = server.read_shape(connection, context.dsn.database)
     with context.connect("build", database=server.MAINTENANCE_DATABASE, on=place) as connection:
+        schemas = _schemas_of_others(connection, backup) if keeps_owners else {}
         server.drop_database(connection, name)
         server.create_database(
             connection, name, shape if place == context.dsn else replace(shape, owner=None)
@@ -123,6 +132,7 @@ def build_database(
         facts = server.read_facts(connection)
     tools = tools_for(place, facts.major)
     require_restorer(tools, backup)
+    _make_schemas(context, name, schemas, place)
     lost = backup.event_triggers_lost(facts)
     if lost:
         names = ", ".join(each.name for each in lost)
@@ -138,18 +148,51 @@ def build_database(
         jobs=BackupPolicy.objects.of(context.environment).jobs,
         keeps_owners=keeps_owners,
         scratch_folder=scratch_folder(),
-        without=entries_of([*lost, *logs]),
+        without=(*entries_of([*lost, *logs]), *(f"SCHEMA - {schema} " for schema in schemas)),
     )
     if how.needs_folder:
         copies.require_space(scratch_folder(), backup.raw_bytes, "the temporary folder")
-    restore_archive(
-        tools,
-        place,
-        how,
-        copies.reader(context, backup),
-        session=tool_session(context, "restore"),
-        on_progress=Estimate(context, backup.raw_bytes).update,
-    )
+    try:
+        restore_archive(
+            tools,
+            place,
+            how,
+            copies.reader(context, backup),
+            session=tool_session(context, "restore"),
+            on_progress=Estimate(context, backup.raw_bytes).update,
+        )
+    except AdapterError as error:
+        if NOT_FOUND.search(str(error)):
+            raise AdapterError(
+                say(
+                    "%(error)s. Something in the database, such as a function that an index, a column "
+                    "or a view calls, relies on search_path, which is empty in every restore: ALTER "
+                    "FUNCTION ... SET search_path, or name the schema in it",
+                    error=error.text,
+                )
+            ) from error
+        raise
+
+
+def _schemas_of_others(connection: psycopg.Connection, backup: Backup) -> dict[str, str]:
+    """`{schema: owner}` of those whose owner this role cannot act as, as where a provider keeps
+    the extensions: it makes them as its own."""
+    if backup.owned is None:
+        return {}
+    return backup.owned.schemas_of(out_of_reach(connection, set(backup.owned.schemas.values())))
+
+
+def _make_schemas(context: RunContext, database: str, schemas: dict[str, str], place: Dsn) -> None:
+    if not schemas:
+        return
+    with context.connect("build", database=database, on=place) as connection:
+        for schema, owner in schemas.items():
+            context.log(
+                f"restore: the schema {schema} is made as this role's own, not {owner}'s", "hm"
+            )
+            connection.execute(
+                sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema))
+            )
 
 
 def mask_if_needed(context: RunContext, backup: Backup, database: str) -> None:
@@ -203,11 +246,12 @@ def count_content(context: RunContext, database: str, *, on: Dsn) -> content.Dat
         }
 
 
-def drop_scratch(context: RunContext, name: str, *, on: Dsn | None = None) -> None:
-    """Drop a scratch database of this run, on a session that a stop does not touch."""
+def drop_scratch(context: RunContext, *names: str, on: Dsn | None = None) -> None:
+    """Drop scratch databases of this run, on a session that a stop does not touch."""
     with server.connect(
         on or context.dsn,
         application_name=context.session_name("cleanup"),
         database=server.MAINTENANCE_DATABASE,
     ) as connection:
-        server.drop_database(connection, name)
+        for name in names:
+            server.drop_database(connection, name)

@@ -23,7 +23,15 @@ from backups_app.parameters import (
     RestoreParameters,
     UndoParameters,
 )
-from backups_app.runs import building, importing, pruning, quarantine, steps, swapping
+from backups_app.runs import (
+    building,
+    importing,
+    pruning,
+    quarantine,
+    restorable,
+    steps,
+    swapping,
+)
 from backups_app.runs.results import (
     PruneResult,
     RestoreAsResult,
@@ -361,7 +369,11 @@ class Prune(Operation[PruneParameters, PruneResult]):
 def drop_scratch_databases(context: RunContext) -> None:
     """Drop the scratch databases of this run. A swapped-in one no longer bears its name."""
     database, run_id = context.dsn.database, context.run.pk
-    building.drop_scratch(context, building.built_name(database, run_id))
+    building.drop_scratch(
+        context,
+        building.built_name(database, run_id),
+        restorable.trial_name(database, run_id),
+    )
     building.drop_scratch(
         context, building.proof_name(database, run_id), on=building.scratch_dsn(context)
     )
@@ -400,6 +412,7 @@ def settle_server(run: Run) -> list[ReplacedDatabase]:
                     swapping.record_exchange(replaced)
                     happened.append(replaced)
         server.drop_database(connection, building.built_name(dsn.database, run.pk))
+        server.drop_database(connection, restorable.trial_name(dsn.database, run.pk))
         if not run.target.scratch_dsn_encrypted:
             server.drop_database(connection, building.proof_name(dsn.database, run.pk))
     if run.target.scratch_dsn_encrypted:

@@ -141,6 +141,8 @@ def _restore_and(context: RunContext, backup: Backup, *, compares_content: bool)
         for line in problems[:20]:
             context.log(f"  {line}", "no")
         raise _NotProven(f"the restored copy differs from the dump: {problems[0]}")
+    # It holds for this place alone: another server or role may not be able to do the same.
+    backup.manifest["proven_on"] = place.role_shown()
     context.log(
         f"backup: {counted(len(backup.tables), 'table')}, {counted(backup.rows, 'row')}, {what}",
         "ok",

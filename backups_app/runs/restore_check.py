@@ -9,13 +9,16 @@ import psycopg
 from django.conf import settings
 
 from backups_app.models import Backup, RestoreCheck
+from backups_app.runs.restorable import cannot_give, cannot_make, trial_of
 from backups_app.runs.swapping import sessions_not_ours_to_end
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import AdapterError
 from opsconsole.formats import size
 from opsconsole.targets import activity, server
+from opsconsole.targets.ownership import out_of_reach
 from opsconsole.targets.server import ServerFacts
 from opsconsole.targets.tools import choose_tools, find_tools
+from opsconsole.targets.trial import Refused, Trial, try_restore
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def check_restore(check: RestoreCheck) -> None:
             findings = find(
                 session,
                 check.backup,
-                is_local=dsn.is_local,
+                trial_of(dsn, f"_look{check.pk}", "opsconsole:check"),
                 keeps_owners=check.backup.keeps_owners_in(target.pk),
             )
             is_same = check.backup.target_id == target.pk
@@ -55,22 +58,25 @@ def check_restore(check: RestoreCheck) -> None:
 def find(
     connection: psycopg.Connection,
     backup: Backup,
+    trial: Trial,
     *,
-    is_local: bool,
     keeps_owners: bool,
     exchanges: bool = True,
 ) -> list[Finding]:
     """Everything that is looked at before a restore into the connected database.
 
     With `exchanges` off (a new database beside it), what only an exchange needs is left out.
-    `keeps_owners` tells whether the archive's owners must exist.
+    `keeps_owners` tells whether the archive's owners must exist; `trial` is where it is tried what
+    only the server knows.
     """
     facts = server.read_facts(connection)
+    refused = _tried(trial, facts, backup, keeps_owners=keeps_owners)
     findings = [
-        _version(facts, backup, is_local=is_local),
+        _version(facts, backup, is_local=trial.dsn.is_local),
+        *_proof(trial, backup),
         _rights(facts, exchanges=exchanges),
-        _extensions(connection, backup),
-        _owners(connection, backup, keeps_owners=keeps_owners),
+        _extensions(connection, backup, refused),
+        _owners(connection, backup, refused, keeps_owners=keeps_owners),
         *_event_triggers(facts, backup),
         _space(backup, facts),
     ]
@@ -97,6 +103,20 @@ def _version(facts: ServerFacts, backup: Backup, *, is_local: bool) -> Finding:
     return Finding("versions", f"{said}, pg_restore {tools.version} is here")
 
 
+def _proof(trial: Trial, backup: Backup) -> list[Finding]:
+    if not backup.proven_on:
+        return []
+    if backup.proven_on == trial.dsn.role_shown():
+        return [Finding("proof", "restored on this server by this role")]
+    return [
+        Finding(
+            "proof",
+            f"restored by {backup.proven_on}, which says nothing of this server and this role: what "
+            "follows was looked at here",
+        )
+    ]
+
+
 def _rights(facts: ServerFacts, *, exchanges: bool) -> Finding:
     if not facts.may_create_databases:
         return Finding(
@@ -116,7 +136,14 @@ def _rights(facts: ServerFacts, *, exchanges: bool) -> Finding:
     return Finding("rights", f"{facts.user} may create databases and exchange this one")
 
 
-def _extensions(connection: psycopg.Connection, backup: Backup) -> Finding:
+def _tried(trial: Trial, facts: ServerFacts, backup: Backup, *, keeps_owners: bool) -> Refused:
+    if not facts.may_create_databases:
+        return Refused({}, {})
+    extensions = backup.manifest.get("extensions", {})
+    return try_restore(trial, extensions, backup.owned if keeps_owners else None)
+
+
+def _extensions(connection: psycopg.Connection, backup: Backup, refused: Refused) -> Finding:
     wanted = backup.manifest.get("extensions", {})
     there = {
         row[0] for row in connection.execute("SELECT name FROM pg_available_extensions").fetchall()
@@ -126,13 +153,18 @@ def _extensions(connection: psycopg.Connection, backup: Backup) -> Finding:
         return Finding(
             "extensions", f"not installed on this server: {', '.join(missing)}", is_ok=False
         )
-    return Finding("extensions", f"{', '.join(sorted(wanted)) or 'none'}: all available")
+    if refused.extensions:
+        return Finding("extensions", str(cannot_make(refused, connection.info.user)), is_ok=False)
+    return Finding("extensions", f"{', '.join(sorted(wanted)) or 'none'}: all can be made here")
 
 
-def _owners(connection: psycopg.Connection, backup: Backup, *, keeps_owners: bool) -> Finding:
+def _owners(
+    connection: psycopg.Connection, backup: Backup, refused: Refused, *, keeps_owners: bool
+) -> Finding:
     if not keeps_owners:
         return Finding("roles", "everything will belong to the role of this environment")
-    wanted = backup.manifest.get("owners", [])
+    owned = backup.owned
+    wanted = owned.roles if owned else backup.manifest.get("owners", [])
     there = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
     missing = sorted(set(wanted) - there)
     if missing:
@@ -142,7 +174,19 @@ def _owners(connection: psycopg.Connection, backup: Backup, *, keeps_owners: boo
             "makes them",
             is_ok=False,
         )
-    return Finding("roles", "every owner exists here")
+    if owned is None:
+        return Finding("roles", "every owner exists here")
+    if refused.owners:
+        return Finding("roles", str(cannot_give(refused, connection.info.user)), is_ok=False)
+    others = owned.schemas_of(out_of_reach(connection, set(owned.schemas.values())))
+    if others:
+        named = ", ".join(f"{schema} (of {owner})" for schema, owner in sorted(others.items()))
+        return Finding(
+            "roles",
+            f"{connection.info.user} is given what it can give to every owner; these schemas will "
+            f"be its own afterwards: {named}",
+        )
+    return Finding("roles", "every owner exists here, and can be given what it owned")
 
 
 def _event_triggers(facts: ServerFacts, backup: Backup) -> list[Finding]:

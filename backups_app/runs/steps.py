@@ -23,6 +23,7 @@ from backups_app.runs import (
     importing,
     proving,
     quarantine,
+    restorable,
     restore_check,
     swapping,
     taking,
@@ -258,7 +259,7 @@ class RestorePreflight(Step[OfBackup]):
             findings = restore_check.find(
                 connection,
                 backup,
-                is_local=context.dsn.is_local,
+                restorable.trial_of(context.dsn, context.run.pk, context.session_name("trial")),
                 keeps_owners=backup.keeps_owners_in(context.run.target_id),
                 exchanges=self.exchanges,
             )

@@ -28,8 +28,9 @@ from opsconsole.runs.documents import Parameters
 from opsconsole.runs.patience import save_new
 from opsconsole.runs.step import Estimate, Note, RunContext
 from opsconsole.sentences import say
-from opsconsole.targets import activity, content, server
+from opsconsole.targets import activity, content, ddl_log, server
 from opsconsole.targets.event_triggers import read_event_triggers
+from opsconsole.targets.ownership import read_ownership
 from opsconsole.targets.server import ServerFacts
 from opsconsole.targets.tools import ClientTools
 
@@ -183,7 +184,8 @@ def _dump(
             "sequences_before": sequences_before,
             "sequences_after": content.read_sequences(connection),
         }
-        extensions, owners = _extensions(connection), _owners(connection)
+        extensions = _extensions(connection)
+        owned = read_ownership(connection, skipped=[ddl_log.SCHEMA])
         event_triggers = [asdict(each) for each in read_event_triggers(connection)]
     state = context.run.target.latest_state
     manifest = {
@@ -194,7 +196,8 @@ def _dump(
         "dump_seconds": round(seconds, 2),
         "server": facts.as_dict(),
         "extensions": extensions,
-        "owners": owners,
+        "owners": sorted({*owned.roles, *owned.schemas.values()}),
+        "owned": owned._asdict(),
         "event_triggers": event_triggers,
         "client": tools.version,
         "size_bytes": written.size_bytes,
@@ -308,16 +311,6 @@ def _extensions(connection: psycopg.Connection) -> dict[str, str]:
     return dict(
         connection.execute("SELECT extname, extversion FROM pg_extension ORDER BY 1").fetchall()
     )
-
-
-def _owners(connection: psycopg.Connection) -> list[str]:
-    """Roles that own something in the database: they must exist where it is restored."""
-    rows = connection.execute(
-        "SELECT DISTINCT pg_get_userbyid(d.refobjid) FROM pg_shdepend d WHERE d.deptype = 'o'"
-        " AND d.refclassid = 'pg_authid'::regclass AND d.dbid ="
-        " (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 1"
-    )
-    return [row[0] for row in rows]
 
 
 def _oid(context: RunContext) -> int | None:

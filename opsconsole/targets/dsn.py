@@ -127,9 +127,13 @@ class Dsn:
 
     def shown(self) -> str:
         """The address without its password, for people."""
+        return f"{self.role_shown()}/{self.database}"
+
+    def role_shown(self) -> str:
+        """The role and the server of the address, for people."""
         where = self.host or "local socket"
         port = self.parameters.get("port", "5432")
-        return f"{self.user}@{where}:{port}/{self.database}"
+        return f"{self.user}@{where}:{port}"
 
     def tool_arguments(self, database: str | None = None) -> list[str]:
         """Arguments that make pg_dump or pg_restore connect there, without the password."""

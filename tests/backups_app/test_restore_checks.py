@@ -55,7 +55,8 @@ def test_check_after_another_database_took_the_name_does_not_pretend_to_know(
 
 
 def test_check_names_a_missing_extension_owner_and_version(backup, environment):
-    backup.manifest |= {"extensions": {"postgis": "3"}, "owners": ["nobody_here"], "client": "99.1"}
+    owned = {"objects": [["public", "nobody_here"]], "schemas": {}}
+    backup.manifest |= {"extensions": {"postgis": "3"}, "owned": owned, "client": "99.1"}
     backup.save()
     check = checked(backup, environment)
     assert check.is_blocked
