@@ -307,7 +307,9 @@ class RestoreAs(_WithScratch[RestoreAsParameters, RestoreAsResult]):
             return Resolution(
                 RunStatus.FAILED,
                 say(
-                    "The worker was lost, and the server shows that the live database was not replaced."
+                    "The worker was lost, and the server shows that the new database %(made)s was "
+                    "not made. The live database was not touched.",
+                    made=made,
                 ),
             )
         lost.result.database = made

@@ -394,15 +394,29 @@ def test_lost_restore_after_which_health_is_failing_says_so(backup, environment,
     assert "the restored database is live" in lost.summary
 
 
-def test_lost_restore_before_the_swap_is_failed(backup, environment, operator):
+@pytest.mark.parametrize(
+    ("new_database", "shown"),
+    [
+        ("", "the live database was not replaced."),
+        ("copy", "the new database copy was not made. The live database was not touched."),
+    ],
+)
+def test_lost_restore_before_its_end_says_what_did_not_come_about(
+    backup, environment, operator, new_database, shown
+):
     made = services.request_restore(
         actor=operator,
         backup=backup,
         target=environment.targets.get(),
         typed_name="staging",
         idempotency_key="x" * 32,
+        new_database=new_database,
     )
-    assert "was not replaced" in lose(made).summary
+    lost = lose(made)
+    assert (lost.status, lost.summary) == (
+        RunStatus.FAILED,
+        f"The worker was lost, and the server shows that {shown}",
+    )
 
 
 def test_run_stays_lost_while_the_target_does_not_answer(environment, operator, monkeypatch):
