@@ -60,7 +60,12 @@ def register() -> None:
 
 
 def migrate_button(request: ConsoleRequest, target: Target) -> SafeString:
-    context = {"environment": target.environment, "state": target.latest_state}
+    state = target.latest_state
+    context = {
+        "environment": target.environment,
+        "state": state,
+        "is_refused": bool(reading_of(state).refusals),
+    }
     return render_to_string("migrations_app/_environment_action.html", context, request)
 
 

@@ -141,6 +141,16 @@ class DbmateEngine(Engine):
             )
         )
 
+    def baseline_command(self, name: str) -> str:
+        return (
+            sql.SQL(
+                "CREATE TABLE IF NOT EXISTS {table} (version character varying PRIMARY KEY); "
+                "INSERT INTO {table} (version) VALUES ({version});"
+            )
+            .format(table=self.table, version=version_of(name))
+            .as_string()
+        )
+
     # -- applying
 
     def begin_session(self, connection: psycopg.Connection) -> None:

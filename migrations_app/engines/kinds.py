@@ -229,6 +229,8 @@ class Engine(ABC):
     # The key of the advisory lock that the tool holds while it works, None without one.
     advisory_lock: ClassVar[int | None] = None
     history_table: ClassVar[str]
+    # Whether the tool takes no database that has tables and no history table.
+    refuses_tables: ClassVar[bool] = False
     # Whether the history says that a script was begun, before it is finished.
     records_starts: ClassVar[bool] = True
 
@@ -274,6 +276,10 @@ class Engine(ABC):
     @abstractmethod
     def ensure_history(self, connection: psycopg.Connection) -> None:
         """Create the history table if it is missing and the tool would create it too."""
+
+    @abstractmethod
+    def baseline_command(self, name: str) -> str:
+        """What a person runs to record that migration as applied, where there is no history."""
 
     @abstractmethod
     def begin_session(self, connection: psycopg.Connection) -> None:

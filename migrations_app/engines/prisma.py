@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import time
 import tomllib
 import uuid
@@ -96,6 +97,7 @@ class PrismaEngine(Engine):
     label = tool = "Prisma"
     advisory_lock = ADVISORY_LOCK
     history_table = TABLE
+    refuses_tables = True
 
     @property
     def table(self) -> sql.Identifier:
@@ -247,6 +249,9 @@ class PrismaEngine(Engine):
                 "baseline it with `prisma migrate resolve --applied`"
             )
         connection.execute(sql.SQL(CREATE_TABLE).format(table=self.table))
+
+    def baseline_command(self, name: str) -> str:
+        return f"npx prisma migrate resolve --applied {shlex.quote(name)}"
 
     # -- applying
 

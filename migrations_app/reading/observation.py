@@ -10,6 +10,7 @@ import psycopg
 from django.db import IntegrityError, transaction
 from django.utils.translation import gettext as _
 
+from migrations_app.assess.baseline import missing_baseline
 from migrations_app.assess.effects import functions_called
 from migrations_app.assess.lint import Assessment, assess
 from migrations_app.engines import Engine, MigrationScript, MigrationState, ToolVerdict
@@ -26,14 +27,14 @@ from migrations_app.reading.readings import (
 from migrations_app.sources.folders import engine_for
 from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Target, TargetState
-from opsconsole.environments.readings import ServerRead
+from opsconsole.environments.readings import BaselineMissing, ServerRead
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import AdapterError
 from opsconsole.formats import one_line
 from opsconsole.runs.models import Plan
 from opsconsole.runs.patience import patiently
 from opsconsole.targets import server
-from opsconsole.targets.relations import read_catalogue
+from opsconsole.targets.relations import Catalogue, read_catalogue
 
 logger = logging.getLogger(__name__)
 KEPT_STATES = 500
@@ -55,6 +56,7 @@ class Observation:
     evidence: dict[str, Evidence]
     revision: Revision | None = None
     lint_problem: str = ""
+    baseline: BaselineMissing | None = None
 
     @property
     def pending(self) -> list[MigrationScript]:
@@ -74,7 +76,7 @@ class Observation:
             elif state.state is MigrationStatus.EDITED:
                 lines.append(f"{state.name} was edited after it was applied: restore its text")
         lines += [f"{s.file}: {s.refusal}" for s in self.pending if s.refusal]
-        return lines
+        return lines + ([_needs_baseline(self.baseline)] if self.baseline else [])
 
     @property
     def migrations(self) -> tuple[MigrationRead, ...]:
@@ -101,6 +103,7 @@ class Observation:
             tool_version=self.tool_version,
             plan=self.plan_content(),
             revision=RevisionRead.model_validate(revision.as_dict()) if revision else None,
+            baseline=self.baseline,
         )
 
     def plan_content(self) -> dict[str, Any]:
@@ -133,7 +136,9 @@ def observe(
         if s.state is MigrationStatus.FAILED and s.script
     }
     pending = [s.script for s in states if s.state.is_pending and s.script]
-    assessments, problem = _assess(connection, pending, engine.schema, is_protected)
+    catalogue = _catalogue_for(connection, pending)
+    assessments, problem = _assess(pending, catalogue, engine.schema, is_protected)
+    is_unknown = not any(row.is_applied or row.is_unfinished for row in rows)
     return Observation(
         facts,
         states,
@@ -144,18 +149,38 @@ def observe(
         evidence,
         engine.revision,
         problem,
+        missing_baseline(engine, pending, catalogue) if is_unknown else None,
     )
 
 
+def _needs_baseline(missing: BaselineMissing) -> str:
+    """The refusal, with what to do today."""
+    if not missing.file:
+        return (
+            f"{missing.table} is there and {missing.tool} has no history in this database, so "
+            f"{missing.tool} would refuse it: write a migration that creates what is there, then "
+            f"record it as applied with: {missing.command}"
+        )
+    return (
+        f"{missing.file} would create {missing.table}, which is there already, and no migration is "
+        "recorded as applied: record each one whose tables are there, oldest first, with: "
+        f"{missing.command}"
+    )
+
+
+def _catalogue_for(connection: psycopg.Connection, pending: list[MigrationScript]) -> Catalogue:
+    """As far as the scripts need it: nothing where there are none."""
+    if not pending:
+        return Catalogue()
+    called = set().union(*(functions_called(script.text) for script in pending))
+    return read_catalogue(connection, called)
+
+
 def _assess(
-    connection: psycopg.Connection, pending: list[MigrationScript], schema: str, is_protected: bool
+    pending: list[MigrationScript], catalogue: Catalogue, schema: str, is_protected: bool
 ) -> tuple[dict[str, Assessment], str]:
     """The assessments; without them, why: what cannot be linted can still be shown and applied."""
-    if not pending:
-        return {}, ""
-    called = set().union(*(functions_called(script.text) for script in pending))
     try:
-        catalogue = read_catalogue(connection, called)
         return assess(pending, catalogue, schema, is_protected=is_protected), ""
     except AdapterError as error:
         return {}, str(error)

@@ -55,6 +55,20 @@ class ServerRead(Part):
     lock_holder: SessionRead | None = None
 
 
+class BaselineMissing(Part):
+    """Tables are there, and no history says how they came to be: the next migration would fail.
+
+    `table` is one of them, and `file` the migration that would create it again, "" when none does
+    and the tool itself refuses. `command` is what a person runs for each migration whose tables
+    are there already, written out for one.
+    """
+
+    tool: str
+    table: str
+    file: str = ""
+    command: str = ""
+
+
 class MigrationSeen(Part):
     """One migration, and where it stands."""
 
@@ -68,3 +82,4 @@ class TargetRead(Part):
     server: ServerRead | None = None
     migrations: tuple[MigrationSeen, ...] = ()
     tool_version: str = ""
+    baseline: BaselineMissing | None = None

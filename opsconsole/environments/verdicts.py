@@ -9,7 +9,7 @@ from django.utils.translation import ngettext
 from psycopg import sql
 
 from opsconsole.environments.models import Target, TargetState
-from opsconsole.environments.readings import ServerRead
+from opsconsole.environments.readings import BaselineMissing, ServerRead
 
 WORST_FIRST = ("bad", "warn", "good")
 
@@ -17,7 +17,7 @@ WORST_FIRST = ("bad", "warn", "good")
 @dataclass(frozen=True)
 class Verdict:
     """`tone`: good, warn (it works, with a risk) or bad (it will not). `remedy` is what to do,
-    `command` what a superuser has to run."""
+    `command` what somebody has to run."""
 
     tone: str
     text: str
@@ -78,6 +78,8 @@ def _quoted(name: str) -> str:
 
 def _migrations(state: TargetState) -> Verdict:
     known, pending = len(state.seen.migrations), len(state.pending)
+    if state.seen.baseline:
+        return _baseline(state.seen.baseline)
     if not known:
         return Verdict(
             "bad",
@@ -89,6 +91,27 @@ def _migrations(state: TargetState) -> Verdict:
         ngettext("%(n)d migration, %(pending)d pending.", "%(n)d migrations, %(pending)d pending.", known)
         % {"n": known, "pending": pending},
     )  # fmt: skip
+
+
+def _baseline(missing: BaselineMissing) -> Verdict:
+    if not missing.file:
+        return Verdict(
+            "bad",
+            _("%(table)s is there, and %(tool)s has no history here: it refuses to migrate.")
+            % {"table": missing.table, "tool": missing.tool},
+            _("Write a migration that creates what is there, then record it as applied:"),
+            command=missing.command,
+        )
+    return Verdict(
+        "bad",
+        _(
+            "No migration is recorded as applied, but %(table)s is there: %(file)s would fail to "
+            "create it."
+        )
+        % {"table": missing.table, "file": missing.file},
+        _("Record each migration whose tables are there as applied, oldest first:"),
+        command=missing.command,
+    )
 
 
 def _health(target: Target) -> Verdict:
