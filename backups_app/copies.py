@@ -38,12 +38,13 @@ def store_of(storage: Storage) -> Store:
 
     Raises AdapterError for a bad URL, an unreadable secret, and a place where nothing may be kept.
     """
-    require_callable(storage.address, call_policy())
+    policy = call_policy()
+    require_callable(storage.address, policy)
     if storage.url:
         home, backups = settings.OPSCONSOLE_HOME.path, settings.BACKUPS_FOLDER
         require_elsewhere(storage.url, home, backups)
     secret = secrets.unseal(storage.secret_encrypted) if storage.secret_encrypted else ""
-    return open_store(storage.address, Credentials(storage.access_key, secret))
+    return open_store(storage.address, Credentials(storage.access_key, secret), policy)
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:

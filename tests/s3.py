@@ -21,7 +21,8 @@ class ScriptedS3:
     """One bucket in memory. `script` is asked before each request: `(method, key) -> fault`.
 
     A fault is None, a status (`503`), `"slow"`, `"drop"` (the connection is closed), or
-    `"flip"` (a bit of the body that is sent is changed), or `"drip"` (a MiB of it each 0.1 s).
+    `"flip"` (a bit of the body that is sent is changed), `"drip"` (a MiB of it each 0.1 s), or an
+    address that it redirects to.
     """
 
     def __init__(self) -> None:
@@ -54,6 +55,9 @@ def _handler(s3: ScriptedS3) -> type[http.server.BaseHTTPRequestHandler]:
                 return
             if fault == "slow":
                 time.sleep(s3.slow_seconds)
+            if str(fault).startswith("http"):
+                self.send(307, b"", Location=str(fault))
+                return
             if isinstance(fault, int):
                 self.error(fault, s3.code.get(fault, "InternalError"))
                 return

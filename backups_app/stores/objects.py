@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,10 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, S3Store
 
 from backups_app.exceptions import ObjectMissing
+from backups_app.stores.gateway import Passage
 from backups_app.stores.kinds import Address, Credentials, StoredObject, Writer, canonical_key
 from opsconsole.exceptions import AdapterError
+from opsconsole.outgoing import CallPolicy
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -54,29 +56,42 @@ class ObjectStore:
     Requests answered with 5xx are sent again with a growing pause, for a minute at most.
     """
 
-    def __init__(self, address: Address, credentials: Credentials) -> None:
-        self._store = _open(address, credentials)
+    def __init__(self, address: Address, credentials: Credentials, policy: CallPolicy) -> None:
+        self._passage = Passage(policy)
+        self._store = _open(address, credentials, self._passage)
+
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        try:
+            with _translated(what):
+                yield
+        except ObjectMissing:
+            raise
+        except AdapterError as error:
+            if not self._passage.trouble:
+                raise
+            raise AdapterError(f"{what}: {self._passage.trouble}") from error
 
     @contextmanager
     def writer(self, key: str) -> Iterator[Writer]:
         what = f"cannot write {key}"
-        with _translated(what):
+        with self._translated(what):
             upload = obstore.open_writer(
                 self._store, canonical_key(key), buffer_size=PART_BYTES, max_concurrency=2
             )
         try:
-            yield _Translating(upload, what)
+            yield _Translating(upload, lambda: self._translated(what))
         except BaseException as error:
             # Leaving by an exception aborts the upload; a server that is gone cannot be told.
             with suppress(OSError, BaseError):
                 upload.__exit__(type(error), error, error.__traceback__)
             raise
-        with _translated(what):
+        with self._translated(what):
             upload.close()
 
     def read(self, key: str) -> Iterator[bytes]:
         name = canonical_key(key)
-        with _translated("cannot read the archive"):
+        with self._translated("cannot read the archive"):
             whole = obstore.get(self._store, name)
             size, tag = whole.meta["size"], whole.meta["e_tag"]
             if size <= PART_BYTES:
@@ -92,11 +107,11 @@ class ObjectStore:
                 yield from _chunks(obstore.get(self._store, name, options=asked))
 
     def delete(self, key: str) -> None:
-        with suppress(ObjectMissing), _translated(f"cannot delete {key}"):
+        with suppress(ObjectMissing), self._translated(f"cannot delete {key}"):
             obstore.delete(self._store, canonical_key(key))
 
     def list(self, prefix: str) -> list[StoredObject]:
-        with _translated(f"cannot list {prefix}"):
+        with self._translated(f"cannot list {prefix}"):
             found = [
                 StoredObject(meta["path"], meta["size"])
                 for batch in obstore.list(self._store, prefix)
@@ -114,18 +129,21 @@ def _chunks(found: obstore.GetResult) -> Iterator[bytes]:
 
 
 class _Translating:
-    def __init__(self, upload: obstore.WritableFile, what: str) -> None:
-        self._upload, self._what = upload, what
+    def __init__(
+        self, upload: obstore.WritableFile, translated: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._upload, self._translated = upload, translated
 
     def write(self, data: bytes) -> int:
-        with _translated(self._what):
+        with self._translated():
             return self._upload.write(data)
 
 
-def _open(address: Address, credentials: Credentials) -> Any:
-    client: Any = dict(TIMEOUTS)
+def _open(address: Address, credentials: Credentials, passage: Passage) -> Any:
+    client: Any = TIMEOUTS | {"proxy_url": passage.url}
     if address.endpoint.startswith("http://"):
-        client["allow_http"] = True
+        # The passage takes one request on each connection that is not a tunnel.
+        client |= {"allow_http": True, "pool_max_idle_per_host": "0"}
     common: dict[str, Any] = {
         "prefix": address.path or None,
         "client_options": client,
@@ -171,6 +189,9 @@ def reason_of(error: Exception) -> str:
     text = str(error).split("\n\nDebug source")[0]
     status = re.search(r"status code: (\d{3} [A-Za-z ]+)", text)
     message = re.search(r"<Message>(.*?)</Message>", text)
+    if status and status[1].startswith("407"):
+        # The library takes the passage's key to no other host, unless it is a tunnel.
+        return "it redirects to another http:// address, which is not followed: give that one"
     if status:
         said = ": ".join(filter(None, (_code_of(error), message[1] if message else "")))
         return f"the storage answered {status[1].strip()}{f' ({said})' if said else ''}"

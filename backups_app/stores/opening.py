@@ -15,12 +15,15 @@ from opsconsole.url import split_url
 RESOLVE_SECONDS = 10
 
 
-def open_store(url: str, credentials: Credentials) -> Store:
-    """The store at a URL. Opening touches nothing yet; raises AdapterError for a bad URL."""
+def open_store(url: str, credentials: Credentials, policy: CallPolicy | None = None) -> Store:
+    """The store at a URL, which calls what `policy` (without one, the default) lets it.
+
+    Opening touches nothing yet; raises AdapterError for a bad URL.
+    """
     address = Address.parse(url)
     if address.scheme == "file":
         return LocalStore(address.path)
-    return ObjectStore(address, credentials)
+    return ObjectStore(address, credentials, policy or CallPolicy())
 
 
 def require_callable(url: str, policy: CallPolicy) -> None:

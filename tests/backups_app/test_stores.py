@@ -8,6 +8,7 @@ import errno
 import hashlib
 import hmac
 import os
+import socket
 import subprocess
 import time
 import uuid
@@ -18,7 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from backups_app.stores import objects
+from backups_app.stores import gateway, objects
 from backups_app.stores.kinds import Address, Credentials
 from backups_app.stores.local import LocalStore
 from backups_app.stores.opening import open_store, require_callable, require_elsewhere
@@ -26,6 +27,7 @@ from opsconsole.exceptions import AdapterError
 from opsconsole.outgoing import CallPolicy
 from tests.chaos.console import free_port
 from tests.contracts.store import BIG, StoreContract, get, put
+from tests.https import https_in_front_of, write_certificate
 from tests.s3 import scripted_s3
 from tests.toolbox import azurite
 
@@ -214,6 +216,68 @@ def test_endpoint_that_the_console_does_not_call_is_refused(host):
         require_callable(f"s3://bucket?endpoint=https://{host}", CallPolicy())
     require_callable("s3://bucket?endpoint=http://127.0.0.1:9", CallPolicy())
     require_callable("s3://bucket", CallPolicy())
+
+
+@pytest.fixture
+def meaning(monkeypatch):
+    """`meaning("127.0.0.1", "169.254.169.254")`: what storage.test means, one call after another."""
+    real = socket.getaddrinfo
+
+    def make(*addresses: str) -> Iterator[str]:
+        left = iter(addresses)
+        monkeypatch.setattr(
+            socket,
+            "getaddrinfo",
+            lambda host, *rest, **named: real(
+                next(left) if host == "storage.test" else host, *rest, **named
+            ),
+        )
+        return left
+
+    return make
+
+
+def test_name_of_a_storage_that_means_another_address_by_then_is_not_called(s3, meaning):
+    url = s3.url.replace("127.0.0.1", "storage.test")
+    meant = meaning("127.0.0.1", "127.0.0.1", "169.254.169.254")
+    require_callable(url, CallPolicy())
+    store = open_store(url, KEY)
+    assert store.list("a") == []
+    with pytest.raises(AdapterError, match=r"the console does not call 169\.254\.169\.254"):
+        store.list("a")
+    assert list(meant) == []
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [("http", "it redirects to another http:// address"), ("https", "the console does not call")],
+)
+def test_storage_that_redirects_to_a_denied_address_is_not_followed(s3, scheme, said):
+    s3.script = lambda *_: f"{scheme}://169.254.169.254/latest/meta-data"
+    with pytest.raises(AdapterError, match=said):
+        open_store(s3.url, KEY).list("a")
+
+
+def test_way_out_to_storages_is_open_to_nobody_else(s3):
+    passage = gateway.Passage(CallPolicy())
+    where = f"http://127.0.0.1:{s3.port}/bucket"
+    for proxy, status in ((passage.url, 200), (passage.url.replace(passage.key, "guess"), 407)):
+        with httpx.Client(proxy=proxy) as client:
+            assert client.get(where).status_code == status
+    former = passage.url
+    del passage
+    with httpx.Client(proxy=former) as client:
+        assert client.get(where).status_code == 407
+
+
+def test_storage_behind_tls_is_reached(s3, tmp_path, monkeypatch):
+    write_certificate(tmp_path / "pair.pem")
+    monkeypatch.setattr(
+        objects, "TIMEOUTS", objects.TIMEOUTS | {"allow_invalid_certificates": True}
+    )
+    with https_in_front_of(f"http://127.0.0.1:{s3.port}", tmp_path / "pair.pem") as url:
+        store = open_store(f"s3://bucket?endpoint={url}", KEY)
+        assert store.list("a") == []
 
 
 def test_folder_of_the_consoles_own_data_is_refused_by_what_it_is(tmp_path):
