@@ -246,13 +246,13 @@ def make_environment(db, database, folder) -> Callable:
             kind="sql",
             address="SELECT count(amount) FROM targets",
         )
-        _apply_first(environment, folder)
+        apply_first(environment, folder)
         return environment
 
     return make
 
 
-def _apply_first(environment, folder: Folder) -> None:
+def apply_first(environment, folder: Folder) -> None:
     from migrations_app.engines import Limits
     from migrations_app.engines.prisma import PrismaEngine
 

@@ -89,7 +89,7 @@ def require_scratch(context: RunContext, own: ServerFacts) -> None:
 
 def _facts_of(context: RunContext, place: Dsn) -> ServerFacts:
     try:
-        with context.connect("scratch", database=server.MAINTENANCE_DATABASE, on=place) as session:
+        with context.connect("scratch", database=place.maintenance_database, on=place) as session:
             return server.read_facts(session)
     except AdapterError as error:
         raise StepFailed(
@@ -121,9 +121,9 @@ def build_database(
 ) -> None:
     """Create `name` beside the target, or on another server, and restore the backup into it."""
     place = on or context.dsn
-    with context.connect("shape", database=server.MAINTENANCE_DATABASE) as connection:
+    with context.connect("shape", database=context.dsn.maintenance_database) as connection:
         shape = server.read_shape(connection, context.dsn.database)
-    with context.connect("build", database=server.MAINTENANCE_DATABASE, on=place) as connection:
+    with context.connect("build", database=place.maintenance_database, on=place) as connection:
         schemas = _schemas_of_others(connection, backup) if keeps_owners else {}
         server.drop_database(connection, name)
         server.create_database(
@@ -248,10 +248,11 @@ def count_content(context: RunContext, database: str, *, on: Dsn) -> content.Dat
 
 def drop_scratch(context: RunContext, *names: str, on: Dsn | None = None) -> None:
     """Drop scratch databases of this run, on a session that a stop does not touch."""
+    place = on or context.dsn
     with server.connect(
-        on or context.dsn,
+        place,
         application_name=context.session_name("cleanup"),
-        database=server.MAINTENANCE_DATABASE,
+        database=place.maintenance_database,
     ) as connection:
         for name in names:
             server.drop_database(connection, name)

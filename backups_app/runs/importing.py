@@ -23,7 +23,6 @@ from opsconsole.environments import secrets
 from opsconsole.exceptions import StepFailed
 from opsconsole.runs.step import Estimate, RunContext
 from opsconsole.sentences import say
-from opsconsole.targets import server
 
 
 def discard_upload(asked: ImportParameters) -> None:
@@ -72,7 +71,7 @@ def _listing(context: RunContext, archive: ForeignArchive) -> Listing:
     place = context.dsn
     if quarantine.is_set(context.run.target):
         place = quarantine.dsn_of(context)
-    with context.connect("import", database=server.MAINTENANCE_DATABASE, on=place) as connection:
+    with context.connect("import", database=place.maintenance_database, on=place) as connection:
         major = connection.info.server_version // 10000
     listing = read_listing(
         building.tools_for(place, major),

@@ -392,7 +392,7 @@ def settle_server(run: Run) -> list[ReplacedDatabase]:
     """
     dsn = resolve_dsn(run.target)
     with server.connect(
-        dsn, application_name=f"opsconsole:resolve:{run.pk}", database=server.MAINTENANCE_DATABASE
+        dsn, application_name=f"opsconsole:resolve:{run.pk}", database=dsn.maintenance_database
     ) as connection:
         connection.execute("SET lock_timeout = '2s'")
         # The swap's own session is left to complete or reopen: it is done within seconds.
@@ -429,22 +429,20 @@ def settle_server(run: Run) -> list[ReplacedDatabase]:
 
 def _drop_elsewhere(run: Run, resolve: Callable[[Target], Dsn], name: str) -> None:
     """Drop a database of the run there. A server that cannot be reached holds up nothing."""
-    with (
-        suppress(AdapterError),
-        server.connect(
-            resolve(run.target),
+    with suppress(AdapterError):
+        place = resolve(run.target)
+        with server.connect(
+            place,
             application_name=f"opsconsole:resolve:{run.pk}",
-            database=server.MAINTENANCE_DATABASE,
-        ) as connection,
-    ):
-        server.drop_database(connection, name)
+            database=place.maintenance_database,
+        ) as connection:
+            server.drop_database(connection, name)
 
 
 def _exists(run: Run, database: str) -> bool:
+    dsn = resolve_dsn(run.target)
     with server.connect(
-        resolve_dsn(run.target),
-        application_name=f"opsconsole:resolve:{run.pk}",
-        database=server.MAINTENANCE_DATABASE,
+        dsn, application_name=f"opsconsole:resolve:{run.pk}", database=dsn.maintenance_database
     ) as connection:
         return server.database_oid(connection, database) is not None
 

@@ -59,7 +59,7 @@ def require_confined(context: RunContext) -> Dsn:
 
 def _read(context: RunContext, place: Dsn) -> tuple[Reach, str]:
     """What the role there may touch, and the cluster's identifier as that role knows it."""
-    with context.connect("reach", database=server.MAINTENANCE_DATABASE, on=place) as session:
+    with context.connect("reach", database=place.maintenance_database, on=place) as session:
         return read_reach(session), server.system_identifier(session)
 
 

@@ -313,7 +313,7 @@ class BuildNewDatabase(Step[RestoreAsParameters, RestoreAsResult]):
         backup = context.get(RESTORES)
         name = context.parameters.database
         built = building.built_name(context.dsn.database, context.run.pk)
-        with context.connect("new", database=server.MAINTENANCE_DATABASE) as connection:
+        with context.connect("new", database=context.dsn.maintenance_database) as connection:
             if server.database_oid(connection, name) is not None:
                 raise StepFailed(
                     say("there already is a database %(name)s: choose another name", name=name)
@@ -327,7 +327,7 @@ class BuildNewDatabase(Step[RestoreAsParameters, RestoreAsResult]):
             )
         building.mask_if_needed(context, backup, built)
         context.close_sessions()
-        with context.connect("new", database=server.MAINTENANCE_DATABASE) as connection:
+        with context.connect("new", database=context.dsn.maintenance_database) as connection:
             server.rename_database(connection, built, name)
         context.result.database = name
         context.log(f"restore: {counted(backup.rows, 'row')} in {name}, content equal", "ok")
@@ -350,7 +350,7 @@ class UndoPreflight(Step[UndoParameters]):
 
     def run(self, context: RunContext[UndoParameters]) -> Text:
         replaced = ReplacedDatabase.objects.get(pk=context.parameters.replaced)
-        with context.connect("preflight", database=server.MAINTENANCE_DATABASE) as connection:
+        with context.connect("preflight", database=context.dsn.maintenance_database) as connection:
             kept = server.database_oid(connection, replaced.replaced_name)
             live = server.database_oid(connection, replaced.live_name)
         if kept != replaced.old_oid:

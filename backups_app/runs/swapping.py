@@ -40,7 +40,7 @@ NAME_IN_LIST = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
 
 def prepare_for_swap(context: RunContext, name: str) -> None:
     """Carry over what belongs to the database rather than to its contents; gather statistics."""
-    with context.connect("prepare", database=server.MAINTENANCE_DATABASE) as connection:
+    with context.connect("prepare", database=context.dsn.maintenance_database) as connection:
         for statement in _settings_to_carry(connection, context.dsn.database, name):
             try:
                 connection.execute(statement)
@@ -160,9 +160,8 @@ def swap_in(
     # What was recorded may have waited longer than the lease: nothing stops the child.
     context.check()
     order = swap.Order(
-        conninfo=context.dsn.conninfo(
-            application_name=context.session_name("swap"), database=server.MAINTENANCE_DATABASE
-        ),
+        dsn=context.dsn,
+        application_name=context.session_name("swap"),
         live=replaced.live_name,
         built=built,
         replaced=replaced.replaced_name,
@@ -183,7 +182,7 @@ def _record_intent(
 ) -> ReplacedDatabase:
     live = context.dsn.database
     moment = datetime.now(UTC).strftime("%Y%m%d%H%M%S")
-    with context.connect("swap:before", database=server.MAINTENANCE_DATABASE) as connection:
+    with context.connect("swap:before", database=context.dsn.maintenance_database) as connection:
         old, new = server.database_oid(connection, live), server.database_oid(connection, built)
         if old is None or new is None:
             raise StepFailed(say("one of the two databases is gone"))
@@ -212,7 +211,7 @@ def _record_intent(
 
 
 def _open(context: RunContext, name: str) -> None:
-    with context.connect("swap:before", database=server.MAINTENANCE_DATABASE) as connection:
+    with context.connect("swap:before", database=context.dsn.maintenance_database) as connection:
         swap.set_open(connection, name, is_open=True)
 
 
@@ -264,7 +263,7 @@ def _reconcile(context: RunContext, replaced: ReplacedDatabase) -> bool:
             with server.connect(
                 context.dsn,
                 application_name=context.session_name("settle"),
-                database=server.MAINTENANCE_DATABASE,
+                database=context.dsn.maintenance_database,
             ) as connection:
                 return reconcile_swap(connection, replaced)
         except (AdapterError, psycopg.Error):
@@ -308,7 +307,7 @@ def drop_replaced_database(replaced: ReplacedDatabase) -> None:
     """
     dsn = resolve_dsn(replaced.target)
     with server.connect(
-        dsn, application_name="opsconsole:drop", database=server.MAINTENANCE_DATABASE
+        dsn, application_name="opsconsole:drop", database=dsn.maintenance_database
     ) as connection:
         if server.database_oid(connection, replaced.replaced_name) == replaced.old_oid:
             server.drop_database(connection, replaced.replaced_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
@@ -16,7 +17,7 @@ from opsconsole.outgoing import CallPolicy, Deadline, answers, resolve
 # Parameters of Prisma's own that say nothing of how to reach the database (its documentation of
 # the PostgreSQL connector, and `PostgresUrl` in quaint).
 PRISMA_ONLY = {
-    "schema", "pgbouncer", "connection_limit", "pool_timeout", "socket_timeout",
+    "connection_limit", "pool_timeout", "socket_timeout",
     "statement_cache_size", "max_connection_lifetime", "max_idle_connection_lifetime",
     "socket", "single_use_connections",
 }  # fmt: skip
@@ -24,6 +25,12 @@ PRISMA_ONLY = {
 LIBPQ = {
     option.keyword.decode(): (option.envvar or b"").decode() for option in Conninfo.get_defaults()
 }
+# What a connection string says as well, though libpq does not know it.
+NOT_LIBPQ = {"schema", "pgbouncer", "maintenance_database"}
+PAIR = re.compile(
+    r"(?P<name>\w+)\s*=\s*(?:'(?P<quoted>(?:[^'\\]|\\.)*)'|(?P<plain>(?:[^\s\\]|\\.)*))", re.DOTALL
+)
+ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 IN_ARGUMENTS = {"dbname", "host", "port", "user", "password", "passfile", "application_name"}
 
 
@@ -33,28 +40,30 @@ class Dsn:
 
     `own_database` is the identity of the console's own, on which no session is opened. `is_direct`:
     it says `pgbouncer=false`, so what looks like a pooler on the way keeps sessions apart.
+    `maintenance_database` is where sessions are opened that must not be in the target: the lock on
+    it, and those that create, rename and drop databases.
     """
 
     parameters: dict[str, str] = field(repr=False)
     schema: str = "public"
     own_database: tuple[int, int] | None = None
     is_direct: bool = False
+    maintenance_database: str = "postgres"
 
     @classmethod
     def parse(cls, text: str) -> Dsn:
         """Parse a URL or a libpq string. Raises AdapterError that never repeats the text."""
-        schema, is_direct = "public", False
         cleaned = text.strip()
         try:
             if cleaned.startswith(("postgres://", "postgresql://")):
                 parts = urlsplit(cleaned)
-                query = _query(parts.query)
-                schema = query.get("schema") or schema
-                is_direct = query.get("pgbouncer", "").lower() == "false"
-                parts = parts._replace(query=urlencode(_for_libpq(query), quote_via=quote))
+                asked = _query(parts.query)
+                parts = parts._replace(query=urlencode(_for_libpq(asked), quote_via=quote))
                 # Not by `geturl`, which leaves out the slashes before an empty host.
                 fragment = f"#{parts.fragment}" if parts.fragment else ""
                 cleaned = f"{parts.scheme}://{parts.netloc}{parts.path}?{parts.query}{fragment}"
+            else:
+                asked, cleaned = _own_of(cleaned)
             parameters = {k: str(v) for k, v in conninfo_to_dict(cleaned).items() if v is not None}
         except (ProgrammingError, ValueError):
             raise AdapterError(
@@ -63,7 +72,13 @@ class Dsn:
             ) from None
         if not parameters.get("dbname"):
             raise AdapterError("the address names no database")
-        return cls(parameters, schema, is_direct=is_direct)
+        _refuse_pooler(asked)
+        return cls(
+            parameters,
+            asked.get("schema") or cls.schema,
+            is_direct=asked.get("pgbouncer", "").lower() == "false",
+            maintenance_database=asked.get("maintenance_database") or cls.maintenance_database,
+        )
 
     @property
     def database(self) -> str:
@@ -192,18 +207,33 @@ def _query(text: str) -> dict[str, str]:
     return query
 
 
+def _own_of(text: str) -> tuple[dict[str, str], str]:
+    """What a connection string says to the console alone, and the rest of it for libpq."""
+    pairs = list(PAIR.finditer(text))
+    own = [pair for pair in pairs if pair["name"] in NOT_LIBPQ]
+    if not own:
+        return {}, text
+    values = {pair["name"]: pair["quoted"] or pair["plain"] or "" for pair in own}
+    rest = " ".join(pair[0] for pair in pairs if pair not in own)
+    return {name: ESCAPED.sub(r"\1", value) for name, value in values.items()}, rest
+
+
+def _refuse_pooler(asked: dict[str, str]) -> None:
+    """Raise AdapterError when the address itself says that it leads through a pooler."""
+    if asked.get("pgbouncer", "").lower() == "true":
+        raise AdapterError(
+            "the address leads through a connection pooler (pgbouncer=true): give the server's own "
+            "address, as for Prisma's directUrl"
+        )
+
+
 def _for_libpq(query: dict[str, str]) -> dict[str, str]:
     """What libpq needs of a URL's parameters, those of Prisma in libpq's words.
 
     Raises AdapterError that names a parameter which neither of them knows, or which asks for what
     libpq cannot do.
     """
-    if query.get("pgbouncer", "").lower() == "true":
-        raise AdapterError(
-            "the address leads through a connection pooler (pgbouncer=true): give the server's own "
-            "address, as for Prisma's directUrl"
-        )
-    kept = {name: value for name, value in query.items() if name not in PRISMA_ONLY}
+    kept = {name: value for name, value in query.items() if name not in PRISMA_ONLY | NOT_LIBPQ}
     if "sslidentity" in kept:
         raise AdapterError(
             "the address's parameter sslidentity (a PKCS#12 file) is Prisma's own: give the "

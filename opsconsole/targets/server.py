@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 import threading
 import time
@@ -19,7 +20,6 @@ from psycopg.rows import dict_row
 from opsconsole.exceptions import AdapterError
 from opsconsole.targets.dsn import Dsn
 
-MAINTENANCE_DATABASE = "postgres"
 APPLICATION_PREFIX = "opsconsole:"
 NAME_BYTES = 63
 DROP_ATTEMPTS = 3
@@ -52,6 +52,12 @@ POOLED = (
     "this address leads through a connection pooler (PgBouncer or the like), on whose sessions "
     "nothing can be held: give the server's own address, as for Prisma's directUrl. If a proxy is in "
     "between that keeps sessions apart, say so with pgbouncer=false in the address"
+)
+# What is wrong with one database of a server, and not with the server or with the role.
+OF_ONE_DATABASE = re.compile(r'\bdatabase "|own database')
+OTHER_MAINTENANCE_DATABASE = (
+    "The console locks, creates and renames databases from %(database)s. Where this role cannot use "
+    "it, name another database of the server in the address: ?maintenance_database=defaultdb"
 )
 FACTS = """
 SELECT {identifier}, current_setting('server_version'),
@@ -134,15 +140,22 @@ def connect(
             if not autocommit:
                 connection.commit()
     except psycopg.Error as error:
-        raise AdapterError(reason_of(error)) from error
+        raise AdapterError(_why_not_reached(dsn, database, reason_of(error))) from error
     try:
         if row is None:
             raise AdapterError(POOLED)
         refuse_own((row[-2], row[-1]), dsn.own_database)
-    except AdapterError:
+    except AdapterError as error:
         connection.close()
-        raise
+        raise AdapterError(_why_not_reached(dsn, database, str(error))) from error
     return connection
+
+
+def _why_not_reached(dsn: Dsn, database: str | None, reason: str) -> str:
+    """The reason, with the remedy where it is the maintenance database that cannot be had."""
+    if database != dsn.maintenance_database or not OF_ONE_DATABASE.search(reason):
+        return reason
+    return f"{reason}. {OTHER_MAINTENANCE_DATABASE % {'database': database}}"
 
 
 def guard(connection: psycopg.Connection, application_name: str) -> None:
@@ -243,18 +256,21 @@ class TargetLock:
 
     def __init__(self, dsn: Dsn, application_name: str) -> None:
         self.connection = connect(
-            dsn, application_name=application_name, database=MAINTENANCE_DATABASE
+            dsn, application_name=application_name, database=dsn.maintenance_database
         )
         self._key = lock_key(dsn.database)
 
     def acquire(self) -> None:
-        """Take it now; raises AdapterError naming the session that holds it."""
+        """Take it now; raises AdapterError naming the session that holds it.
+
+        It counts on the whole server: another console may hold it in another maintenance database.
+        Of two that take it at once, each in its own, one is refused for certain, and perhaps both.
+        """
         row = self.connection.execute("SELECT pg_try_advisory_lock(%s)", [self._key]).fetchone()
         assert row is not None
-        if not row[0]:
-            raise AdapterError(
-                f"another session is changing this database: {self._holder() or 'unknown'}"
-            )
+        holder = self._holder()
+        if holder or not row[0]:
+            raise AdapterError(f"another session is changing this database: {holder or 'unknown'}")
 
     def check(self) -> None:
         """Raise AdapterError if the session, and with it the lock, is gone."""
@@ -269,10 +285,10 @@ class TargetLock:
     def _holder(self) -> str:
         row = self.connection.execute(
             """
-            SELECT a.application_name || ' (process ' || a.pid || ')'
-              FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+            SELECT concat(coalesce(nullif(a.application_name, ''), 'unknown'), ' (process ', l.pid, ')')
+              FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
              WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-               AND l.classid::bigint = %s AND l.objid::bigint = %s
+               AND l.classid::bigint = %s AND l.objid::bigint = %s AND l.pid <> pg_backend_pid()
             """,
             [(self._key >> 32) & 0xFFFFFFFF, self._key & 0xFFFFFFFF],
         ).fetchone()

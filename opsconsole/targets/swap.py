@@ -20,15 +20,21 @@ from dataclasses import asdict, dataclass
 import psycopg
 from psycopg import sql
 
+from opsconsole.exceptions import AdapterError
+from opsconsole.targets import server
+from opsconsole.targets.dsn import Dsn
+
 STATEMENT_WAIT_MS = 800
+STATEMENT_SECONDS = 5
 AUTOVACUUM_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class Order:
-    """What to exchange. `conninfo` leads to the maintenance database and holds the password."""
+    """What to exchange, on a session in the maintenance database. As JSON it holds the password."""
 
-    conninfo: str
+    dsn: Dsn
+    application_name: str
     live: str
     built: str
     replaced: str
@@ -38,6 +44,13 @@ class Order:
     def as_json(self) -> str:
         return json.dumps(asdict(self))
 
+    @classmethod
+    def from_json(cls, text: str) -> Order:
+        fields = json.loads(text)
+        own = fields["dsn"].pop("own_database")
+        dsn = Dsn(**fields.pop("dsn"), own_database=tuple(own) if own else None)
+        return cls(dsn, **fields)
+
 
 class Swap:
     """One exchange of names on one connection."""
@@ -45,15 +58,22 @@ class Swap:
     def __init__(self, order: Order, say: Callable[[str], None]) -> None:
         self.order = order
         self.say = say
-        self.connection = psycopg.connect(order.conninfo, autocommit=True, connect_timeout=5)
+        self.connection = self._connect()
         self.connection.execute(f"SET lock_timeout = {STATEMENT_WAIT_MS}")
-        self.connection.execute("SET statement_timeout = 5000")
 
     def __enter__(self) -> Swap:
         return self
 
     def __exit__(self, *_error: object) -> None:
         self.connection.close()
+
+    def _connect(self) -> psycopg.Connection:
+        return server.connect(
+            self.order.dsn,
+            application_name=self.order.application_name,
+            database=self.order.dsn.maintenance_database,
+            timeout_seconds=STATEMENT_SECONDS,
+        )
 
     def run(self) -> None:
         """Exchange the names; on any failure reopen the live database and raise."""
@@ -138,7 +158,7 @@ class Swap:
             except psycopg.errors.LockNotAvailable:
                 continue
             except psycopg.OperationalError:
-                self.connection = psycopg.connect(self.order.conninfo, autocommit=True)
+                self.connection = self._connect()
                 continue
             self.say("reopened")
             return
@@ -156,7 +176,7 @@ def set_open(connection: psycopg.Connection, name: str, *, is_open: bool) -> Non
 def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    order = Order(**json.loads(sys.stdin.readline()))
+    order = Order.from_json(sys.stdin.readline())
 
     def say(step: str) -> None:
         # The worker may be gone: the exchange goes on all the same.
@@ -168,7 +188,7 @@ def main() -> int:
     try:
         with Swap(order, say) as swap:
             swap.run()
-    except (psycopg.Error, TimeoutError) as error:
+    except (AdapterError, psycopg.Error, TimeoutError) as error:
         lines = str(error).strip().splitlines()
         say(f"failed: {lines[0] if lines else type(error).__name__}")
         return 1

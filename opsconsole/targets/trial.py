@@ -45,7 +45,7 @@ def try_restore(trial: Trial, extensions: Collection[str], owned: Ownership | No
 
     Without `owned` everything would belong to the role itself.
     """
-    with _session(trial, server.MAINTENANCE_DATABASE) as session:
+    with _session(trial, trial.dsn.maintenance_database) as session:
         doubtful = [row[0] for row in session.execute(DOUBTFUL, [list(extensions)])]
         others = _of_others(session, owned) if owned else []
         if not doubtful and not others:

@@ -19,6 +19,7 @@ from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.targets import swap
 from opsconsole.targets.content import read_tables
+from opsconsole.targets.dsn import Dsn
 from opsconsole.work.models import WorkItem
 from tests.backups_app.conftest import execute, restore
 from tests.conftest import autovacuum_at_work
@@ -79,7 +80,8 @@ def test_nobody_is_cut_off_before_autovacuum_has_left(environment, target):
     built = f"{live}_built"
     target.execute(f"CREATE DATABASE {built}")
     order = swap.Order(
-        conninfo=psycopg.conninfo.make_conninfo(environment.dsn, dbname="postgres"),
+        dsn=Dsn.parse(environment.dsn),
+        application_name="opsconsole:swap",
         live=live,
         built=built,
         replaced=f"{live}_old",

@@ -160,6 +160,42 @@ def test_lock_refuses_the_second_and_names_the_holder(database):
     second.release()
 
 
+def test_lock_counts_in_every_maintenance_database_of_the_server(database):
+    own, other = database(), Dsn.parse(database()).database
+    first = server.TargetLock(Dsn.parse(own), "first")
+    second = server.TargetLock(Dsn.parse(f"{own}&maintenance_database={other}"), "second")
+    first.acquire()
+    with pytest.raises(AdapterError, match="another session is changing this database: first"):
+        second.acquire()
+    second.release()
+    first.release()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://u@h/d?schema=x&maintenance_database=other%20one",
+        "host=h dbname=d user=u schema = 'x' maintenance_database='other one'",
+        r"host=h dbname=d maintenance_database=other\ one schema=x user=u",
+    ],
+)
+def test_address_names_its_schema_and_maintenance_database(address):
+    dsn = Dsn.parse(address)
+    assert (dsn.schema, dsn.maintenance_database) == ("x", "other one")
+    assert dsn.parameters == {"host": "h", "dbname": "d", "user": "u"}
+
+
+def test_value_that_looks_like_a_parameter_of_a_connection_string_stays_a_value():
+    dsn = Dsn.parse("host=h dbname=d password='a schema=b' maintenance_database=c")
+    assert (dsn.password, dsn.schema) == ("a schema=b", "public")
+
+
+def test_maintenance_database_that_cannot_be_used_is_named_with_the_remedy(database):
+    dsn = Dsn.parse(f"{database()}&maintenance_database=absent")
+    with pytest.raises(AdapterError, match=r'"absent" does not exist.*\?maintenance_database='):
+        server.TargetLock(dsn, "x")
+
+
 def test_unreachable_server_is_an_error_without_the_address():
     with pytest.raises(AdapterError) as error:
         server.connect(Dsn.parse("postgresql://u:s3cret@127.0.0.1:1/x"), application_name="x")
