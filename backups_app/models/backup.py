@@ -119,6 +119,11 @@ class Backup(models.Model):
         return Ownership(**owned) if owned else None
 
     @property
+    def extensions(self) -> dict[str, str]:
+        """Those of the database it was made of, with their versions ("" where not known)."""
+        return dict(self.manifest.get("extensions", {}))
+
+    @property
     def proven_on(self) -> str:
         """The role and the server that restored it to prove it; "" where that was not written down."""
         return str(self.manifest.get("proven_on", ""))

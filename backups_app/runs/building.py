@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from opsconsole.environments import secrets
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runs.step import Estimate, RunContext
 from opsconsole.sentences import say
-from opsconsole.targets import content, ddl_log, server
+from opsconsole.targets import content, ddl_log, extensions, server
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.ownership import out_of_reach
 from opsconsole.targets.server import ServerFacts
@@ -132,23 +133,17 @@ def build_database(
         facts = server.read_facts(connection)
     tools = tools_for(place, facts.major)
     require_restorer(tools, backup)
-    _make_schemas(context, name, schemas, place)
-    lost = backup.event_triggers_lost(facts)
-    if lost:
-        names = ", ".join(each.name for each in lost)
-        context.log(
-            f"restore: without these event triggers and their functions, as {facts.user} is no "
-            f"superuser: {names}",
-            "hm",
-        )
-    logs = [each for each in backup.event_triggers if each.name in ddl_log.TRIGGERS]
+    with context.connect("build", database=name, on=place) as connection:
+        _make_schemas(context, connection, schemas)
+        extensions.begin_restore(connection, backup.extensions)
+    takes_one_job = extensions.takes_one_job(backup.extensions)
     how = Restoration(
         database=name,
         format=backup.form.format,
-        jobs=BackupPolicy.objects.of(context.environment).jobs,
+        jobs=1 if takes_one_job else BackupPolicy.objects.of(context.environment).jobs,
         keeps_owners=keeps_owners,
         scratch_folder=scratch_folder(),
-        without=(*entries_of([*lost, *logs]), *(f"SCHEMA - {schema} " for schema in schemas)),
+        without=_entries_left_out(context, backup, facts, schemas),
     )
     if how.needs_folder:
         copies.require_space(scratch_folder(), backup.raw_bytes, "the temporary folder")
@@ -182,17 +177,52 @@ def _schemas_of_others(connection: psycopg.Connection, backup: Backup) -> dict[s
     return backup.owned.schemas_of(out_of_reach(connection, set(backup.owned.schemas.values())))
 
 
-def _make_schemas(context: RunContext, database: str, schemas: dict[str, str], place: Dsn) -> None:
-    if not schemas:
-        return
-    with context.connect("build", database=database, on=place) as connection:
-        for schema, owner in schemas.items():
-            context.log(
-                f"restore: the schema {schema} is made as this role's own, not {owner}'s", "hm"
-            )
-            connection.execute(
-                sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema))
-            )
+def _make_schemas(
+    context: RunContext, connection: psycopg.Connection, schemas: dict[str, str]
+) -> None:
+    for schema, owner in schemas.items():
+        context.log(f"restore: the schema {schema} is made as this role's own, not {owner}'s", "hm")
+        connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+
+
+def _entries_left_out(
+    context: RunContext, backup: Backup, facts: ServerFacts, schemas: Iterable[str]
+) -> tuple[str, ...]:
+    lost = backup.event_triggers_lost(facts)
+    if lost:
+        names = ", ".join(each.name for each in lost)
+        context.log(
+            f"restore: without these event triggers and their functions, as {facts.user} is no "
+            f"superuser: {names}",
+            "hm",
+        )
+    logs = [each for each in backup.event_triggers if each.name in ddl_log.TRIGGERS]
+    only_there = extensions.left_out(backup.extensions)
+    if only_there:
+        context.log(
+            "restore: without pg_cron and its jobs, which can be in one database of a server only",
+            "hm",
+        )
+    return (*entries_of([*lost, *logs]), *(f"SCHEMA - {name} " for name in schemas), *only_there)
+
+
+def build_copy(context: RunContext, backup: Backup, name: str) -> None:
+    """Restore the backup into a new database beside the live one, compared with the manifest and
+    masked where it goes to another environment.
+
+    Raises StepFailed when a single row differs.
+    """
+    build_database(
+        context, backup, name, keeps_owners=backup.keeps_owners_in(context.run.target_id)
+    )
+    problems = compare_content(context, backup, name)
+    if problems:
+        raise StepFailed(
+            say("the restored copy differs from the backup: %(problem)s", problem=problems[0])
+        )
+    with context.connect("build", database=name) as connection:
+        extensions.end_restore(connection, backup.extensions)
+    mask_if_needed(context, backup, name)
 
 
 def mask_if_needed(context: RunContext, backup: Backup, database: str) -> None:

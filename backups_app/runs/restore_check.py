@@ -15,6 +15,7 @@ from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import AdapterError
 from opsconsole.formats import size
 from opsconsole.targets import activity, server
+from opsconsole.targets.extensions import PG_CRON
 from opsconsole.targets.ownership import out_of_reach
 from opsconsole.targets.server import ServerFacts
 from opsconsole.targets.tools import choose_tools, find_tools
@@ -77,6 +78,7 @@ def find(
         _rights(facts, exchanges=exchanges),
         _extensions(connection, backup, refused),
         _owners(connection, backup, refused, keeps_owners=keeps_owners),
+        *_cron(backup),
         *_event_triggers(facts, backup),
         _space(backup, facts),
     ]
@@ -139,12 +141,12 @@ def _rights(facts: ServerFacts, *, exchanges: bool) -> Finding:
 def _tried(trial: Trial, facts: ServerFacts, backup: Backup, *, keeps_owners: bool) -> Refused:
     if not facts.may_create_databases:
         return Refused({}, {})
-    extensions = backup.manifest.get("extensions", {})
+    extensions = backup.extensions
     return try_restore(trial, extensions, backup.owned if keeps_owners else None)
 
 
 def _extensions(connection: psycopg.Connection, backup: Backup, refused: Refused) -> Finding:
-    wanted = backup.manifest.get("extensions", {})
+    wanted = backup.extensions
     there = {
         row[0] for row in connection.execute("SELECT name FROM pg_available_extensions").fetchall()
     }
@@ -187,6 +189,19 @@ def _owners(
             f"be its own afterwards: {named}",
         )
     return Finding("roles", "every owner exists here, and can be given what it owned")
+
+
+def _cron(backup: Backup) -> list[Finding]:
+    if PG_CRON not in backup.extensions:
+        return []
+    return [
+        Finding(
+            "pg_cron",
+            "will be missing afterwards, with its jobs: it can be in one database of a server only, "
+            "by name. Once the exchange is done, have a superuser run CREATE EXTENSION pg_cron and "
+            "schedule them again; the archive holds them (TABLE DATA cron job)",
+        )
+    ]
 
 
 def _event_triggers(facts: ServerFacts, backup: Backup) -> list[Finding]:

@@ -318,14 +318,7 @@ class BuildNewDatabase(Step[RestoreAsParameters, RestoreAsResult]):
                 raise StepFailed(
                     say("there already is a database %(name)s: choose another name", name=name)
                 )
-        keeps_owners = backup.keeps_owners_in(context.run.target_id)
-        building.build_database(context, backup, built, keeps_owners=keeps_owners)
-        problems = building.compare_content(context, backup, built)
-        if problems:
-            raise StepFailed(
-                say("the restored copy differs from the backup: %(problem)s", problem=problems[0])
-            )
-        building.mask_if_needed(context, backup, built)
+        building.build_copy(context, backup, built)
         context.close_sessions()
         with context.connect("new", database=context.dsn.maintenance_database) as connection:
             server.rename_database(connection, built, name)

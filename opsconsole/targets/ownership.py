@@ -7,13 +7,15 @@ from typing import NamedTuple
 
 import psycopg
 
-# Everything for which pg_dump writes an owner, but not what an extension made. Row types, arrays
-# and indexes follow their tables; what initdb made is not dumped, and bears lower numbers.
+# Everything for which pg_dump writes an owner, but not what an extension made, nor the functions
+# of event triggers, which a restore leaves out with them. Row types, arrays and indexes follow their
+# tables; what initdb made is not dumped, and bears lower numbers.
 OWNED = """
 WITH owned (class, object, owner, namespace) AS (
   SELECT 'pg_class'::regclass, oid, relowner, relnamespace FROM pg_class
    WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
   UNION ALL SELECT 'pg_proc'::regclass, oid, proowner, pronamespace FROM pg_proc
+   WHERE oid NOT IN (SELECT evtfoid FROM pg_event_trigger)
   UNION ALL SELECT 'pg_type'::regclass, oid, typowner, typnamespace FROM pg_type
    WHERE typtype IN ('d', 'e', 'r') OR typtype = 'c' AND typrelid IN
          (SELECT oid FROM pg_class WHERE relkind = 'c')

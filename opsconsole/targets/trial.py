@@ -17,7 +17,7 @@ from opsconsole.targets.ownership import Ownership, out_of_reach
 DOUBTFUL = """
 SELECT e.name FROM pg_available_extensions e
   JOIN pg_available_extension_versions v ON v.name = e.name AND v.version = e.default_version
- WHERE e.name = ANY(%s) AND v.superuser AND NOT v.trusted
+ WHERE e.name = ANY(%s) AND e.name <> 'pg_cron' AND v.superuser AND NOT v.trusted
    AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
  ORDER BY e.name
 """

@@ -12,9 +12,11 @@ from backups_app import services
 from backups_app.archives.restore import Restoration, entries_of
 from backups_app.choices import ProofLevel
 from backups_app.models import Backup
+from backups_app.runs.restorable import trial_of
 from backups_app.runs.restore_check import find
 from opsconsole.runs.choices import RunStatus
 from opsconsole.targets import ddl_log
+from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.event_triggers import EventTrigger
 from tests.backups_app.conftest import execute, restore
 from tests.backups_app.test_imports import dumped
@@ -99,9 +101,10 @@ def test_superuser_restores_event_triggers_but_not_the_log(guarded, run_backup, 
 
 def test_check_names_the_event_triggers_that_will_be_missing(guarded, run_backup, target):
     backup = Backup.objects.get(run=run_backup())
+    trial = trial_of(Dsn.parse(guarded.dsn), "_look", "opsconsole:check")
     texts = [
         finding.text
-        for finding in find(target, backup, is_local=True, keeps_owners=True)
+        for finding in find(target, backup, trial, keeps_owners=True)
         if finding.what == "event triggers"
     ]
     assert texts == [
