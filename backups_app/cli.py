@@ -63,6 +63,7 @@ def restore(call: Call) -> int:
         new_database=call.options.as_database,
         backs_up_first=call.options.backup_first,
         trusts_source=call.options.trust_source,
+        consents=call.options.leave_behind,
     )
     return started(call, run)
 
@@ -110,6 +111,7 @@ def undo(call: Call) -> int:
         idempotency_key=uuid.uuid4().hex,
         typed_name=call.options.confirm,
         reason=call.options.reason,
+        consents=call.options.leave_behind,
     )
     return started(call, run)
 
@@ -139,8 +141,16 @@ def take_way_back(call: Call) -> int:
         reason=call.options.reason,
         idempotency_key=uuid.uuid4().hex,
         typed_name=call.options.confirm,
+        consents=call.options.leave_behind,
     )
     return started(call, run)
+
+
+def _exchange_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--leave-behind", action="append", default=[], metavar="NAME",
+        help="what belongs to the live database and may stay behind, as a run named it",
+    )  # fmt: skip
 
 
 def _restore_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,6 +167,7 @@ def _restore_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="restore an archive made elsewhere: the code in it runs as the environment's role",
     )
+    _exchange_arguments(parser)
 
 
 def _level_arguments(parser: argparse.ArgumentParser) -> None:
@@ -171,6 +182,7 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _undo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--confirm", default="", help="the environment's short name")
+    _exchange_arguments(parser)
 
 
 def _kit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -180,6 +192,7 @@ def _kit_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _way_back_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--confirm", default="", help="the name of a protected environment")
+    _exchange_arguments(parser)
 
 
 VERBS = [

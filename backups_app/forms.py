@@ -9,6 +9,7 @@ from typing import Any
 
 from django import forms
 from django.db.models import QuerySet
+from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
 from backups_app import schedules
@@ -44,7 +45,29 @@ class ProveForm(KeyedForm):
         return ProofLevel(int(level)) if level else ProofLevel.CONTENT
 
 
-class WayBackForm(ReasonedForm, KeyedForm):
+class ExchangeForm(KeyedForm):
+    """Starts an exchange of databases. `behind` is what is known to stay behind in one."""
+
+    consents = forms.MultipleChoiceField(
+        label=_("May stay behind"),
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text=_(
+            "It belongs to the live database, and cannot be carried over. Without your consent "
+            "nothing is exchanged."
+        ),
+    )
+
+    def __init__(self, *args: Any, behind: list[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["consents"].choices = [  # type: ignore[attr-defined]
+            (what, format_html('<span lang="en">{}</span>', what)) for what in behind
+        ]
+        if not behind:
+            del self.fields["consents"]
+
+
+class WayBackForm(ReasonedForm, ExchangeForm):
     """The way back of a run that needs a decision; a protected environment's name is typed."""
 
     typed_name = forms.CharField(
@@ -69,7 +92,7 @@ class CheckForm(forms.Form):
         field.label_from_instance = lambda target: str(target.environment)  # type: ignore[attr-defined]
 
 
-class RestoreForm(KeyedForm):
+class RestoreForm(ExchangeForm):
     """Where a backup goes, why, and the typed name of what it replaces."""
 
     environment = forms.ModelChoiceField(
@@ -183,7 +206,7 @@ class ImportForm(KeyedForm):
         return given
 
 
-class UndoForm(KeyedForm):
+class UndoForm(ExchangeForm):
     reason = forms.CharField(label=_("Why"), max_length=500)
     typed_name = forms.CharField(label=_("Type the environment's short name"), max_length=50)
 

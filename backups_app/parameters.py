@@ -25,10 +25,13 @@ class ProveParameters(OfBackup):
 
 
 class RestoreParameters(OfBackup):
-    """`backs_up_first`: the live database is backed up, and that backup proven, before the swap."""
+    """`backs_up_first`: the live database is backed up, and that backup proven, before the swap.
+    `consents` name what belongs to the live database and may stay behind."""
 
     operation: ClassVar[str] = "restore"
+    version: ClassVar[int] = 2
     backs_up_first: bool = False
+    consents: tuple[str, ...] = ()
 
 
 class RestoreAsParameters(OfBackup):
@@ -39,10 +42,13 @@ class RestoreAsParameters(OfBackup):
 
 
 class UndoParameters(Parameters):
-    """`replaced` is the id of the replaced database that becomes the live one again."""
+    """`replaced` is the id of the replaced database that becomes the live one again.
+    `consents` name what belongs to the live one and may stay behind."""
 
     operation: ClassVar[str] = "undo"
+    version: ClassVar[int] = 2
     replaced: int
+    consents: tuple[str, ...] = ()
 
     @classmethod
     def upgraded(cls, data: Stored, version: int) -> Stored:

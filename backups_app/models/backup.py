@@ -129,6 +129,12 @@ class Backup(models.Model):
         return str(self.manifest.get("proven_on", ""))
 
     @property
+    def belongings(self) -> dict[str, str] | None:
+        """What belonged to the database besides rows and schema, by digest; None if not recorded."""
+        found: dict[str, str] | None = self.manifest.get("belongings")
+        return found
+
+    @property
     def event_triggers(self) -> list[EventTrigger]:
         """Those in the archive, with the ones of the log of schema changes."""
         return [EventTrigger(**each) for each in self.manifest.get("event_triggers", [])]

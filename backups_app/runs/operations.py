@@ -259,7 +259,7 @@ class Restore(_Exchanging[RestoreParameters, RestoreResult]):
         if parameters.backs_up_first:
             first = [steps.TakeProvenBackup(BackupReason.BEFORE_RESTORE)]
         return [
-            steps.RestorePreflight(exchanges=True),
+            steps.ExchangePreflight(),
             *first,
             steps.BuildReplacement(),
             steps.SwapIn(),
@@ -289,7 +289,7 @@ class RestoreAs(_WithScratch[RestoreAsParameters, RestoreAsResult]):
     def steps(
         self, target: Target, parameters: RestoreAsParameters
     ) -> Sequence[Step[RestoreAsParameters, RestoreAsResult]]:
-        return [steps.RestorePreflight(exchanges=False), steps.BuildNewDatabase()]
+        return [steps.RestorePreflight(), steps.BuildNewDatabase()]
 
     def describe(self, context: RunContext[RestoreAsParameters, RestoreAsResult]) -> Text:
         made = context.result.database

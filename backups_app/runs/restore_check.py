@@ -15,6 +15,7 @@ from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import AdapterError
 from opsconsole.formats import size
 from opsconsole.targets import activity, server
+from opsconsole.targets.belongings import Difference, certain_to_stay, read_belongings
 from opsconsole.targets.extensions import PG_CRON
 from opsconsole.targets.ownership import out_of_reach
 from opsconsole.targets.server import ServerFacts
@@ -46,8 +47,10 @@ def check_restore(check: RestoreCheck) -> None:
                 keeps_owners=check.backup.keeps_owners_in(target.pk),
             )
             is_same = check.backup.target_id == target.pk
+            behind = left_behind(session, check.backup)
             check.data = {
                 "findings": [asdict(finding) for finding in findings],
+                "left_behind": {each.what: str(each) for each in behind},
                 "losses": losses(session, check.backup) if is_same else None,
             }
     except (AdapterError, psycopg.Error) as error:
@@ -85,6 +88,13 @@ def find(
     if exchanges:
         findings += [_prepared(connection), _slots(connection), _sessions(connection, facts)]
     return findings
+
+
+def left_behind(connection: psycopg.Connection, backup: Backup) -> list[Difference]:
+    """What belongs to the connected database, and is certain to stay behind in an exchange."""
+    facts = server.read_facts(connection)
+    lost = (f"event trigger {each.name}" for each in backup.event_triggers_lost(facts))
+    return certain_to_stay(read_belongings(connection, facts.database), lost)
 
 
 def _version(facts: ServerFacts, backup: Backup, *, is_local: bool) -> Finding:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from opsconsole.runs.documents import Result
 
 
@@ -12,9 +14,11 @@ class WithBackup(Result):
 
 
 class WithReplaced(Result):
-    """Of whatever exchanges databases: the name under which the replaced one is kept."""
+    """Of whatever exchanges databases: the name under which the replaced one is kept, and what
+    belonged to it and the other has not, whether that was consented to or stopped the exchange."""
 
     replaced: str | None = None
+    left_behind: list[str] = Field(default_factory=list)
 
 
 class RestoreResult(WithBackup, WithReplaced):

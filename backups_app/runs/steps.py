@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
+import psycopg
 from django.utils.formats import date_format
 from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
@@ -16,6 +18,7 @@ from backups_app.parameters import (
     OfBackup,
     ProveParameters,
     RestoreAsParameters,
+    RestoreParameters,
     UndoParameters,
 )
 from backups_app.runs import (
@@ -35,6 +38,7 @@ from opsconsole.environments.models import Target
 from opsconsole.exceptions import StepFailed
 from opsconsole.formats import count, counted, duration, size
 from opsconsole.runs.documents import Parameters
+from opsconsole.runs.models import Run
 from opsconsole.runs.step import Note, Promise, RunContext, Step
 from opsconsole.sentences import Text, say, say_count
 from opsconsole.targets import server
@@ -237,38 +241,57 @@ class ProveAgain(Step[ProveParameters, WithBackup]):
 
 
 class RestorePreflight(Step[OfBackup]):
-    """`exchanges`: whether the restored database is to take the live one's place."""
+    """Before a restore into a new database."""
 
     name = gettext_noop("preflight")
 
-    def __init__(self, *, exchanges: bool) -> None:
-        self.exchanges = exchanges
-
     def promise(self, target: Target, parameters: OfBackup) -> Promise:
-        if self.exchanges:
-            how = _("checks versions, rights, extensions, roles, and what blocks an exchange")
-        else:
-            how = _("checks versions, rights, extensions and roles")
-        return Promise(_("Preflight"), how)
+        return Promise(_("Preflight"), _("checks versions, rights, extensions and roles"))
 
     def run(self, context: RunContext[OfBackup]) -> Text:
-        backup = Backup.objects.get(pk=context.parameters.backup)
-        context.put(RESTORES, backup)
-        consent.require_restore(context.run.requested_by, backup, context.environment)
         with context.connect("preflight") as connection:
-            findings = restore_check.find(
-                connection,
-                backup,
-                restorable.trial_of(context.dsn, context.run.pk, context.session_name("trial")),
-                keeps_owners=backup.keeps_owners_in(context.run.target_id),
-                exchanges=self.exchanges,
-            )
-        for finding in findings:
-            context.log(f"preflight: {finding.what}: {finding.text}", "" if finding.is_ok else "no")
-        blocking = [finding.text for finding in findings if not finding.is_ok]
-        if blocking:
-            raise StepFailed(blocking[0])
+            _look_before(context, connection, exchanges=False)
         return say("nothing blocks")
+
+
+class ExchangePreflight(Step[RestoreParameters, WithReplaced]):
+    """Before a restore into a database that is to take the live one's place."""
+
+    name = gettext_noop("preflight")
+
+    def promise(self, target: Target, parameters: RestoreParameters) -> Promise:
+        return Promise(
+            _("Preflight"),
+            _("checks versions, rights, extensions, roles, and what blocks an exchange"),
+        )
+
+    def run(self, context: RunContext[RestoreParameters, WithReplaced]) -> Text:
+        with context.connect("preflight") as connection:
+            _look_before(context, connection, exchanges=True)
+            behind = restore_check.left_behind(connection, context.get(RESTORES))
+        swapping.require_consent(context, behind, context.parameters.consents)
+        return say("nothing blocks")
+
+
+def _look_before(
+    context: RunContext[OfBackup], connection: psycopg.Connection, *, exchanges: bool
+) -> None:
+    """Raise StepFailed for what blocks the restore, Refused without the source's consent."""
+    backup = Backup.objects.get(pk=context.parameters.backup)
+    context.put(RESTORES, backup)
+    consent.require_restore(context.run.requested_by, backup, context.environment)
+    findings = restore_check.find(
+        connection,
+        backup,
+        restorable.trial_of(context.dsn, context.run.pk, context.session_name("trial")),
+        keeps_owners=backup.keeps_owners_in(context.run.target_id),
+        exchanges=exchanges,
+    )
+    for finding in findings:
+        context.log(f"preflight: {finding.what}: {finding.text}", "" if finding.is_ok else "no")
+    blocking = [finding.text for finding in findings if not finding.is_ok]
+    if blocking:
+        raise StepFailed(blocking[0])
 
 
 class BuildReplacement(Step[OfBackup]):
@@ -383,16 +406,17 @@ class SwapBack(Step[UndoParameters, WithReplaced]):
 
     def run(self, context: RunContext[UndoParameters, WithReplaced]) -> Text:
         undoes = context.get(UNDOES)
-        replaced = swapping.swap_in(context, undoes.replaced_name, undoes)
+        accepted = swapping.Accepted(context.parameters.consents)
+        replaced = swapping.swap_in(context, undoes.replaced_name, accepted, undoes)
         return say(
             "undone; the restored database is kept as %(replaced)s", replaced=replaced.replaced_name
         )
 
 
-class SwapIn(Step[OfBackup, WithReplaced]):
+class SwapIn(Step[RestoreParameters, WithReplaced]):
     name = gettext_noop("swap")
 
-    def promise(self, target: Target, parameters: OfBackup) -> Promise:
+    def promise(self, target: Target, parameters: RestoreParameters) -> Promise:
         backup = Backup.objects.defer("manifest").filter(pk=parameters.backup).first()
         return Promise(
             _("Swap"),
@@ -406,8 +430,14 @@ class SwapIn(Step[OfBackup, WithReplaced]):
             },
         )
 
-    def run(self, context: RunContext[OfBackup, WithReplaced]) -> Text:
-        replaced = swapping.swap_in(context, context.get(BUILT))
+    def run(self, context: RunContext[RestoreParameters, WithReplaced]) -> Text:
+        backup = context.get(RESTORES)
+        is_way_back = Run.objects.filter(way_back=context.run).exists()
+        accepted = replace(
+            swapping.Accepted.of(context, backup, is_way_back=is_way_back),
+            consents=context.parameters.consents,
+        )
+        replaced = swapping.swap_in(context, context.get(BUILT), accepted)
         return say("replaced database kept as %(replaced)s", replaced=replaced.replaced_name)
 
 

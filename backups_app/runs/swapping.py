@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 import psycopg
 from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
-from psycopg import sql
 
 from backups_app.models import Backup, ReplacedDatabase
 from backups_app.runs import building
@@ -28,95 +30,101 @@ from opsconsole.runs.patience import patiently, save_new
 from opsconsole.runs.step import RunContext
 from opsconsole.sentences import say
 from opsconsole.targets import server, swap
+from opsconsole.targets.belongings import (
+    Belongings,
+    Difference,
+    carry_over,
+    differences,
+    read_belongings,
+)
 
-# Settings whose value is a list of names; the others are one text (pg_dump's
-# variable_is_guc_list_quote).
-LISTS_OF_NAMES = {
-    "local_preload_libraries", "search_path", "session_preload_libraries",
-    "shared_preload_libraries", "temp_tablespaces", "unix_socket_directories",
-}  # fmt: skip
-NAME_IN_LIST = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
-
-
-def prepare_for_swap(context: RunContext, name: str) -> None:
-    """Carry over what belongs to the database rather than to its contents; gather statistics."""
-    with context.connect("prepare", database=context.dsn.maintenance_database) as connection:
-        for statement in _settings_to_carry(connection, context.dsn.database, name):
-            try:
-                connection.execute(statement)
-            except psycopg.errors.InsufficientPrivilege as error:
-                context.log(f"  not carried over: {server.reason_of(error)}", "hm")
-    with context.connect("analyze", database=name) as connection:
-        connection.execute("ANALYZE")
+MEANT = {
+    "missing": "is not in what is brought back",
+    "other": "is another in what is brought back",
+    "unexpected": "comes back",
+}
 
 
-def _settings_to_carry(connection: psycopg.Connection, live: str, name: str) -> list[sql.Composed]:
-    """Statements that give `name` the settings, rights and comment that stay with the old OID."""
-    target, statements = sql.Identifier(name), []
-    for role, setting in connection.execute(
-        "SELECT r.rolname, unnest(s.setconfig) FROM pg_db_role_setting s JOIN pg_database d"
-        " ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole WHERE d.datname = %s",
-        [live],
-    ):
-        parameter, _equals, value = setting.partition("=")
-        head = (
-            sql.SQL("ALTER ROLE {} IN DATABASE {}").format(sql.Identifier(role), target)
-            if role
-            else sql.SQL("ALTER DATABASE {}").format(target)
+@dataclass(frozen=True)
+class Accepted:
+    """How far what belongs to a replacement may differ from what belongs to the live database.
+
+    `consents` name what may stay behind; `recorded` is what the restored backup held of it, where
+    a run goes back to it; without `keeps_owners` everything has one owner.
+    """
+
+    consents: tuple[str, ...] = ()
+    recorded: dict[str, str] | None = None
+    keeps_owners: bool = True
+
+    @classmethod
+    def of(cls, context: RunContext, backup: Backup, *, is_way_back: bool) -> Accepted:
+        """For a restore of the backup. A way back undoes whatever has changed since it."""
+        return cls(
+            recorded=backup.belongings if is_way_back else None,
+            keeps_owners=backup.keeps_owners_in(context.run.target_id),
         )
-        values = _listed(value) if parameter.lower() in LISTS_OF_NAMES else [value]
-        statements.append(
-            head
-            + sql.SQL(" SET {} = ").format(sql.Identifier(*parameter.split(".")))
-            + sql.SQL(", ").join(map(sql.Literal, values))
-        )
-    statements += _rights_to_carry(connection, live, target)
-    row = connection.execute(
-        "SELECT datconnlimit, shobj_description(oid, 'pg_database') FROM pg_database"
-        " WHERE datname = %s",
-        [live],
-    ).fetchone()
-    if row and row[0] >= 0:
-        statements.append(
-            sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(target, sql.Literal(row[0]))
-        )
-    if row and row[1]:
-        statements.append(
-            sql.SQL("COMMENT ON DATABASE {} IS {}").format(target, sql.Literal(row[1]))
-        )
-    return statements
+
+    def differences(self, live: Belongings, built: Belongings) -> list[Difference]:
+        return differences(live, built, recorded=self.recorded, keeps_owners=self.keeps_owners)
 
 
-def _rights_to_carry(
-    connection: psycopg.Connection, live: str, target: sql.Identifier
-) -> list[sql.Composed]:
-    """Nothing for a database that has the rights of a new one; else these, and no other."""
-    rows = connection.execute(
-        "SELECT pg_get_userbyid(d.datdba),"
-        " CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type,"
-        " a.is_grantable"
-        " FROM pg_database d LEFT JOIN LATERAL aclexplode(d.datacl) a ON true"
-        " WHERE d.datname = %s AND d.datacl IS NOT NULL",
-        [live],
-    ).fetchall()
-    if not rows:
-        return []
-    owner = sql.Identifier(rows[0][0])
-    revoke = sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC, {}").format(target, owner)
-    grants = [
-        sql.SQL("GRANT {} ON DATABASE {} TO {}").format(
-            sql.SQL(privilege), target, sql.Identifier(role) if role else sql.SQL("PUBLIC")
+class LeftBehind(StepFailed):
+    """An exchange would leave something behind that nobody has consented to; nothing was changed."""
+
+
+def hand_over(
+    context: RunContext[Parameters, WithReplaced], built: str, accepted: Accepted
+) -> None:
+    """Make what belongs to `built` equal to what belongs to the live database.
+
+    Raises LeftBehind for what cannot be, unless it was consented to.
+    """
+    with context.connect("belongings") as connection:
+        live = read_belongings(connection, built)
+    with context.connect("prepare", database=built) as connection:
+        found = accepted.differences(live, read_belongings(connection, built))
+        refused = carry_over(connection, found)
+        left = accepted.differences(live, read_belongings(connection, built))
+    still = {difference.what for difference in left}
+    carried = [difference.what for difference in found if difference.what not in still]
+    if carried:
+        context.log(f"swap: carried over: {', '.join(carried)}")
+    for difference in left:
+        if difference.is_meant:
+            context.log(f"swap: {difference.what} {MEANT[difference.how]}", "hm")
+    require_consent(context, left, accepted.consents, refused)
+
+
+def require_consent(
+    context: RunContext[Parameters, WithReplaced],
+    left: Iterable[Difference],
+    consents: Collection[str],
+    reasons: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Log and keep what stays behind; raise LeftBehind unless all of it was consented to.
+
+    `reasons` are the server's, by what they are about.
+    """
+    behind = [difference for difference in left if not difference.is_meant]
+    if not behind:
+        return
+    context.result.left_behind = [difference.what for difference in behind]
+    said = {}
+    for difference in behind:
+        reason = reasons.get(difference.what)
+        said[difference.what] = f"{difference}: {reason}" if reason else str(difference)
+        is_consented = difference.what in consents
+        context.log(f"swap: {said[difference.what]}", "hm" if is_consented else "no")
+    missing = [text for what, text in said.items() if what not in consents]
+    if missing:
+        raise LeftBehind(
+            say(
+                "the exchange would not keep everything that belongs to the database: %(what)s. Put "
+                "it right, or consent to it and ask again",
+                what="; ".join(missing),
+            )
         )
-        + sql.SQL(" WITH GRANT OPTION" if grantable else "")
-        for _owner, role, privilege, grantable in rows
-        if privilege
-    ]
-    return [revoke, *grants]
-
-
-def _listed(value: str) -> list[str]:
-    """The names in a setting's value as the catalogue has it: `app, "a, b"` (SplitGUCList)."""
-    return [quoted.replace('""', '"') or plain for quoted, plain in NAME_IN_LIST.findall(value)]
 
 
 def build_replacement(context: RunContext, backup: Backup) -> str:
@@ -127,7 +135,8 @@ def build_replacement(context: RunContext, backup: Backup) -> str:
     name = building.built_name(context.dsn.database, context.run.pk)
     context.log(f"restore: building {name} beside the live database")
     building.build_copy(context, backup, name)
-    prepare_for_swap(context, name)
+    with context.connect("analyze", database=name) as connection:
+        connection.execute("ANALYZE")
     context.log(f"restore: {counted(backup.rows, 'row')}, content equal", "ok")
     return name
 
@@ -135,23 +144,24 @@ def build_replacement(context: RunContext, backup: Backup) -> str:
 def swap_in(
     context: RunContext[Parameters, WithReplaced],
     built: str,
+    accepted: Accepted,
     undoes: ReplacedDatabase | None = None,
 ) -> ReplacedDatabase:
     """Exchange the built database with the live one; both OIDs are kept first.
 
-    `undoes` is the swap that is taken back, when `built` is what it replaced.
+    What belongs to the live database is carried over before, as far as `accepted` says. `undoes`
+    is the swap that is taken back, when `built` is what it replaced.
 
     The child that does it completes or reopens by itself. Whatever it says, the server's
     catalogue decides: raises StepFailed when the live database stayed, NeedsAttention when
     the server cannot be asked.
     """
     replaced = _record_intent(context, built, undoes)
-    if undoes:
-        # A replaced database is closed; it has to be open when it takes the live name.
-        _open(context, built)
-    context.close_sessions()
-    # What was recorded may have waited longer than the lease: nothing stops the child.
-    context.check()
+    with _opened(context, built) if undoes else nullcontext():
+        hand_over(context, built, accepted)
+        context.close_sessions()
+        # What was recorded may have waited longer than the lease: nothing stops the child.
+        context.check()
     order = swap.Order(
         dsn=context.dsn,
         application_name=context.session_name("swap"),
@@ -203,9 +213,23 @@ def _record_intent(
     return replaced
 
 
-def _open(context: RunContext, name: str) -> None:
+@contextmanager
+def _opened(context: RunContext, name: str) -> Iterator[None]:
+    """A replaced database is closed; it has to be open when it takes the live name. It is closed
+    again when the block fails."""
     with context.connect("swap:before", database=context.dsn.maintenance_database) as connection:
         swap.set_open(connection, name, is_open=True)
+    try:
+        yield
+    except BaseException:
+        # On a session that a stop does not touch.
+        with server.connect(
+            context.dsn,
+            application_name=context.session_name("swap:after"),
+            database=context.dsn.maintenance_database,
+        ) as connection:
+            swap.set_open(connection, name, is_open=False)
+        raise
 
 
 def sessions_not_ours_to_end(connection: psycopg.Connection, database: str) -> list[str]:

@@ -29,6 +29,7 @@ from opsconsole.runs.patience import save_new
 from opsconsole.runs.step import Estimate, Note, RunContext
 from opsconsole.sentences import say
 from opsconsole.targets import activity, content, ddl_log, server
+from opsconsole.targets.belongings import read_belongings, recorded
 from opsconsole.targets.event_triggers import read_event_triggers
 from opsconsole.targets.ownership import read_ownership
 from opsconsole.targets.server import ServerFacts
@@ -187,6 +188,7 @@ def _dump(
         extensions = _extensions(connection)
         owned = read_ownership(connection, skipped=[ddl_log.SCHEMA])
         event_triggers = [asdict(each) for each in read_event_triggers(connection)]
+        belongings = recorded(read_belongings(connection, context.dsn.database))
     state = context.run.target.latest_state
     manifest = {
         **form.as_dict(),
@@ -199,6 +201,7 @@ def _dump(
         "owners": sorted({*owned.roles, *owned.schemas.values()}),
         "owned": owned._asdict(),
         "event_triggers": event_triggers,
+        "belongings": belongings,
         "client": tools.version,
         "size_bytes": written.size_bytes,
         "raw_bytes": written.raw_bytes,

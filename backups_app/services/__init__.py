@@ -11,6 +11,7 @@ from backups_app.services.imports import import_from_storage, import_upload
 from backups_app.services.restores import (
     choose_way_back,
     destinations,
+    known_to_stay_behind,
     request_check,
     request_drop,
     request_restore,
@@ -23,6 +24,7 @@ __all__ = [
     "hold_backup",
     "import_from_storage",
     "import_upload",
+    "known_to_stay_behind",
     "open_for_download",
     "release_backup",
     "request_backup",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from django.db import transaction
 from django.db.models.functions import Now
@@ -47,18 +47,20 @@ def request_restore(
     consents_unmasked: bool = False,
     trusts_source: bool = False,
     backs_up_first: bool = False,
+    consents: Sequence[str] = (),
     way_back_of: Run | None = None,
 ) -> Run:
     """Queue a restore that swaps the backup in and keeps what it replaces.
 
     With `new_database` nothing is replaced: the backup goes into a database of that name on the
     environment's server. With `backs_up_first` the live database is backed up, and that backup
-    proven, before anything is replaced. Raises Refused (invalid) when the environment's name was
-    not typed or the new name is none, (conflict) for a backup that was never proven, and
-    (forbidden) when data would go to another environment unmasked and the actor may not take it
-    out of its own; where that is protected, (forbidden) also without an admin of the other one,
-    and (invalid) without the consent. An imported backup runs code from elsewhere with the rights
-    of the environment's role: (invalid) unless the actor `trusts_source`.
+    proven, before anything is replaced. `consents` name what belongs to the live database and may
+    stay behind; the exchange is refused for anything else that would. Raises Refused (invalid)
+    when the environment's name was not typed or the new name is none, (conflict) for a backup that
+    was never proven, and (forbidden) when data would go to another environment unmasked and the
+    actor may not take it out of its own; where that is protected, (forbidden) also without an admin
+    of the other one, and (invalid) without the consent. An imported backup runs code from
+    elsewhere with the rights of the environment's role: (invalid) unless the actor `trusts_source`.
     """
     authorize(actor, "restore.start", target.environment)
     if backup.environment.application_id != target.environment.application_id:
@@ -87,7 +89,9 @@ def request_restore(
         idempotency_key=idempotency_key,
         parameters=RestoreAsParameters(backup=backup.pk, database=new_database)
         if new_database
-        else RestoreParameters(backup=backup.pk, backs_up_first=backs_up_first),
+        else RestoreParameters(
+            backup=backup.pk, backs_up_first=backs_up_first, consents=tuple(consents)
+        ),
         way_back_of=way_back_of,
     )
 
@@ -150,6 +154,18 @@ def destinations(
     return offered, why
 
 
+def known_to_stay_behind(targets: Iterable[Target], backup: Backup | None = None) -> list[str]:
+    """What the last exchange in these targets, or the last look before one, found would stay behind."""
+    runs = Run.objects.filter(target__in=targets, result__has_key="left_behind")
+    checks = RestoreCheck.objects.filter(target__in=targets, backup=backup, is_done=True)
+    found: set[str] = set()
+    for run in runs.order_by("target", "-pk").distinct("target"):
+        found.update(run.result["left_behind"])
+    for check in checks.order_by("target", "-pk").distinct("target"):
+        found.update(check.data.get("left_behind", []))
+    return sorted(found)
+
+
 def _require_database_name(name: str) -> None:
     if len(name.encode()) > NAME_BYTES or "\0" in name or name in RESERVED:
         raise Refused(
@@ -185,10 +201,12 @@ def request_undo(
     idempotency_key: str,
     typed_name: str,
     reason: str = "",
+    consents: Sequence[str] = (),
 ) -> Run:
     """Queue the exchange of a replaced database with the one that replaced it.
 
-    Both stay; what was written since the restore is in the one put aside. Raises Refused (invalid)
+    Both stay; what was written since the restore is in the one put aside. `consents` name what
+    belongs to the live database and may stay behind. Raises Refused (invalid)
     without the typed name and (conflict) when the replaced database is no longer there.
     """
     target = replaced.target
@@ -206,7 +224,7 @@ def request_undo(
             target=target,
             reason=reason,
             idempotency_key=idempotency_key,
-            parameters=UndoParameters(replaced=replaced.pk),
+            parameters=UndoParameters(replaced=replaced.pk, consents=tuple(consents)),
         )
 
 
@@ -216,7 +234,13 @@ def _lock(replaced: ReplacedDatabase) -> ReplacedDatabase:
 
 
 def choose_way_back(
-    *, actor: User, run: Run, reason: str, idempotency_key: str, typed_name: str = ""
+    *,
+    actor: User,
+    run: Run,
+    reason: str,
+    idempotency_key: str,
+    typed_name: str = "",
+    consents: Sequence[str] = (),
 ) -> Run:
     """Take the restore that a run needing attention offers; returns the restore run."""
     authorize(actor, "run.decide", run.environment)
@@ -233,6 +257,7 @@ def choose_way_back(
         idempotency_key=idempotency_key,
         typed_name=typed_name,
         reason=reason,
+        consents=consents,
         way_back_of=run,
     )
 

@@ -37,7 +37,13 @@ def restore(request: ConsoleRequest, pk: int) -> HttpResponse:
         backup=backup,
         among=targets,
     )
-    form = RestoreForm(request.POST or None, targets=targets, offered=offered, backup=backup)
+    form = RestoreForm(
+        request.POST or None,
+        targets=targets,
+        offered=offered,
+        backup=backup,
+        behind=services.known_to_stay_behind(offered, backup),
+    )
     status = 200
     if request.method == "POST":
         if form.is_valid():
@@ -53,6 +59,7 @@ def restore(request: ConsoleRequest, pk: int) -> HttpResponse:
                     consents_unmasked=form.cleaned_data.get("consents_unmasked", False),
                     trusts_source=form.cleaned_data.get("trusts_source", False),
                     backs_up_first=form.cleaned_data["backs_up_first"],
+                    consents=form.cleaned_data.get("consents", ()),
                 )
             except Refused as refusal:
                 status = add_refusal(form, refusal)
@@ -110,10 +117,12 @@ def way_back(request: ConsoleRequest, run_id: int) -> HttpResponse:
             reason=given["reason"],
             idempotency_key=given["key"],
             typed_name=given["typed_name"],
+            consents=given.get("consents", ()),
         )
         return redirect(run)
 
-    return act_on(request, WayBackForm(request.POST), act, title=_("Restore"), back=needing)
+    form = WayBackForm(request.POST, behind=needing.result.get("left_behind", []))
+    return act_on(request, form, act, title=_("Restore"), back=needing)
 
 
 def _kept_or_404(request: ConsoleRequest, pk: int, action: str) -> ReplacedDatabase:
@@ -130,7 +139,7 @@ def _kept_or_404(request: ConsoleRequest, pk: int, action: str) -> ReplacedDatab
 def undo(request: ConsoleRequest, pk: int) -> HttpResponse:
     """Exchange the replaced database with the live one again; both stay."""
     replaced = _kept_or_404(request, pk, "restore.start")
-    form = UndoForm(request.POST or None)
+    form = UndoForm(request.POST or None, behind=services.known_to_stay_behind([replaced.target]))
     status = 200
     if request.method == "POST":
         status = 422
@@ -142,6 +151,7 @@ def undo(request: ConsoleRequest, pk: int) -> HttpResponse:
                     idempotency_key=form.cleaned_data["key"],
                     typed_name=form.cleaned_data["typed_name"],
                     reason=form.cleaned_data["reason"],
+                    consents=form.cleaned_data.get("consents", ()),
                 )
             except Refused as refusal:
                 status = add_refusal(form, refusal)

@@ -67,7 +67,7 @@ def way_back(context: Migrating) -> MigrateSteps:
             ),
             ways=ways_of(backup, result),
         )
-    return [steps.Rollback(), HealthStep("rolled back")]
+    return [steps.Rollback(ways_of(backup, result)), HealthStep("rolled back")]
 
 
 def _require_health_of_what_landed(context: Migrating) -> None:

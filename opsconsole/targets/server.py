@@ -444,6 +444,10 @@ def drop_database(connection: psycopg.Connection, name: str) -> None:
         for session in sessions(connection, name):
             terminate(connection, session["pid"])
         try:
+            # A template is not dropped, and a replacement takes that over from the live database.
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(sql.Identifier(name))
+            )
             connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
         except psycopg.errors.ObjectInUse as error:
             if attempt == DROP_ATTEMPTS:

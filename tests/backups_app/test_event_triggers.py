@@ -57,7 +57,7 @@ def test_backup_with_event_triggers_is_proven_and_restored_without_them(
     backup = Backup.objects.get(run=run)
     assert backup.proof == ProofLevel.CONTENT
     assert not any(name.startswith("opsconsole_log") for name in backup.tables)
-    restored = restore(operator, backup, guarded)
+    restored = restore(operator, backup, guarded, consents=["event trigger no drops"])
     assert restored.status == RunStatus.SUCCEEDED, restored.summary
     said = "restore: without these event triggers and their functions, as "
     assert log_of(restored).count(said) == 1

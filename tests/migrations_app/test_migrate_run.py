@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import uuid
+
 import psycopg
 import pytest
+from django.urls import reverse
 
 from backups_app.choices import ProofLevel
 from backups_app.models import Backup, ReplacedDatabase
 from opsconsole.environments.choices import AutoRollback
 from opsconsole.events.models import AuditEvent
 from opsconsole.runs.choices import RunStatus, StepStatus
-from tests.conftest import log_of
+from opsconsole.runs.models import Run
+from tests.conftest import log_of, superuser
+from tests.worker import execute_run
 
 ADD = 'ALTER TABLE "targets" ADD COLUMN "team" boolean NOT NULL DEFAULT false;\n'
 INDEX = 'CREATE INDEX CONCURRENTLY "targets_team_idx" ON "targets"("team");\n'
@@ -175,7 +180,6 @@ def writes_before_verify(monkeypatch, environment):
 @pytest.mark.usefixtures("writes_before_verify")
 def test_broken_health_with_other_writers_asks_a_person(migrate, folder, environment, operator):
     from backups_app.services import choose_way_back
-    from tests.worker import execute_run
 
     folder.add("20250201000000_rename", BREAKS_HEALTH)
 
@@ -196,6 +200,36 @@ def test_broken_health_with_other_writers_asks_a_person(migrate, folder, environ
         connection.execute(f'ALTER DATABASE "{replaced}" ALLOW_CONNECTIONS true')
     with psycopg.connect(environment.dsn, dbname=replaced) as connection:
         assert connection.execute("SELECT count(*) FROM users").fetchone() == (201,)
+
+
+def test_way_back_that_would_leave_something_behind_asks_a_person(
+    migrate, folder, environment, operator, as_role
+):
+    name = psycopg.conninfo.conninfo_to_dict(environment.dsn)["dbname"]
+    with superuser(name) as connection:
+        connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    # What the migration itself has made is no loss.
+    statistics = "CREATE STATISTICS made ON id, user_id FROM targets;"
+    folder.add("20250201000000_rename", BREAKS_HEALTH + statistics)
+
+    run = migrate()
+
+    assert run.status == RunStatus.NEEDS_ATTENTION, run.summary
+    assert "publication everything would be missing: must be superuser" in run.summary
+    assert run.result["left_behind"] == ["publication everything"]
+    assert [way["action"] for way in run.result["ways"]] == ["restore", "keep"]
+
+    client, way = as_role("operator"), reverse("run-way-back", args=[run.pk])
+    assert (
+        'name="consents" value="publication everything"' in client.get(run.get_absolute_url()).text
+    )
+    asked = {"reason": "bad", "key": uuid.uuid4().hex, "consents": "publication everything"}
+    assert client.post(way, asked).status_code == 302
+    way_back = Run.objects.latest("pk")
+    execute_run(way_back.pk, "test-worker")
+    way_back.refresh_from_db()
+    run.refresh_from_db()
+    assert (way_back.status, run.status) == (RunStatus.SUCCEEDED, RunStatus.ROLLED_BACK)
 
 
 @pytest.mark.usefixtures("writes_before_verify")

@@ -489,9 +489,15 @@ def _table_of(change: str) -> str:
 
 
 class Rollback(Step[Parameters, WithReplaced]):
-    """Build the proven backup beside the migrated database and swap it in."""
+    """Build the proven backup beside the migrated database and swap it in.
+
+    `ways` are what a person chooses from when something would be left behind.
+    """
 
     name = gettext_noop("rollback")
+
+    def __init__(self, ways: list[dict[str, str]]) -> None:
+        self.ways = ways
 
     def promise(self, target: Target, parameters: Parameters) -> Promise:
         return Promise(
@@ -502,6 +508,14 @@ class Rollback(Step[Parameters, WithReplaced]):
     def run(self, context: RunContext[Parameters, WithReplaced]) -> Text:
         # What failed before the run is in the backup too, and says nothing about the way back.
         context.put(UNHEALTHY_BEFORE, "")
-        built = swapping.build_replacement(context, context.get(BACKUP))
-        replaced = swapping.swap_in(context, built)
+        backup = context.get(BACKUP)
+        built = swapping.build_replacement(context, backup)
+        accepted = swapping.Accepted.of(context, backup, is_way_back=True)
+        try:
+            replaced = swapping.swap_in(context, built, accepted)
+        except swapping.LeftBehind as error:
+            raise NeedsAttention(
+                say("%(failure)s. %(why)s", failure=context.failure, why=error.text),
+                ways=self.ways,
+            ) from error
         return say("replaced database kept as %(replaced)s", replaced=replaced.replaced_name)
