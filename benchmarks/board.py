@@ -74,7 +74,7 @@ def queries_of_one_refresh(environment) -> list[str]:
 
         dsn = resolve_dsn(environment.targets.get())
         with server.connect(dsn, application_name="opsconsole:bench") as connection:
-            observe(engine_for(environment, dsn), connection)
+            observe(engine_for(environment, dsn), connection, dsn)
     finally:
         psycopg.Cursor.execute = original  # type: ignore[method-assign]
     return [query for query in sent if "set_config" not in query and "migrations_app" not in query]

@@ -17,7 +17,10 @@ from backups_app.archives.restore import Restoration, entries_of, restore_archiv
 from backups_app.models import Backup, BackupPolicy
 from backups_app.runs.restorable import require_restorable
 from backups_app.services import consent
-from opsconsole.environments import secrets
+from opsconsole.environments import obstacles, secrets
+from opsconsole.environments.obstacles import Need
+from opsconsole.environments.readings import ServerRead
+from opsconsole.environments.survey import survey
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runs.step import Estimate, RunContext
 from opsconsole.sentences import say
@@ -68,30 +71,41 @@ def tool_session(context: RunContext, part: str) -> ToolSession:
     )
 
 
-def require_scratch(context: RunContext, own: ServerFacts) -> None:
-    """Raise StepFailed when no scratch database can be made where the target's are built.
+def look_at_target(context: RunContext) -> ServerRead:
+    """What stands for and against a run there, read now."""
+    with context.connect("preflight") as connection:
+        return ServerRead.model_validate(survey(context.dsn, connection).as_dict())
 
-    `own` is what was read of the target's own server.
+
+def refuse_obstacles(context: RunContext, read: ServerRead, needs: set[Need]) -> None:
+    """Raise StepFailed with what stops a run that needs all this of its target.
+
+    A backup is proven beside it, unless there is a scratch server.
     """
-    place, facts = scratch_dsn(context), own
-    if place != context.dsn:
-        facts = _facts_of(context, place)
-        context.log(f"preflight: scratch server {place.shown()}, PostgreSQL {facts.version}")
-    if not facts.may_create_databases:
-        raise StepFailed(
-            say(
-                "the role %(user)s may not create databases, so no backup could be proven: ALTER ROLE "
-                "%(user)s CREATEDB",
-                user=facts.user,
-            )
-        )
+    if Need.DUMP in needs and scratch_dsn(context) == context.dsn:
+        needs = needs | {Need.BUILD}
+    policy = BackupPolicy.objects.of(context.environment)
+    more = policy.jobs if policy.format != BackupPolicy.Format.CUSTOM else 0
+    obstacles.refuse_obstacles(read, needs, sessions=obstacles.SESSIONS + more)
+
+
+def require_scratch(context: RunContext) -> None:
+    """Raise StepFailed when no backup could be whole or restored where it is proven: here, or on
+    the scratch server."""
+    place = scratch_dsn(context)
     require_restorable(context, is_proven_here=place == context.dsn)
+    if place == context.dsn:
+        return
+    facts = _facts_of(context, place)
+    context.log(f"preflight: scratch server {place.shown()}, PostgreSQL {facts.version}")
+    read = ServerRead.model_validate(facts.as_dict())
+    obstacles.refuse_obstacles(read, {Need.BUILD})
 
 
 def _facts_of(context: RunContext, place: Dsn) -> ServerFacts:
     try:
         with context.connect("scratch", database=place.maintenance_database, on=place) as session:
-            return server.read_facts(session)
+            return survey(place, session)
     except AdapterError as error:
         raise StepFailed(
             say("the scratch server %(place)s: %(error)s", place=place.shown(), error=error.text)

@@ -11,7 +11,10 @@ from django.conf import settings
 from backups_app.models import Backup, RestoreCheck
 from backups_app.runs.restorable import cannot_give, cannot_make, trial_of
 from backups_app.runs.swapping import sessions_not_ours_to_end
+from opsconsole.environments.obstacles import Need, obstacles
+from opsconsole.environments.readings import ServerRead
 from opsconsole.environments.secrets import resolve_dsn
+from opsconsole.environments.survey import survey
 from opsconsole.exceptions import AdapterError
 from opsconsole.formats import size
 from opsconsole.targets import activity, server
@@ -67,18 +70,18 @@ def find(
     keeps_owners: bool,
     exchanges: bool = True,
 ) -> list[Finding]:
-    """Everything that is looked at before a restore into the connected database.
+    """Everything that is looked at before a restore into the database connected to, at `dsn`.
 
     With `exchanges` off (a new database beside it), what only an exchange needs is left out.
     `keeps_owners` tells whether the archive's owners must exist; `trial` is where it is tried what
     only the server knows.
     """
-    facts = server.read_facts(connection)
+    facts = survey(trial.dsn, connection)
     refused = _tried(trial, facts, backup, keeps_owners=keeps_owners)
     findings = [
         _version(facts, backup, is_local=trial.dsn.is_local),
         *_proof(trial, backup),
-        _rights(facts, exchanges=exchanges),
+        *_obstacles(facts, exchanges=exchanges),
         _extensions(connection, backup, refused),
         _owners(connection, backup, refused, keeps_owners=keeps_owners),
         *_cron(backup),
@@ -129,23 +132,20 @@ def _proof(trial: Trial, backup: Backup) -> list[Finding]:
     ]
 
 
-def _rights(facts: ServerFacts, *, exchanges: bool) -> Finding:
-    if not facts.may_create_databases:
-        return Finding(
-            "rights",
-            f"the role {facts.user} may not create databases: ALTER ROLE {facts.user} CREATEDB. "
-            "Where the host does not allow a second database, restore into another server and "
-            "point the application there",
-            is_ok=False,
-        )
-    if exchanges and not facts.owns_database:
-        return Finding(
-            "rights",
-            f"the role {facts.user} must own {facts.database} to exchange it for a restored one: "
-            f"ALTER DATABASE {facts.database} OWNER TO {facts.user}",
-            is_ok=False,
-        )
-    return Finding("rights", f"{facts.user} may create databases and exchange this one")
+def _obstacles(facts: ServerFacts, *, exchanges: bool) -> list[Finding]:
+    """What is in the way on any such server; of its tools the versions tell."""
+    needs = {Need.BUILD, Need.EXCHANGE} if exchanges else {Need.BUILD}
+    found = [
+        Finding(each.about, str(each.sentence), is_ok=not each.stops & needs)
+        for each in obstacles(ServerRead.model_validate(facts.as_dict()))
+        if each.about != "tools"
+    ]
+    if any(finding.what == "rights" for finding in found):
+        return found
+    return [
+        Finding("rights", f"{facts.user} may create databases and exchange this one"),
+        *found,
+    ]
 
 
 def _tried(trial: Trial, facts: ServerFacts, backup: Backup, *, keeps_owners: bool) -> Refused:

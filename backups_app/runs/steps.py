@@ -35,6 +35,7 @@ from backups_app.runs.results import RestoreAsResult, WithBackup, WithReplaced
 from backups_app.runs.taking import BACKUP
 from backups_app.services import consent
 from opsconsole.environments.models import Target
+from opsconsole.environments.obstacles import Need
 from opsconsole.exceptions import StepFailed
 from opsconsole.formats import count, counted, duration, size
 from opsconsole.runs.documents import Parameters
@@ -57,18 +58,15 @@ class BackupPreflight(Step):
         )
 
     def run(self, context: RunContext) -> Text:
-        with context.connect("preflight") as connection:
-            facts = server.read_facts(connection)
-        tools = building.tools_for(context.dsn, facts.major)
-        taking.require_space(context, facts.size_bytes)
-        building.require_scratch(context, facts)
+        read = building.look_at_target(context)
+        building.refuse_obstacles(context, read, {Need.DUMP})
+        building.require_scratch(context)
+        tools, bytes_there = building.tools_for(context.dsn, read.major), read.size_bytes or 0
+        taking.require_space(context, bytes_there)
         context.log(
-            f"preflight: PostgreSQL {facts.version}, pg_dump {tools.version}, "
-            f"{size(facts.size_bytes)}"
+            f"preflight: PostgreSQL {read.version}, pg_dump {tools.version}, {size(bytes_there)}"
         )
-        return say(
-            "PostgreSQL %(version)s, %(size)s", version=facts.version, size=size(facts.size_bytes)
-        )
+        return say("PostgreSQL %(version)s, %(size)s", version=read.version, size=size(bytes_there))
 
 
 class TakeBackup(Step[Parameters, WithBackup]):
@@ -112,12 +110,11 @@ class ImportPreflight(Step):
         return Promise(_("Preflight"), how)
 
     def run(self, context: RunContext) -> Text:
-        with context.connect("preflight") as connection:
-            facts = server.read_facts(connection)
+        read = building.look_at_target(context)
         if quarantine.is_set(context.run.target):
             place = quarantine.require_confined(context)
             context.log(f"preflight: quarantine {place.shown()}, whose role touches nothing else")
-        return say("PostgreSQL %(version)s", version=facts.version)
+        return say("PostgreSQL %(version)s", version=read.version)
 
 
 class ImportArchive(Step[ImportParameters, WithBackup]):

@@ -29,11 +29,13 @@ from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Target, TargetState
 from opsconsole.environments.readings import BaselineMissing, ServerRead
 from opsconsole.environments.secrets import resolve_dsn
+from opsconsole.environments.survey import survey
 from opsconsole.exceptions import AdapterError
 from opsconsole.formats import one_line
 from opsconsole.runs.models import Plan
 from opsconsole.runs.patience import patiently
 from opsconsole.targets import server
+from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.relations import Catalogue, read_catalogue
 
 logger = logging.getLogger(__name__)
@@ -92,10 +94,14 @@ class Observation:
         )
 
     @property
+    def server_read(self) -> ServerRead:
+        return ServerRead.model_validate(self.facts.as_dict())
+
+    @property
     def reading(self) -> Reading:
         revision = self.revision
         return Reading(
-            server=ServerRead.model_validate(self.facts.as_dict()),
+            server=self.server_read,
             migrations=self.migrations,
             lint_problem=self.lint_problem,
             tool_verdict=VerdictRead.model_validate(self.verdict.as_dict()),
@@ -122,13 +128,13 @@ class Observation:
 
 
 def observe(
-    engine: Engine, connection: psycopg.Connection, *, is_protected: bool = False
+    engine: Engine, connection: psycopg.Connection, dsn: Dsn, *, is_protected: bool = False
 ) -> Observation:
-    """Read everything anew on one session, and assess what is pending."""
+    """Read everything anew on one session at `dsn`, and assess what is pending."""
     reading = engine.read_folder()
     store_scripts(reading.scripts)
     rows = engine.read_history(connection)
-    facts = server.read_facts(connection, engine.advisory_lock)
+    facts = survey(dsn, connection, engine.advisory_lock)
     states = engine.compare(reading.scripts, rows, is_locked=facts.lock_holder is not None)
     evidence = {
         s.name: read_evidence(connection, s.script.statements, engine.schema)
@@ -205,7 +211,7 @@ def observe_target(target: Target) -> TargetState:
             ) as connection,
             server.cut_off_after(MOST_SECONDS, connection),
         ):
-            seen = observe(engine, connection, is_protected=target.environment.is_protected)
+            seen = observe(engine, connection, dsn, is_protected=target.environment.is_protected)
         _remember_identity(target, seen.facts)
     except (AdapterError, psycopg.Error) as error:
         reason = server.reason_of(error) if isinstance(error, psycopg.Error) else str(error)

@@ -44,7 +44,7 @@ def resolve_migrate(lost: LostMigrate) -> Resolution:
     commit = run.plan.content.get("commit", "") if run.plan else ""
     engine = engine_for(run.environment, dsn, commit)
     with server.connect(dsn, application_name=f"opsconsole:resolve:{run.pk}") as connection:
-        states = {s.name: s for s in observe(engine, connection).states}
+        states = {s.name: s for s in observe(engine, connection, dsn).states}
         names = run.plan.names if run.plan else []
         lost.result.applied = [
             n for n in names if n in states and states[n].state is MigrationStatus.APPLIED
@@ -124,7 +124,7 @@ def resolved_by_history(run: Run, name: str) -> Resolution:
     dsn = resolve_dsn(run.target)
     engine = engine_for(run.environment, dsn)
     with server.connect(dsn, application_name=f"opsconsole:resolve:{run.pk}") as connection:
-        states = observe(engine, connection).states
+        states = observe(engine, connection, dsn).states
     state = next((s.state for s in states if s.name == name), MigrationStatus.PENDING)
     return Resolution(
         RunStatus.FAILED if state is MigrationStatus.FAILED else RunStatus.SUCCEEDED,

@@ -38,7 +38,8 @@ class SessionRead(Part):
 
 
 class ServerRead(Part):
-    """What preflight and the pages show of a server. Sizes in bytes, None if not known."""
+    """What preflight and the pages show of a server, as `ServerFacts` says. Sizes in bytes, None if
+    not known."""
 
     version: str = ""
     version_num: int = 0
@@ -53,6 +54,20 @@ class ServerRead(Part):
     encoding: str = ""
     collate: str = ""
     lock_holder: SessionRead | None = None
+    in_recovery: bool = False
+    read_only_by: str = ""
+    owner: str = ""
+    may_give_to_owner: bool = True
+    role_limit: int = -1
+    role_sessions: int = 0
+    database_limit: int = -1
+    database_sessions: int = 0
+    server_limit: int = -1
+    server_sessions: int = 0
+    missing_schema: str = ""
+    maintenance_database: str = ""
+    maintenance_problem: str = ""
+    tools_problem: str = ""
 
 
 class BaselineMissing(Part):

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
-from psycopg import sql
 
 from opsconsole.environments.models import Target, TargetState
+from opsconsole.environments.obstacles import Obstacle, obstacles
 from opsconsole.environments.readings import BaselineMissing, ServerRead
+from opsconsole.language import tell
 
 WORST_FIRST = ("bad", "warn", "good")
 
@@ -31,10 +32,11 @@ def verdicts_of(target: Target, state: TargetState) -> list[Verdict]:
     # An earlier version kept less of a server.
     if read.server is None or not read.server.user:
         return []
+    in_the_way = obstacles(read.server)
     found = [
+        *map(_of, in_the_way),
         _role(read.server),
-        _databases(read.server),
-        _owner(read.server),
+        *_rights(in_the_way),
         _migrations(state),
         _health(target),
     ]
@@ -52,28 +54,24 @@ def _role(server: ServerRead) -> Verdict:
     return Verdict("good", _("The role %(role)s is no superuser.") % {"role": server.user})
 
 
-def _databases(server: ServerRead) -> Verdict:
-    if server.may_create_databases or server.is_superuser:
-        return Verdict("good", _("The role may create databases, to prove backups and to go back."))
+def _of(obstacle: Obstacle) -> Verdict:
     return Verdict(
-        "bad",
-        _("The role may not create databases: no backup can be proven, and nothing restored."),
-        command=f"ALTER ROLE {_quoted(server.user)} CREATEDB;",
+        "bad" if obstacle.stops else "warn",
+        tell(obstacle.text),
+        tell(obstacle.remedy),
+        obstacle.command,
     )
 
 
-def _owner(server: ServerRead) -> Verdict:
-    if server.owns_database or server.is_superuser:
-        return Verdict("good", _("The role owns the database."))
-    return Verdict(
-        "bad",
-        _("The role does not own the database: it can neither restore it nor go back."),
-        command=f"ALTER DATABASE {_quoted(server.database)} OWNER TO {_quoted(server.user)};",
-    )
-
-
-def _quoted(name: str) -> str:
-    return sql.Identifier(name).as_string()
+def _rights(in_the_way: list[Obstacle]) -> list[Verdict]:
+    if any(obstacle.about == "rights" for obstacle in in_the_way):
+        return []
+    return [
+        Verdict(
+            "good",
+            _("It owns the database and may create others, to prove backups and to go back."),
+        )
+    ]
 
 
 def _migrations(state: TargetState) -> Verdict:

@@ -73,8 +73,25 @@ SELECT {identifier}, current_setting('server_version'),
           FROM pg_locks l JOIN pg_stat_activity a USING (pid)
          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.database = d.oid
            AND l.classid::bigint = %(high)s AND l.objid::bigint = %(low)s
-           AND l.pid <> pg_backend_pid() LIMIT 1)
-  FROM pg_database d, pg_roles r
+           AND l.pid <> pg_backend_pid() LIMIT 1),
+       pg_is_in_recovery(),
+       (SELECT CASE WHEN setting = 'on' THEN source ELSE '' END FROM pg_settings
+         WHERE name = 'default_transaction_read_only'),
+       pg_get_userbyid(d.datdba)::text, pg_has_role(current_user, d.datdba, '{membership}'),
+       r.rolconnlimit, others.of_role, d.datconnlimit, others.of_database,
+       current_setting('max_connections')::int
+       - (SELECT sum(setting::int)::int FROM pg_settings
+           WHERE name IN ('superuser_reserved_connections', 'reserved_connections')),
+       others.of_server,
+       CASE WHEN EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = %(schema)s)
+            THEN '' ELSE %(schema)s END
+  FROM pg_database d, pg_roles r,
+       LATERAL (SELECT count(*) FILTER (WHERE usesysid = r.oid) AS of_role,
+                       count(*) FILTER (WHERE datid = d.oid) AS of_database,
+                       count(*) AS of_server
+                  FROM pg_stat_activity
+                 WHERE usesysid IS NOT NULL
+                   AND NOT starts_with(coalesce(application_name, ''), 'opsconsole:')) others
  WHERE d.datname = current_database() AND r.rolname = current_user
 """
 
@@ -86,6 +103,13 @@ class ServerFacts:
     `lock_holder` is the session that holds the advisory lock asked about: `pid`, `user`, `name`,
     `client`, `state` and `since` (when it connected, ISO 8601). The last three are None for a
     session that this role may not look at.
+
+    `read_only_by` is where the server has default_transaction_read_only from, "" while it is off
+    (`source` of pg_settings); `may_give_to_owner` whether the role can make a database that belongs
+    to this one's owner. Of role, database and server: how many sessions each takes, -1 for no limit,
+    and how many are there already, without the console's. `missing_schema` is the one asked about,
+    where it is not there. The problems say why the maintenance database cannot be used and that no
+    client tools fit, each "" where not.
     """
 
     version: str
@@ -100,6 +124,20 @@ class ServerFacts:
     encoding: str
     collate: str
     lock_holder: dict[str, Any] | None = None
+    in_recovery: bool = False
+    read_only_by: str = ""
+    owner: str = ""
+    may_give_to_owner: bool = True
+    role_limit: int = -1
+    role_sessions: int = 0
+    database_limit: int = -1
+    database_sessions: int = 0
+    server_limit: int = -1
+    server_sessions: int = 0
+    missing_schema: str = ""
+    maintenance_database: str = ""
+    maintenance_problem: str = ""
+    tools_problem: str = ""
 
     @property
     def major(self) -> int:
@@ -211,21 +249,35 @@ def reason_of(error: psycopg.Error) -> str:
     return (failed or lines or [type(error).__name__])[-1]
 
 
-def read_facts(connection: psycopg.Connection, advisory_lock: int | None = None) -> ServerFacts:
+def read_facts(
+    connection: psycopg.Connection, advisory_lock: int | None = None, schema: str = "pg_catalog"
+) -> ServerFacts:
     """Read versions, identity, sizes and rights of the connected database, in one query.
 
-    `advisory_lock` is the key, in this database, whose holder is wanted.
+    `advisory_lock` is the key, in this database, whose holder is wanted; `schema` one that should
+    be there.
     """
     key = advisory_lock or 0
-    halves = {"high": (key >> 32) & 0xFFFFFFFF, "low": key & 0xFFFFFFFF}
+    asked = {"high": (key >> 32) & 0xFFFFFFFF, "low": key & 0xFFFFFFFF, "schema": schema}
     own = "(SELECT system_identifier::text FROM pg_control_system())"
+    membership = _membership(connection)
     try:
-        row = connection.execute(FACTS.format(identifier=own), halves).fetchone()
+        query = FACTS.format(identifier=own, membership=membership)
+        row = connection.execute(query, asked).fetchone()
     except psycopg.errors.InsufficientPrivilege:
-        row = connection.execute(FACTS.format(identifier="''"), halves).fetchone()
+        query = FACTS.format(identifier="''", membership=membership)
+        row = connection.execute(query, asked).fetchone()
     assert row is not None
     identifier, version, number, *rest = row
     return ServerFacts(version, number, identifier or system_identifier(connection), *rest)
+
+
+def _membership(connection: psycopg.Connection) -> str:
+    """What pg_has_role is asked for, to know whether this role can give something to another one.
+
+    With PostgreSQL 16 a member may be one that cannot act as the role.
+    """
+    return "SET" if connection.info.server_version >= 160000 else "MEMBER"
 
 
 def system_identifier(connection: psycopg.Connection) -> str:
@@ -367,7 +419,8 @@ def database_name(connection: psycopg.Connection, oid: int) -> str | None:
 
 @dataclass(frozen=True)
 class DatabaseShape:
-    """What an empty database like another one is made with. No `owner`: who makes it owns it."""
+    """What an empty database like another one is made with. No `owner`: who makes it owns it, as
+    where this role cannot give it to the other one's owner."""
 
     encoding: str
     collate: str
@@ -381,12 +434,13 @@ def read_shape(connection: psycopg.Connection, name: str) -> DatabaseShape:
     """Read a database's shape; raises AdapterError when there is no such database."""
     row = connection.execute(
         """
-        SELECT pg_encoding_to_char(encoding), datcollate, datctype, pg_get_userbyid(datdba),
+        SELECT pg_encoding_to_char(encoding), datcollate, datctype,
+               CASE WHEN pg_has_role(current_user, datdba, %s) THEN pg_get_userbyid(datdba) END,
                to_jsonb(d)->>'datlocprovider',
                coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale')
           FROM pg_database d WHERE datname = %s
         """,
-        [name],
+        [_membership(connection), name],
     ).fetchone()
     if row is None:
         raise AdapterError(f"there is no database {name}")

@@ -15,6 +15,7 @@ from opsconsole.environments.secrets import seal
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.targets.content import read_tables
+from opsconsole.targets.dsn import Dsn
 from tests.backups_app.conftest import restore
 from tests.backups_app.test_restores import undo
 from tests.conftest import apply_first
@@ -52,6 +53,29 @@ def on_15(environment, folder, server_15) -> Environment:
 def succeeded(run: Run) -> Run:
     assert run.status == RunStatus.SUCCEEDED, run.summary
     return run
+
+
+@pytest.mark.parametrize(
+    ("made", "remedy"),
+    [
+        ("ALTER DATABASE {0} SET default_transaction_read_only = on", "RESET default_transaction"),
+        ("ALTER ROLE {0} CONNECTION LIMIT 5", "CONNECTION LIMIT 6"),
+        ("ALTER DATABASE {0} OWNER TO postgres", "OWNER TO"),
+    ],
+)
+def test_migration_is_refused_before_anything_is_dumped(on_15, server_15, migrate, made, remedy):
+    with psycopg.connect(server_15, autocommit=True) as connection:
+        connection.execute(made.format(Dsn.parse(on_15.dsn).database))
+    run = migrate()
+    assert (run.status, remedy in run.summary) == (RunStatus.FAILED, True), run.summary
+    assert not Backup.objects.exists()
+
+
+def test_role_that_owns_nothing_is_backed_up_and_the_proof_is_its_own(on_15, server_15, run_backup):
+    name = Dsn.parse(on_15.dsn).database
+    with psycopg.connect(server_15, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} OWNER TO postgres")
+    succeeded(run_backup())
 
 
 def there_and_back(environment, operator, migrate) -> None:

@@ -72,7 +72,7 @@ def test_check_of_a_role_without_rights_says_what_to_do(backup, environment):
     with superuser() as connection:
         connection.execute(f'ALTER ROLE "{name}" NOCREATEDB')
     text = finding(checked(backup, environment), "rights")["text"]
-    assert f"ALTER ROLE {name} CREATEDB" in text
+    assert f'ALTER ROLE "{name}" CREATEDB' in text
     assert "restore into another server" in text
 
 

@@ -136,6 +136,9 @@ def test_connection_test_shows_what_the_worker_found(as_role, seen):
         ({"is_superuser": True}, ["It works, with a risk:", "is a superuser"]),
         ({"may_create_databases": False}, ["not all will work", "CREATEDB;"]),
         ({"owns_database": False}, ["not all will work", "OWNER TO"]),
+        ({"in_recovery": True}, ["not all will work", "is a standby", "address of the primary"]),
+        ({"encoding": "SQL_ASCII"}, ["It works, with a risk:", "SQL_ASCII"]),
+        ({"tools_problem": "no client tools"}, ["no client tools", "migrated where no backup"]),
     ],
 )
 def test_connection_test_says_what_will_not_work_and_the_remedy(as_role, seen, change, said):

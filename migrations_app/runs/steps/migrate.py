@@ -31,6 +31,7 @@ from migrations_app.services.findings import stopping
 from migrations_app.sources.folders import engine_for
 from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Environment, Target
+from opsconsole.environments.obstacles import Need
 from opsconsole.exceptions import Cancelled, NeedsAttention, StepFailed
 from opsconsole.formats import counted, duration, size
 from opsconsole.health.step import UNHEALTHY_BEFORE, check_once, failing
@@ -84,8 +85,11 @@ class Preflight(Step):
             context.log(f"preflight: migrations of commit {engine.revision.commit}")
         with context.connect("preflight") as connection:
             self._end_older_sessions(context, connection)
-            seen = observe(engine, connection, is_protected=context.environment.is_protected)
+            seen = observe(
+                engine, connection, context.dsn, is_protected=context.environment.is_protected
+            )
             self._require_confirmed_plan(context, seen)
+            building.refuse_obstacles(context, seen.server_read, self._needs(context))
             facts = seen.facts
             if context.environment.takes_backup:
                 tools = building.tools_for(context.dsn, facts.major)
@@ -94,15 +98,7 @@ class Preflight(Step):
                     f"preflight: PostgreSQL {facts.version}, pg_dump {tools.version}, "
                     f"{size(facts.size_bytes)}"
                 )
-                if not facts.may_create_databases:
-                    raise StepFailed(
-                        say(
-                            "the role %(user)s may not create databases, so there would be no way "
-                            "back: ALTER ROLE %(user)s CREATEDB",
-                            user=facts.user,
-                        )
-                    )
-                building.require_scratch(context, facts)
+                building.require_scratch(context)
             for role in swapping.sessions_not_ours_to_end(connection, facts.database):
                 context.log(
                     f"preflight: a session of {role} is connected, which this role may not end: "
@@ -119,6 +115,12 @@ class Preflight(Step):
         return say_count(
             "%(count)s migration, nothing blocks", "%(count)s migrations, nothing blocks", count
         )
+
+    def _needs(self, context: RunContext) -> set[Need]:
+        """With a backup, the way back has to be open too."""
+        if context.environment.takes_backup:
+            return {Need.MIGRATE, Need.DUMP, Need.EXCHANGE}
+        return {Need.MIGRATE}
 
     def _end_older_sessions(self, context: RunContext, connection: psycopg.Connection) -> None:
         """Sessions of older runs: this run holds the target's lock, so they are leftovers."""
@@ -426,7 +428,7 @@ class Verify(Step[Parameters, MigrateResult]):
     def run(self, context: Migrating) -> Text:
         engine = context.get(ENGINE)
         with context.connect("verify") as connection:
-            seen = observe(engine, connection)
+            seen = observe(engine, connection, context.dsn)
             after = schema.read_schema(connection)
             invalid = schema.invalid_indexes(connection)
             rows = _row_counts(connection)
