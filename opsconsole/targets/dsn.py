@@ -31,6 +31,17 @@ PAIR = re.compile(
     r"(?P<name>\w+)\s*=\s*(?:'(?P<quoted>(?:[^'\\]|\\.)*)'|(?P<plain>(?:[^\s\\]|\\.)*))", re.DOTALL
 )
 ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+# What cannot be honoured, each with the reason.
+NOT_FOR_TOOLS = "pg_dump and pg_restore cannot be told it"
+REFUSED = {
+    "replication": "such a session takes no SQL",
+    "service": "it leads to a file of the workers: say here where the database is",
+    "passfile": "pg_dump is given another one: put the password into the address",
+    "sslkeylogfile": "it writes the secrets of every session into a file",
+    "sslpassword": f"{NOT_FOR_TOOLS}: give a key that has no password",
+} | {name: NOT_FOR_TOOLS for name in LIBPQ if name.startswith(("oauth_", "scram_"))}
+# On which of several servers a session may be. Any other, and a run would be on two of them.
+ON_THE_PRIMARY = ("read-write", "primary")
 IN_ARGUMENTS = {"dbname", "host", "port", "user", "password", "passfile", "application_name"}
 
 
@@ -65,6 +76,8 @@ class Dsn:
             else:
                 asked, cleaned = _own_of(cleaned)
             parameters = {k: str(v) for k, v in conninfo_to_dict(cleaned).items() if v is not None}
+            # The console reads UTF-8, and a dump is in the encoding of its database.
+            parameters.pop("client_encoding", None)
         except (ProgrammingError, ValueError):
             raise AdapterError(
                 "the address is not a PostgreSQL URL (postgresql://user:password@host:5432/name) "
@@ -73,8 +86,9 @@ class Dsn:
         if not parameters.get("dbname"):
             raise AdapterError("the address names no database")
         _refuse_pooler(asked)
+        _refuse_by_name(parameters)
         return cls(
-            parameters,
+            _on_one_server(parameters),
             asked.get("schema") or cls.schema,
             is_direct=asked.get("pgbouncer", "").lower() == "false",
             maintenance_database=asked.get("maintenance_database") or cls.maintenance_database,
@@ -99,12 +113,8 @@ class Dsn:
     @property
     def is_local(self) -> bool:
         """Whether it is reached without leaving this machine: a socket, or loopback."""
-        if not self.host or self.host.startswith("/") or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        places = self.host or self.parameters.get("hostaddr", "")
+        return all(map(_is_local, places.split(",")))
 
     def pinned(self, policy: CallPolicy, deadline: Deadline) -> Dsn:
         """The same with the address that each host means now: no session looks a name up again.
@@ -175,6 +185,15 @@ class Dsn:
         return f"*:*:*:*:{password}\n"
 
 
+def _is_local(host: str) -> bool:
+    if not _is_on_a_network(host) or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _is_on_a_network(host: str) -> bool:
     return bool(host) and not host.startswith(("/", "@"))
 
@@ -227,6 +246,29 @@ def _refuse_pooler(asked: dict[str, str]) -> None:
         )
 
 
+def _refuse_by_name(parameters: dict[str, str]) -> None:
+    """Raise AdapterError that names a parameter which cannot be honoured."""
+    for name in parameters:
+        if name in REFUSED:
+            raise AdapterError(f"the address has the parameter {name}: {REFUSED[name]}")
+
+
+def _on_one_server(parameters: dict[str, str]) -> dict[str, str]:
+    """The same for one host; with several, every session is on the one that takes writes.
+
+    Raises AdapterError when they are asked to be on others.
+    """
+    if "," not in parameters.get("host", "") + parameters.get("hostaddr", ""):
+        return parameters
+    wanted = parameters.get("target_session_attrs", ON_THE_PRIMARY[0])
+    if wanted not in ON_THE_PRIMARY:
+        raise AdapterError(
+            "the address has more than one host, and its target_session_attrs lets the sessions of a "
+            f"run be on different servers: say {ON_THE_PRIMARY[0]}"
+        )
+    return parameters | {"target_session_attrs": wanted}
+
+
 def _for_libpq(query: dict[str, str]) -> dict[str, str]:
     """What libpq needs of a URL's parameters, those of Prisma in libpq's words.
 
@@ -234,6 +276,13 @@ def _for_libpq(query: dict[str, str]) -> dict[str, str]:
     libpq cannot do.
     """
     kept = {name: value for name, value in query.items() if name not in PRISMA_ONLY | NOT_LIBPQ}
+    if "sslkey" not in kept:
+        # Prisma's is the password of its sslidentity.
+        kept.pop("sslpassword", None)
+    if kept.get("ssl") == "true":
+        # As libpq itself reads it in a URL, for JDBC's sake.
+        kept.setdefault("sslmode", "require")
+        del kept["ssl"]
     if "sslidentity" in kept:
         raise AdapterError(
             "the address's parameter sslidentity (a PKCS#12 file) is Prisma's own: give the "

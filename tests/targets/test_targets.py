@@ -49,6 +49,25 @@ def test_prisma_url_is_understood_and_its_schema_kept():
         ("sslaccept=strict&sslcert=/ca.pem", {"sslmode": "verify-full", "sslrootcert": "/ca.pem"}),
         ("sslmode=require&sslcert=/ca.pem", {"sslmode": "require"}),
         ("sslcert=/me.pem&sslkey=/me.key", {"sslcert": "/me.pem", "sslkey": "/me.key"}),
+        ("sslmode=verify-full&sslrootcert=/ca.pem&sslcrl=/crl.pem",
+         {"sslmode": "verify-full", "sslrootcert": "/ca.pem", "sslcrl": "/crl.pem"}),
+        ("sslmode=prefer&sslaccept=accept_invalid_certs", {"sslmode": "prefer"}),
+        ("sslmode=disable&sslaccept=strict", {"sslmode": "disable"}),
+        ("sslpassword=x", {}),
+        ("ssl=true", {"sslmode": "require"}),
+        ("pgbouncer=false", {}),
+        ("connection_limit=1&socket_timeout=3&statement_cache_size=0", {}),
+        ("socket=/tmp&single_use_connections=true", {}),
+        ("connect_timeout=0", {"connect_timeout": "0"}),
+        ("application_name=shop", {"application_name": "shop"}),
+        ("channel_binding=require", {"channel_binding": "require"}),
+        ("client_encoding=LATIN1", {}),
+        ("host=/run/postgresql", {"host": "/run/postgresql"}),
+        ("host=a,b&port=1,2",
+         {"host": "a,b", "port": "1,2", "target_session_attrs": "read-write"}),
+        ("host=a,b&target_session_attrs=primary",
+         {"host": "a,b", "target_session_attrs": "primary"}),
+        ("target_session_attrs=any", {"target_session_attrs": "any"}),
     ],
 )  # fmt: skip
 def test_parameters_of_a_url_mean_what_they_mean_to_psql_and_prisma(query, found):
@@ -69,11 +88,43 @@ def test_address_of_a_pooler_is_refused_with_the_remedy():
     assert Dsn.parse("postgresql://u@h/d?pgbouncer=false").database == "d"
 
 
-@pytest.mark.parametrize("name", ["sslidentity", "statement_timeout"])
-def test_parameter_that_cannot_be_honoured_is_named_without_its_value(name):
-    with pytest.raises(AdapterError, match=name) as error:
-        Dsn.parse(f"postgresql://u:s3cret@h/d?{name}=s3cret")
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("sslidentity=s3cret&sslpassword=s3cret", "sslidentity"),
+        ("sslcert=/me.pem&sslkey=/me.key&sslpassword=s3cret", "sslpassword"),
+        ("statement_timeout=s3cret", "statement_timeout"),
+        ("uselibpqcompat=true", "uselibpqcompat"),
+        ("ssl=no-verify", "ssl"),
+        ("replication=s3cret", "replication"),
+        ("service=s3cret", "service"),
+        ("passfile=/s3cret", "passfile"),
+        ("sslkeylogfile=/s3cret", "sslkeylogfile"),
+        ("scram_client_key=s3cret", "scram_client_key"),
+        ("host=a,b&target_session_attrs=s3cret", "target_session_attrs"),
+        ("hostaddr=10.0.0.1,10.0.0.2&target_session_attrs=any", "target_session_attrs"),
+    ],
+)
+def test_parameter_that_cannot_be_honoured_is_named_without_its_value(query, name):
+    with pytest.raises(AdapterError, match=rf"\b{name}\b") as error:
+        Dsn.parse(f"postgresql://u:s3cret@h/d?{query}")
     assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["service", "sslkeylogfile", "replication"])
+def test_parameter_of_a_connection_string_is_refused_as_that_of_a_url(name):
+    with pytest.raises(AdapterError, match=name):
+        Dsn.parse(f"host=h dbname=d {name}=x")
+
+
+def test_of_several_servers_all_sessions_are_on_the_one_that_takes_writes(database):
+    parameters = Dsn.parse(database()).parameters
+    several = " ".join(f"{name}='{value}'" for name, value in parameters.items() if name != "host")
+    dsn = Dsn.parse(f"{several} host='/nowhere,{parameters['host']}'")
+    with server.connect(dsn, application_name="x") as connection:
+        connection.execute("ALTER ROLE CURRENT_USER SET default_transaction_read_only = on")
+    with pytest.raises(AdapterError):
+        server.connect(dsn, application_name="x")
 
 
 def test_options_of_the_address_reach_the_server_and_the_tools(database):
@@ -84,9 +135,14 @@ def test_options_of_the_address_reach_the_server_and_the_tools(database):
     assert asked.tool_environment(7, "t")["PGOPTIONS"] == "-c work_mem=7MB"
 
 
-@pytest.mark.parametrize("host", ["/run/sockets", "localhost", "127.0.0.1", "::1"])
+@pytest.mark.parametrize("host", ["/run/sockets", "localhost", "127.0.0.1", "::1", "/a,::1"])
 def test_sockets_and_loopback_are_local(host):
     assert Dsn.parse(f"host={host} dbname=x").is_local
+
+
+@pytest.mark.parametrize("place", ["host=/tmp,db.test", "host=10.0.0.1", "hostaddr=10.0.0.1"])
+def test_any_host_elsewhere_is_not_local(place):
+    assert not Dsn.parse(f"{place} dbname=x").is_local
 
 
 @pytest.mark.parametrize(
