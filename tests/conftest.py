@@ -37,6 +37,7 @@ STARTS_PROGRAMS = (
     "backups_app/test_stores.py",
     "migrations_app/test_git.py",
     "migrations_app/test_sources.py",
+    "test_outgoing_calls.py",
 )
 TAKES_LONG = {"database", "transactional_db", "bucket", "server"}
 

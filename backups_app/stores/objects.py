@@ -198,4 +198,6 @@ def reason_of(error: Exception) -> str:
     if "error sending request" in text or "operation timed out" in text:
         cause = next((words for sign, words in CAUSES.items() if sign in str(error)), "")
         return f"the storage cannot be reached{f' ({cause})' if cause else ''}"
+    if "response body error" in text:
+        return "the storage did not answer in time, or broke off"
     return re.sub(r"https?://\S+", "…", text.splitlines()[0])[:300]

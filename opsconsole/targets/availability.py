@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn
 
 from opsconsole.targets.dsn import Dsn
 
 BINS = 48
 RETRY_SECONDS = 0.005
+# An application gives up sooner; a server that is stuck would be waited for without end.
+ANSWER_SECONDS = 5
 
 
 @dataclass
@@ -109,10 +114,33 @@ class AvailabilitySampler:
         try:
             if self._connection is None or self._connection.closed:
                 self._connection = psycopg.connect(self._conninfo, autocommit=True)
-            self._connection.execute("SELECT 1", prepare=False)
+            _select_one(self._connection.pgconn, time.monotonic() + ANSWER_SECONDS)
         except psycopg.Error:
             if self._connection:
                 self._connection.close()
             self._connection = None
             return None
         return (time.perf_counter() - began) * 1000
+
+
+def _select_one(line: PGconn, deadline: float) -> None:
+    """Raises psycopg.OperationalError for another answer than a row, and for none in time."""
+    line.send_query(b"SELECT 1")
+    statuses = []
+    while True:
+        while line.is_busy():
+            _wait_for_bytes(line.socket, deadline)
+            line.consume_input()
+        result = line.get_result()
+        if result is None:
+            break
+        statuses.append(result.status)
+    if statuses != [ExecStatus.TUPLES_OK]:
+        raise psycopg.OperationalError("it does not answer SELECT 1")
+
+
+def _wait_for_bytes(descriptor: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        raise psycopg.OperationalError("timed out")

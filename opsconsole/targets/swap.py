@@ -23,10 +23,13 @@ from psycopg import sql
 from opsconsole.exceptions import AdapterError
 from opsconsole.targets import server
 from opsconsole.targets.dsn import Dsn
+from opsconsole.targets.server import cut_off_after
 
 STATEMENT_WAIT_MS = 800
 STATEMENT_SECONDS = 5
 AUTOVACUUM_POLL_SECONDS = 0.02
+# Beyond its patience and its window, in which the server itself ends what takes too long.
+STUCK_AFTER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,6 @@ class Swap:
         self.order = order
         self.say = say
         self.connection = self._connect()
-        self.connection.execute(f"SET lock_timeout = {STATEMENT_WAIT_MS}")
 
     def __enter__(self) -> Swap:
         return self
@@ -68,15 +70,25 @@ class Swap:
         self.connection.close()
 
     def _connect(self) -> psycopg.Connection:
-        return server.connect(
+        connection = server.connect(
             self.order.dsn,
             application_name=self.order.application_name,
             database=self.order.dsn.maintenance_database,
             timeout_seconds=STATEMENT_SECONDS,
         )
+        connection.execute(f"SET lock_timeout = {STATEMENT_WAIT_MS}")
+        return connection
 
     def run(self) -> None:
-        """Exchange the names; on any failure reopen the live database and raise."""
+        """Exchange the names; on any failure reopen the live database and raise.
+
+        A server that is stuck is left when the time is over: the catalogue says how it ended.
+        """
+        patience = self.order.autovacuum_patience_seconds + self.order.window_seconds
+        with cut_off_after(patience + STUCK_AFTER_SECONDS, self.connection):
+            self._exchange()
+
+    def _exchange(self) -> None:
         self._let_autovacuum_leave()
         self.deadline = time.monotonic() + self.order.window_seconds
         try:
@@ -154,11 +166,12 @@ class Swap:
     def _reopen(self) -> None:
         for _attempt in range(5):
             try:
-                set_open(self.connection, self.order.live, is_open=True)
-            except psycopg.errors.LockNotAvailable:
-                continue
-            except psycopg.OperationalError:
-                self.connection = self._connect()
+                if self.connection.closed:
+                    self.connection = self._connect()
+                with cut_off_after(STUCK_AFTER_SECONDS, self.connection):
+                    set_open(self.connection, self.order.live, is_open=True)
+            except (psycopg.OperationalError, AdapterError):
+                # It is locked, or the connection is lost.
                 continue
             self.say("reopened")
             return
