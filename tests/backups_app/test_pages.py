@@ -228,7 +228,8 @@ def test_undo_page_keeps_what_was_typed_and_queues_when_right(as_role, make_back
     assert (wrong.status_code, "was right" in wrong.content.decode()) == (422, True)
     right = client.post(address, {"key": key, "reason": "was right", "typed_name": "staging"})
     run = Run.objects.latest("id")
-    assert (right.status_code, run.parameters) == (302, {"replaced": replaced.pk})
+    asked = {"replaced": replaced.pk, "consents": []}
+    assert (right.status_code, run.parameters) == (302, asked)
     assert run.title == "Undo the restore of staging"
 
 
