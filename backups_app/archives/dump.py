@@ -33,15 +33,27 @@ class ToolSession:
     grace_seconds: float
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """An exported snapshot by its name, and the encoding of its database. A dump is in that one,
+    whatever the role has its sessions in."""
+
+    name: str
+    encoding: str
+
+    def arguments(self) -> list[str]:
+        return [f"--snapshot={self.name}", f"--encoding={self.encoding}"]
+
+
 def dump_stream(
-    tools: ClientTools, dsn: Dsn, *, snapshot: str, session: ToolSession
+    tools: ClientTools, dsn: Dsn, *, snapshot: Snapshot, session: ToolSession
 ) -> Iterator[bytes]:
     """Yield `pg_dump -Fc` of the snapshot. Raises AdapterError with the tool's reason."""
     argv = [
         tools.pg_dump,
         "--format=custom",
         *COMMON,
-        f"--snapshot={snapshot}",
+        *snapshot.arguments(),
         *dsn.tool_arguments(),
     ]
     with running_tool(argv, dsn, session) as tool:
@@ -55,7 +67,7 @@ def dump_folder(
     folder: Path,
     *,
     jobs: int,
-    snapshot: str,
+    snapshot: Snapshot,
     session: ToolSession,
     on_progress: Callable[[int], None],
 ) -> Iterator[bytes]:
@@ -70,7 +82,7 @@ def dump_folder(
         f"--jobs={jobs}",
         f"--file={folder}",
         *COMMON,
-        f"--snapshot={snapshot}",
+        *snapshot.arguments(),
         *dsn.tool_arguments(),
     ]
     with running_tool(argv, dsn, session) as tool:

@@ -20,7 +20,7 @@ from backups_app.services import consent
 from opsconsole.environments import obstacles, secrets
 from opsconsole.environments.obstacles import Need
 from opsconsole.environments.readings import ServerRead
-from opsconsole.environments.survey import survey
+from opsconsole.environments.survey import survey, tools_for
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.runs.step import Estimate, RunContext
 from opsconsole.sentences import say
@@ -28,7 +28,7 @@ from opsconsole.targets import content, ddl_log, extensions, server
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.ownership import out_of_reach
 from opsconsole.targets.server import ServerFacts
-from opsconsole.targets.tools import ClientTools, choose_tools, find_tools
+from opsconsole.targets.tools import ClientTools
 
 # What pg_restore says where code of the database finds nothing without a schema before the name.
 NOT_FOUND = re.compile(r"(function|relation|type|operator) [^.]+ does not exist")
@@ -44,12 +44,6 @@ def quarantined_name(database: str, run_id: int) -> str:
 
 def built_name(database: str, run_id: int) -> str:
     return server.name_beside(database, f"__new{run_id}")
-
-
-def tools_for(dsn: Dsn, major: int) -> ClientTools:
-    """The installed client tools for a server of that version; raises AdapterError."""
-    found = find_tools(settings.PG_TOOLS_FOLDERS)
-    return choose_tools(found, server_major=major, is_local=dsn.is_local)
 
 
 def scratch_dsn(context: RunContext) -> Dsn:
@@ -85,8 +79,10 @@ def refuse_obstacles(context: RunContext, read: ServerRead, needs: set[Need]) ->
     if Need.DUMP in needs and scratch_dsn(context) == context.dsn:
         needs = needs | {Need.BUILD}
     policy = BackupPolicy.objects.of(context.environment)
-    more = policy.jobs if policy.format != BackupPolicy.Format.CUSTOM else 0
-    obstacles.refuse_obstacles(read, needs, sessions=obstacles.SESSIONS + more)
+    jobs = policy.jobs if policy.format != BackupPolicy.Format.CUSTOM else 0
+    changes = needs & {Need.MIGRATE, Need.EXCHANGE}
+    sessions = obstacles.SESSIONS if changes else obstacles.SESSIONS_OF_A_BACKUP
+    obstacles.refuse_obstacles(read, needs, sessions=sessions + jobs)
 
 
 def require_scratch(context: RunContext) -> None:

@@ -20,6 +20,7 @@ from backups_app.runs.taking import form_of, keep_archive
 from backups_app.services import consent
 from backups_app.stores.kinds import Store
 from opsconsole.environments import secrets
+from opsconsole.environments.survey import tools_for
 from opsconsole.exceptions import StepFailed
 from opsconsole.runs.step import Estimate, RunContext
 from opsconsole.sentences import say
@@ -74,7 +75,7 @@ def _listing(context: RunContext, archive: ForeignArchive) -> Listing:
     with context.connect("import", database=place.maintenance_database, on=place) as connection:
         major = connection.info.server_version // 10000
     listing = read_listing(
-        building.tools_for(place, major),
+        tools_for(place, major),
         archive,
         dsn=place,
         session=building.tool_session(context, "import"),

@@ -14,6 +14,7 @@ from backups_app.exceptions import ArchiveCorrupt, ObjectMissing
 from backups_app.models import Backup, BackupCopy, BackupPolicy
 from backups_app.models.backup import CopyState
 from backups_app.runs import building, quarantine
+from opsconsole.environments.survey import tools_for
 from opsconsole.exceptions import StepFailed
 from opsconsole.formats import counted
 from opsconsole.runs.patience import patiently
@@ -99,7 +100,7 @@ def _said(copy: BackupCopy) -> str:
 
 def _prove_decoded(context: RunContext, backup: Backup) -> None:
     """Level 1: the whole archive can be read by pg_restore."""
-    tools = building.tools_for(context.dsn, int(str(backup.manifest["client"]).split(".")[0]))
+    tools = tools_for(context.dsn, int(str(backup.manifest["client"]).split(".")[0]))
     how = Restoration("", backup.form.format, 1, True, building.scratch_folder())
     decode_archive(
         tools,

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import TypedDict
 
 import psycopg
-from django.conf import settings
 
 from backups_app.models import Backup, RestoreCheck
 from backups_app.runs.restorable import cannot_give, cannot_make, trial_of
@@ -14,15 +13,15 @@ from backups_app.runs.swapping import sessions_not_ours_to_end
 from opsconsole.environments.obstacles import Need, obstacles
 from opsconsole.environments.readings import ServerRead
 from opsconsole.environments.secrets import resolve_dsn
-from opsconsole.environments.survey import survey
+from opsconsole.environments.survey import survey, tools_for
 from opsconsole.exceptions import AdapterError
 from opsconsole.formats import size
 from opsconsole.targets import activity, server
 from opsconsole.targets.belongings import Difference, certain_to_stay, read_belongings
+from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.extensions import PG_CRON
 from opsconsole.targets.ownership import out_of_reach
 from opsconsole.targets.server import ServerFacts
-from opsconsole.targets.tools import choose_tools, find_tools
 from opsconsole.targets.trial import Refused, Trial, try_restore
 
 
@@ -79,7 +78,7 @@ def find(
     facts = survey(trial.dsn, connection)
     refused = _tried(trial, facts, backup, keeps_owners=keeps_owners)
     findings = [
-        _version(facts, backup, is_local=trial.dsn.is_local),
+        _version(facts, backup, trial.dsn),
         *_proof(trial, backup),
         *_obstacles(facts, exchanges=exchanges),
         _extensions(connection, backup, refused),
@@ -100,7 +99,7 @@ def left_behind(connection: psycopg.Connection, backup: Backup) -> list[Differen
     return certain_to_stay(read_belongings(connection, facts.database), lost)
 
 
-def _version(facts: ServerFacts, backup: Backup, *, is_local: bool) -> Finding:
+def _version(facts: ServerFacts, backup: Backup, dsn: Dsn) -> Finding:
     archived_by = int(str(backup.manifest["client"]).split(".")[0])
     said = f"PostgreSQL {facts.version}; the archive is pg_dump {backup.manifest['client']}'s"
     if facts.major < archived_by:
@@ -110,9 +109,7 @@ def _version(facts: ServerFacts, backup: Backup, *, is_local: bool) -> Finding:
             is_ok=False,
         )
     try:
-        tools = choose_tools(
-            find_tools(settings.PG_TOOLS_FOLDERS), server_major=facts.major, is_local=is_local
-        )
+        tools = tools_for(dsn, facts.major)
     except AdapterError as error:
         return Finding("versions", str(error), is_ok=False)
     return Finding("versions", f"{said}, pg_restore {tools.version} is here")

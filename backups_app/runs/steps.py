@@ -36,6 +36,7 @@ from backups_app.runs.taking import BACKUP
 from backups_app.services import consent
 from opsconsole.environments.models import Target
 from opsconsole.environments.obstacles import Need
+from opsconsole.environments.survey import tools_for
 from opsconsole.exceptions import StepFailed
 from opsconsole.formats import count, counted, duration, size
 from opsconsole.runs.documents import Parameters
@@ -61,7 +62,7 @@ class BackupPreflight(Step):
         read = building.look_at_target(context)
         building.refuse_obstacles(context, read, {Need.DUMP})
         building.require_scratch(context)
-        tools, bytes_there = building.tools_for(context.dsn, read.major), read.size_bytes or 0
+        tools, bytes_there = tools_for(context.dsn, read.major), read.size_bytes or 0
         taking.require_space(context, bytes_there)
         context.log(
             f"preflight: PostgreSQL {read.version}, pg_dump {tools.version}, {size(bytes_there)}"

@@ -14,7 +14,7 @@ import psycopg
 
 from backups_app import copies
 from backups_app.archives.archive import Manifest, StoredForm, Written, write_archive
-from backups_app.archives.dump import ToolSession, dump_folder, dump_globals, dump_stream
+from backups_app.archives.dump import Snapshot, ToolSession, dump_folder, dump_globals, dump_stream
 from backups_app.archives.encryption import encrypt, parse_recipients, public_key
 from backups_app.choices import BackupReason
 from backups_app.models import Backup, BackupCopy, BackupPolicy, Storage
@@ -22,6 +22,7 @@ from backups_app.runs import building
 from backups_app.runs.results import WithBackup
 from backups_app.stores.kinds import Store
 from opsconsole.environments import secrets
+from opsconsole.environments.survey import tools_for
 from opsconsole.exceptions import AdapterError, StepFailed
 from opsconsole.formats import size
 from opsconsole.runs.documents import Parameters
@@ -165,9 +166,10 @@ def _dump(
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         row = connection.execute("SELECT pg_export_snapshot(), now()").fetchone()
         assert row is not None
-        snapshot, taken_at = row
+        name, taken_at = row
         facts = server.read_facts(connection)
-        tools = building.tools_for(context.dsn, facts.major)
+        snapshot = Snapshot(name, facts.encoding)
+        tools = tools_for(context.dsn, facts.major)
         context.log(f"backup: pg_dump {tools.version}, {form.format} format, to {key}")
         written_before = activity.rows_written(connection)
         written_by_table = activity.rows_written_by_table(connection)
@@ -228,7 +230,7 @@ def _raw(
     context: RunContext,
     tools: ClientTools,
     policy: BackupPolicy,
-    snapshot: str,
+    snapshot: Snapshot,
     facts: ServerFacts,
     last: Backup | None,
 ) -> Iterator[tuple[Iterator[bytes], Callable[[int], None]]]:
@@ -264,7 +266,7 @@ def _raw_of(
     context: RunContext,
     tools: ClientTools,
     policy: BackupPolicy,
-    snapshot: str,
+    snapshot: Snapshot,
     session: ToolSession,
     estimate: Estimate,
 ) -> Iterator[tuple[Iterator[bytes], Callable[[int], None]]]:

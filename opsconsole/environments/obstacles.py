@@ -28,8 +28,10 @@ class Need(Enum):
 
 EVERYTHING = frozenset(Need)
 BESIDE = frozenset({Need.BUILD, Need.EXCHANGE})
-# Sessions of one run at the same time, with one of a reading or a health check beside it.
+# Sessions of one run at the same time, with one of a reading or a health check beside it. A run that
+# changes the target has two that a backup has not: the lock, and the measuring of availability.
 SESSIONS = 6
+SESSIONS_OF_A_BACKUP = 4
 READ_ONLY = "default_transaction_read_only"
 
 

@@ -11,7 +11,7 @@ from opsconsole.exceptions import AdapterError
 from opsconsole.targets import server
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.server import ServerFacts
-from opsconsole.targets.tools import choose_tools, find_tools
+from opsconsole.targets.tools import ClientTools, choose_tools, find_tools
 
 
 def survey(
@@ -28,6 +28,12 @@ def survey(
     )
 
 
+def tools_for(dsn: Dsn, major: int) -> ClientTools:
+    """The installed client tools for a server of that version; raises AdapterError."""
+    found = find_tools(settings.PG_TOOLS_FOLDERS)
+    return choose_tools(found, server_major=major, is_local=dsn.is_local)
+
+
 def _why_not_maintained(dsn: Dsn, connection: psycopg.Connection) -> str:
     """Why no session can be had in the maintenance database; "" when one can."""
     name = connection.info.parameter_status("application_name") or server.APPLICATION_PREFIX
@@ -41,9 +47,7 @@ def _why_not_maintained(dsn: Dsn, connection: psycopg.Connection) -> str:
 def _why_no_tools(dsn: Dsn, major: int) -> str:
     """Why a server of that version can be neither dumped nor restored from here; "" when it can."""
     try:
-        choose_tools(
-            find_tools(settings.PG_TOOLS_FOLDERS), server_major=major, is_local=dsn.is_local
-        )
+        tools_for(dsn, major)
     except AdapterError as error:
         return str(error)
     return ""

@@ -31,6 +31,9 @@ PAIR = re.compile(
     r"(?P<name>\w+)\s*=\s*(?:'(?P<quoted>(?:[^'\\]|\\.)*)'|(?P<plain>(?:[^\s\\]|\\.)*))", re.DOTALL
 )
 ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+# Asked for when a session begins: a role or database may have another one, in which the server could
+# not even say its name.
+CLIENT_ENCODING = "UTF8"
 # What cannot be honoured, each with the reason.
 NOT_FOR_TOOLS = "pg_dump and pg_restore cannot be told it"
 REFUSED = {
@@ -146,6 +149,7 @@ class Dsn:
             | {
                 "dbname": database or self.database,
                 "application_name": application_name,
+                "client_encoding": CLIENT_ENCODING,
                 "connect_timeout": self.parameters.get("connect_timeout", "10"),
             }
         )
@@ -171,7 +175,11 @@ class Dsn:
     def tool_environment(self, passfile: int, application_name: str) -> dict[str, str]:
         """Environment of a tool: its password file (a descriptor), and what else the address asks
         for (TLS, options), but for what its arguments say."""
-        environment = {"PGPASSFILE": f"/proc/self/fd/{passfile}", "PGAPPNAME": application_name}
+        environment = {
+            "PGPASSFILE": f"/proc/self/fd/{passfile}",
+            "PGAPPNAME": application_name,
+            "PGCLIENTENCODING": CLIENT_ENCODING,
+        }
         asked = {
             variable: self.parameters[name]
             for name, variable in LIBPQ.items()

@@ -36,12 +36,11 @@ Identity = tuple[int, int]
 # One row, unless somebody else than the server itself answered when the session began: a pooler
 # makes up its own number of the process. Then nothing is set either, because it would stay on the
 # session for the application. client_connection_check_interval came with PostgreSQL 14. A role or
-# database may have another encoding or style of dates, in which nothing here could be read; the
-# order in which a date is understood stays.
+# database may have another style of dates, in which nothing here could be read; the order in which a
+# date is understood stays.
 SESSION = f"""
 SELECT set_config('idle_in_transaction_session_timeout', '0', false),
        set_config('statement_timeout', %s, false),
-       set_config('client_encoding', 'UTF8', false),
        set_config('DateStyle', 'ISO', false),
        (SELECT set_config(name, '1s', false) FROM pg_settings
          WHERE name = 'client_connection_check_interval'),

@@ -18,6 +18,7 @@ from backups_app.models import Backup, ReplacedDatabase
 from backups_app.parameters import RestoreParameters
 from backups_app.runs import building, operations, restore_check, swapping
 from backups_app.stores.local import LocalStore
+from opsconsole.environments import survey
 from opsconsole.exceptions import AdapterError, Kind, Refused
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunKind, RunStatus
@@ -82,11 +83,11 @@ def test_role_that_may_not_create_databases_is_refused_with_the_remedy(run_backu
     with superuser() as connection:
         connection.execute(f'ALTER ROLE "{name}" NOCREATEDB')
     run = run_backup()
-    assert (run.status, f"ALTER ROLE {name} CREATEDB" in run.summary) == (RunStatus.FAILED, True)
+    assert (run.status, f'ALTER ROLE "{name}" CREATEDB' in run.summary) == (RunStatus.FAILED, True)
 
 
 def test_server_without_fitting_tools_is_refused_naming_the_package(run_backup, monkeypatch):
-    monkeypatch.setattr(building, "find_tools", lambda _folders: [])
+    monkeypatch.setattr(survey, "find_tools", lambda _folders: [])
     run = run_backup()
     assert "install the package postgresql-client-18" in run.summary
 

@@ -32,6 +32,7 @@ from migrations_app.sources.folders import engine_for
 from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import Environment, Target
 from opsconsole.environments.obstacles import Need
+from opsconsole.environments.survey import tools_for
 from opsconsole.exceptions import Cancelled, NeedsAttention, StepFailed
 from opsconsole.formats import counted, duration, size
 from opsconsole.health.step import UNHEALTHY_BEFORE, check_once, failing
@@ -92,7 +93,7 @@ class Preflight(Step):
             building.refuse_obstacles(context, seen.server_read, self._needs(context))
             facts = seen.facts
             if context.environment.takes_backup:
-                tools = building.tools_for(context.dsn, facts.major)
+                tools = tools_for(context.dsn, facts.major)
                 taking.require_space(context, facts.size_bytes)
                 context.log(
                     f"preflight: PostgreSQL {facts.version}, pg_dump {tools.version}, "
