@@ -43,6 +43,10 @@ KEPT_STATES = 500
 # Of one statement, and of the whole: the second ends what waits for a server that is stuck.
 STATEMENT_SECONDS = 30
 MOST_SECONDS = 300
+NAME_NOT_UTF8 = (
+    "A database in SQL_ASCII may hold names in any encoding, and this one holds one that is not UTF-8: "
+    "rename it. psql shows it after \\encoding SQL_ASCII"
+)
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,9 @@ def observe_target(target: Target) -> TargetState:
         ):
             seen = observe(engine, connection, dsn, is_protected=target.environment.is_protected)
         _remember_identity(target, seen.facts)
+    except psycopg.errors.CharacterNotInRepertoire as error:
+        reason = f"{server.reason_of(error)}. {NAME_NOT_UTF8}"
+        return TargetState.objects.create(target=target, error=reason)
     except (AdapterError, psycopg.Error) as error:
         reason = server.reason_of(error) if isinstance(error, psycopg.Error) else str(error)
         return TargetState.objects.create(target=target, error=reason)

@@ -16,6 +16,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from backups_app.models import Backup, ReplacedDatabase
+from migrations_app.reading.observation import NAME_NOT_UTF8
 from opsconsole.embedded.postgres import set_role
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import seal
@@ -28,6 +29,7 @@ from tests.backups_app.conftest import restore
 from tests.backups_app.test_restores import undo
 from tests.conftest import apply_first
 from tests.servers import postgres_15
+from tests.worker import observe_target
 
 pytestmark = [pytest.mark.usefixtures("transactional_db"), pytest.mark.needs_postgres15]
 
@@ -77,6 +79,17 @@ def test_migration_is_refused_before_anything_is_dumped(on_15, server_15, migrat
     run = migrate()
     assert (run.status, remedy in run.summary) == (RunStatus.FAILED, True), run.summary
     assert not Backup.objects.exists()
+
+
+def test_database_that_would_be_renamed_from_itself_is_backed_up_and_not_migrated(
+    on_15, run_backup, migrate
+):
+    own = f"{on_15.dsn}?maintenance_database={Dsn.parse(on_15.dsn).database}"
+    on_15.targets.update(dsn_encrypted=seal(own))
+    succeeded(run_backup())
+    run = migrate()
+    assert (run.status, "?maintenance_database=" in run.summary) == (RunStatus.FAILED, True)
+    assert Backup.objects.count() == 1
 
 
 def test_role_that_owns_nothing_is_backed_up_and_the_proof_is_its_own(on_15, server_15, run_backup):
@@ -318,3 +331,13 @@ def test_any_kind_of_database_goes_there_and_back(made, environment, operator, m
     succeeded(undo(ReplacedDatabase.objects.get(run=run), operator))
     assert contents(environment) == migrated
     assert properties(address, name) == before
+
+
+def test_name_that_is_not_utf8_is_told_with_the_remedy(made, environment):
+    made(FEW[-1])
+    with psycopg.connect(environment.dsn, autocommit=True) as connection:
+        connection.execute(
+            "DO $$ BEGIN EXECUTE 'CREATE TABLE '"
+            " || quote_ident(convert_from('\\xe974', 'SQL_ASCII')) || ' (id int)'; END $$"
+        )
+    assert NAME_NOT_UTF8 in observe_target(environment.targets.get()).error
