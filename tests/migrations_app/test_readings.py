@@ -15,7 +15,7 @@ from migrations_app.reading.observation import Observation
 from migrations_app.reading.readings import MigrationRead, Reading, reading_of
 from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.models import TargetState
-from opsconsole.environments.readings import SessionRead
+from opsconsole.environments.readings import BaselineMissing, SessionRead
 from opsconsole.targets.server import ServerFacts
 
 NOON = datetime(2026, 1, 2, 12, 0, 0, 5, tzinfo=UTC)
@@ -56,6 +56,7 @@ SEEN = Observation(
     {"1_init": Evidence([Trace(1, "SELECT 1;", None, "leaves no trace in the catalogue")])},
     Revision("main", "f00", "Add", "Ann", NOON),
     "squawk could not be run",
+    BaselineMissing(tool="Prisma", table="public.t", file="2_add/migration.sql", command="npx x"),
 )
 
 
@@ -73,6 +74,7 @@ def test_everything_that_was_observed_is_stored():
                 "tool_verdict": SEEN.verdict.as_dict(),
                 "refusals": SEEN.refusals,
                 "tool_version": "7.4.0",
+                "baseline": SEEN.baseline.model_dump(),
                 "plan": SEEN.plan_content(),
                 "revision": Revision("main", "f00", "Add", "Ann", NOON).as_dict(),
             }
