@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from opsconsole.access.models import User
 from opsconsole.access.permissions import console_admins
 from opsconsole.exceptions import Kind, Refused
-from opsconsole.formats import duration
+from opsconsole.formats import duration, visible
 from opsconsole.web.keys import key_from
 
 DONE, FAILED = 0, 1
@@ -26,6 +26,16 @@ Answer = TypeVar("Answer")
 
 class Output(Protocol):
     def write(self, msg: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class VisibleOutput:
+    """What is printed, for a terminal: nothing in it is obeyed by one."""
+
+    output: Output
+
+    def write(self, msg: str) -> None:
+        self.output.write(visible(msg))
 
 
 @dataclass(frozen=True)

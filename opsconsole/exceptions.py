@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from opsconsole.sentences import Text
+from opsconsole.sentences import Sentence, Text
+
+MOST_CHARACTERS = 10_000
 
 
 class ConsoleError(Exception):
     """Base of the errors a person is shown: the message says what, where, and what to do.
 
-    What is kept of it, or is part of a sentence that is kept, is its `text`.
+    What is kept of it, or is part of a sentence that is kept, is its `text`: what others said in
+    it can be stored, and is no longer than somebody would read.
     """
 
     def __init__(self, text: Text = "") -> None:
-        super().__init__(text)
-        self.text = text
+        kept = text.changed(_storable) if isinstance(text, Sentence) else _storable(text)
+        super().__init__(kept)
+        self.text = kept
+
+
+def _storable(text: str) -> str:
+    """Without NUL and halves of surrogate pairs, which no database keeps."""
+    if len(text) > MOST_CHARACTERS:
+        text = f"{text[: MOST_CHARACTERS - 1]}…"
+    return text.replace("\0", "").encode(errors="replace").decode()
 
 
 class Kind(Enum):

@@ -7,6 +7,13 @@ import re
 # ECMA-48: a control sequence, and an operating system command such as a title or a link.
 ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?")
 
+# What a terminal obeys (C0, DEL, C1), and what turns the direction of the text around it (Unicode's
+# bidirectional algorithm, UAX 9); not the white space of a text of many lines.
+UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
+UNSEEN_IN_UTF8 = re.compile(
+    rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]"
+)
+
 
 def size(amount: float) -> str:
     """Bytes in decimal units, at most one digit: `812 B`, `12 kB`, `41.2 MB`, `2.1 TB`."""
@@ -54,6 +61,15 @@ def one_line(text: str, at_most: int) -> str:
     if len(line) <= at_most and len(text) <= 4 * at_most:
         return line
     return f"{line[: at_most - 1]}…"
+
+
+def visible(text: str) -> str:
+    """The text with what a terminal obeys, or what turns its direction, written out: `[U+202E]`."""
+    return UNSEEN.sub(_code, text)
+
+
+def _code(found: re.Match[str]) -> str:
+    return f"[U+{ord(found[0]):04X}]"
 
 
 def _number(value: float) -> str:

@@ -16,7 +16,7 @@ from psycopg import sql
 
 from migrations_app.engines.applying import Applying
 from migrations_app.engines.dbmate_file import Sections, read_sections
-from migrations_app.engines.folder import read_script
+from migrations_app.engines.folder import not_text, read_script
 from migrations_app.engines.kinds import (
     AppliedMigration,
     Engine,
@@ -57,12 +57,15 @@ class DbmateEngine(Engine):
     def read_folder(self) -> FolderReading:
         scripts, problems = [], []
         for name in self._names():
+            if unnamed := not_text(name):
+                problems.append(unnamed)
+                continue
             try:
                 text = read_script(self.folder / f"{name}.sql", self.folder)
                 scripts.append(_script(name, text))
             except AdapterError as error:
                 problems.append(f"{name}.sql {error}")
-        return FolderReading(scripts, problems + _shared_versions(self._names()))
+        return FolderReading(scripts, problems + _shared_versions([s.name for s in scripts]))
 
     @classmethod
     def script_of(cls, name: str, text: str) -> MigrationScript:

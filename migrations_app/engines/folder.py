@@ -40,3 +40,9 @@ def read_script(file: Path, root: Path) -> str:
         line = text.count("\n", 0, text.index("\x00")) + 1
         raise AdapterError(f"holds a NUL byte at line {line}, which PostgreSQL cannot take")
     return text
+
+
+def not_text(name: str) -> str:
+    """Why a file of that name cannot be used; "" for one whose name is text."""
+    shown = name.encode(errors="replace").decode()
+    return "" if shown == name else f"{shown}: its name is not UTF-8 text"

@@ -22,7 +22,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from migrations_app.engines.applying import Applying
-from migrations_app.engines.folder import read_script
+from migrations_app.engines.folder import not_text, read_script
 from migrations_app.engines.kinds import (
     AppliedMigration,
     Engine,
@@ -114,6 +114,9 @@ class PrismaEngine(Engine):
         problems = self._lock_file_problems()
         scripts = []
         for path in folders:
+            if unnamed := not_text(path.name):
+                problems.append(unnamed)
+                continue
             try:
                 text = read_script(path / "migration.sql", self.folder)
             except FileNotFoundError:

@@ -217,6 +217,8 @@ def observe_target(target: Target) -> TargetState:
         ):
             seen = observe(engine, connection, dsn, is_protected=target.environment.is_protected)
         _remember_identity(target, seen.facts)
+        with transaction.atomic():
+            state = TargetState.objects.create(target=target, data=seen.reading.stored())
     except psycopg.errors.CharacterNotInRepertoire as error:
         reason = f"{server.reason_of(error)}. {NAME_NOT_UTF8}"
         return TargetState.objects.create(target=target, error=reason)
@@ -228,7 +230,6 @@ def observe_target(target: Target) -> TargetState:
         logger.exception("the reading of %s crashed", target)
         reason = f"the reading crashed: {type(error).__name__}: {one_line(str(error), 300)}"
         return TargetState.objects.create(target=target, error=reason)
-    state = TargetState.objects.create(target=target, data=seen.reading.stored())
     _forget_old_states(target)
     return state
 

@@ -65,6 +65,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "opsconsole.web.middleware.VisibleTextMiddleware",
     "opsconsole.access.middleware.RequestContextMiddleware",
     "opsconsole.audit.middleware.RefusalsMiddleware",
     "opsconsole.web.middleware.RefusedMiddleware",

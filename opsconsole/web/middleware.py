@@ -9,6 +9,7 @@ from django.shortcuts import render
 from django.utils.translation import gettext as _
 
 from opsconsole.exceptions import Refused
+from opsconsole.formats import UNSEEN_IN_UTF8, visible
 from opsconsole.web import errors
 
 UNUSED_FEATURES = (
@@ -41,6 +42,23 @@ class PermissionsPolicyMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
         response.headers["Permissions-Policy"] = PERMISSIONS_POLICY
+        return response
+
+
+class VisibleTextMiddleware:
+    """Writes out, in every page, the characters that are not seen and change what is.
+
+    Names, messages and SQL come from files and servers of others, and stand in many templates.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        is_page = response.get("Content-Type", "").startswith("text/html")
+        if is_page and not response.streaming and UNSEEN_IN_UTF8.search(response.content):
+            response.content = visible(response.content.decode()).encode()
         return response
 
 

@@ -13,9 +13,10 @@ from django.db import OperationalError
 from backups_app import cli as backups
 from migrations_app import cli as migrations
 from opsconsole.audit import cli as audit
-from opsconsole.cli import Call, Verb
+from opsconsole.cli import Call, Verb, VisibleOutput
 from opsconsole.environments import cli as environments
 from opsconsole.exceptions import ConsoleError, Refused
+from opsconsole.formats import visible
 from opsconsole.health import cli as health
 from opsconsole.project import cli as project
 from opsconsole.runs import cli as runs
@@ -43,7 +44,7 @@ class Command(BaseCommand):
         _add(verbs, common, (verb for subject in SUBJECTS for verb in subject.VERBS))
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        call = Call(argparse.Namespace(**options), self.stdout)
+        call = Call(argparse.Namespace(**options), VisibleOutput(self.stdout))
         try:
             _require_text(options)
             status = options["act"](call)
@@ -64,7 +65,7 @@ class Command(BaseCommand):
             sys.exit(status)
 
     def _refuse(self, message: str) -> None:
-        self.stderr.write(message)
+        self.stderr.write(visible(message))
         sys.exit(REFUSED)
 
 
