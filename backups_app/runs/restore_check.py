@@ -147,7 +147,7 @@ def _obstacles(facts: ServerFacts, *, exchanges: bool) -> list[Finding]:
 
 def _tried(trial: Trial, facts: ServerFacts, backup: Backup, *, keeps_owners: bool) -> Refused:
     if not facts.may_create_databases:
-        return Refused({}, {})
+        return Refused()
     extensions = backup.extensions
     return try_restore(trial, extensions, backup.owned if keeps_owners else None)
 

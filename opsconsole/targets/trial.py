@@ -25,10 +25,12 @@ SELECT e.name FROM pg_available_extensions e
 
 class Refused(NamedTuple):
     """What the role could not do, with the server's reason: `{extension: reason}`, and
-    `{(schema, owner): reason}` for objects in that schema that it could not give to that owner."""
+    `{(schema, owner): reason}` for objects in that schema that it could not give to that owner.
+    `superusers` are those of the owners to whom nobody should belong."""
 
-    extensions: dict[str, str]
-    owners: dict[tuple[str, str], str]
+    extensions: dict[str, str] = {}
+    owners: dict[tuple[str, str], str] = {}
+    superusers: frozenset[str] = frozenset()
 
 
 class Trial(NamedTuple):
@@ -49,7 +51,7 @@ def try_restore(trial: Trial, extensions: Collection[str], owned: Ownership | No
         doubtful = [row[0] for row in session.execute(DOUBTFUL, [list(extensions)])]
         others = _of_others(session, owned) if owned else []
         if not doubtful and not others:
-            return Refused({}, {})
+            return Refused()
         shape = server.read_shape(session, trial.dsn.database)
         server.drop_database(session, trial.database)
         server.create_database(session, trial.database, shape)
@@ -58,6 +60,7 @@ def try_restore(trial: Trial, extensions: Collection[str], owned: Ownership | No
                 return Refused(
                     _try_extensions(made, doubtful),
                     _try_owners(made, owned.schemas, others) if owned else {},
+                    _superusers(made),
                 )
         finally:
             server.drop_database(session, trial.database)
@@ -119,6 +122,12 @@ def _try_owners(
         except psycopg.Error as error:
             refused[schema, owner] = server.reason_of(error)
     return refused
+
+
+def _superusers(session: psycopg.Connection) -> frozenset[str]:
+    return frozenset(
+        row[0] for row in session.execute("SELECT rolname FROM pg_roles WHERE rolsuper")
+    )
 
 
 def _given(kind: str, owner: str, *name: str) -> sql.Composed:

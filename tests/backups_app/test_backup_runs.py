@@ -25,7 +25,7 @@ from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.work.models import WorkItem
 from tests.backups_app.conftest import lose, restore
-from tests.conftest import log_of
+from tests.conftest import log_of, superuser
 from tests.worker import check_copy, do_work, drop_replaced_database, execute_run
 
 pytestmark = pytest.mark.usefixtures("transactional_db")
@@ -77,7 +77,6 @@ def test_content_with_odd_names_types_and_large_objects_is_equal(run_backup, tar
 
 
 def test_role_that_may_not_create_databases_is_refused_with_the_remedy(run_backup, environment):
-    from tests.conftest import superuser
 
     name = psycopg.conninfo.conninfo_to_dict(environment.dsn)["user"]
     with superuser() as connection:
@@ -111,11 +110,8 @@ def test_disk_that_fills_up_leaves_nothing(run_backup, monkeypatch):
 def test_pg_dump_that_fails_leaves_nothing_and_its_words_in_the_log(run_backup, target):
     target.execute("CREATE TABLE gone (x int)")
     owner = target.info.user
-    from tests.conftest import superuser
 
-    with superuser(target.info.dbname) as admin:
-        admin.execute("ALTER TABLE gone OWNER TO postgres")
-        admin.execute(f'REVOKE ALL ON gone FROM "{owner}"')
+    target.execute(f'REVOKE ALL ON gone FROM "{owner}"')
     run = run_backup()
     assert run.status == RunStatus.FAILED
     assert "permission denied for table gone" in log_of(run)
@@ -286,7 +282,6 @@ def test_protected_data_goes_elsewhere_only_with_an_admin(backup, make_environme
 
 
 def test_restore_is_refused_while_a_logical_slot_blocks_it(backup, environment, operator):
-    from tests.conftest import superuser
 
     name = psycopg.conninfo.conninfo_to_dict(environment.dsn)["dbname"]
     with superuser() as admin, superuser(name) as connection:
@@ -311,7 +306,6 @@ def test_restore_is_refused_while_a_prepared_transaction_blocks_it(backup, envir
 def test_session_of_a_role_that_may_not_be_ended_leaves_the_live_database_open(
     backup, environment, operator
 ):
-    from tests.conftest import superuser
 
     name = psycopg.conninfo.conninfo_to_dict(environment.dsn)["dbname"]
     with superuser(name):
@@ -322,7 +316,6 @@ def test_session_of_a_role_that_may_not_be_ended_leaves_the_live_database_open(
 
 
 def test_swap_that_cannot_empty_the_database_reopens_it(backup, environment, operator, monkeypatch):
-    from tests.conftest import superuser
 
     for module in (swapping, restore_check):
         monkeypatch.setattr(module, "sessions_not_ours_to_end", lambda *_: [])
