@@ -138,7 +138,9 @@ def build_database(
         schemas = _schemas_of_others(connection, backup) if keeps_owners else {}
         server.drop_database(connection, name)
         server.create_database(
-            connection, name, shape if place == context.dsn else replace(shape, owner=None)
+            connection,
+            name,
+            shape if place == context.dsn else replace(shape, owner=None, tablespace=None),
         )
         facts = server.read_facts(connection)
     tools = tools_for(place, facts.major)

@@ -95,8 +95,8 @@ def find(
 def left_behind(connection: psycopg.Connection, backup: Backup) -> list[Difference]:
     """What belongs to the connected database, and is certain to stay behind in an exchange."""
     facts = server.read_facts(connection)
-    lost = (f"event trigger {each.name}" for each in backup.event_triggers_lost(facts))
-    return certain_to_stay(read_belongings(connection, facts.database), lost)
+    live = read_belongings(connection, facts.database)
+    return certain_to_stay(live, backup.event_triggers_lost(facts))
 
 
 def _version(facts: ServerFacts, backup: Backup, dsn: Dsn) -> Finding:

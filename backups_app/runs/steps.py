@@ -266,8 +266,9 @@ class ExchangePreflight(Step[RestoreParameters, WithReplaced]):
     def run(self, context: RunContext[RestoreParameters, WithReplaced]) -> Text:
         with context.connect("preflight") as connection:
             _look_before(context, connection, exchanges=True)
-            behind = restore_check.left_behind(connection, context.get(RESTORES))
-        swapping.require_consent(context, behind, context.parameters.consents)
+        swapping.require_what_can_be_known(
+            context, context.get(RESTORES), context.parameters.consents
+        )
         return say("nothing blocks")
 
 

@@ -34,8 +34,10 @@ from opsconsole.targets.belongings import (
     Belongings,
     Difference,
     carry_over,
+    certain_to_stay,
     differences,
     read_belongings,
+    to_try,
 )
 
 MEANT = {
@@ -71,6 +73,39 @@ class Accepted:
 
 class LeftBehind(StepFailed):
     """An exchange would leave something behind that nobody has consented to; nothing was changed."""
+
+
+def require_what_can_be_known(
+    context: RunContext[Parameters, WithReplaced],
+    backup: Backup,
+    consents: Collection[str],
+) -> None:
+    """Before anything is built: raise LeftBehind for what is certain to stay behind, unless it was
+    consented to. What takes a right is tried in an empty database."""
+    name = building.built_name(context.dsn.database, context.run.pk)
+    with context.connect("belongings") as connection:
+        live = read_belongings(connection, name)
+        facts = server.read_facts(connection)
+    certain = certain_to_stay(live, backup.event_triggers_lost(facts))
+    tried = to_try(live)
+    refused = _try_in_empty_database(context, name, tried) if tried else {}
+    certain += [difference for difference in tried if difference.what in refused]
+    require_consent(context, certain, consents, refused)
+
+
+def _try_in_empty_database(
+    context: RunContext, name: str, tried: Iterable[Difference]
+) -> dict[str, str]:
+    """What could not be made in a database `name` that is dropped again, and why not."""
+    with context.connect("try", database=server.MAINTENANCE_DATABASE) as connection:
+        shape = server.read_shape(connection, context.dsn.database)
+        server.drop_database(connection, name)
+        server.create_database(connection, name, shape)
+        with context.connect("try", database=name) as empty:
+            refused = carry_over(empty, tried)
+            empty.close()
+        server.drop_database(connection, name)
+    return refused
 
 
 def hand_over(

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
+from opsconsole.targets.event_triggers import EventTrigger
+
 # Settings whose value is a list of names; the others are one text (pg_dump's
 # variable_is_guc_list_quote).
 LISTS_OF_NAMES = {
@@ -32,6 +34,7 @@ RENEWED = "collation version"
 LARGE_OBJECTS = "large objects"
 # A copy of these would receive what the first one receives.
 OF_ANOTHER_SERVER = {"subscription", "replication slot"}
+TAKE_RIGHTS = {"setting", "security label", "publication"}
 REMEDIES = {
     "subscription": "a copy would receive everything twice: drop it or set its slot to NONE, and "
     "make it again after the exchange",
@@ -125,16 +128,23 @@ def differences(
     return found
 
 
-def certain_to_stay(live: Belongings, not_made: Iterable[str] = ()) -> list[Difference]:
-    """What no replacement will have, known before one is built.
-
-    `not_made` is what of the archive cannot be made there.
-    """
-    never = set(not_made)
+def certain_to_stay(live: Belongings, lost: Iterable[EventTrigger]) -> list[Difference]:
+    """What no replacement will have, known before one is built; `lost` are those of the archive
+    that cannot be made there."""
+    never = {f"event trigger {each.name}" for each in lost}
     return [
         Difference(what, "missing", one.kind)
         for what, one in live.items()
         if one.kind in OF_ANOTHER_SERVER or what in never
+    ]
+
+
+def to_try(live: Belongings) -> list[Difference]:
+    """What can be tried in an empty database, because only a right may be missing to make it there."""
+    return [
+        Difference(what, "missing", one.kind, one.makes[:1])
+        for what, one in live.items()
+        if one.kind in TAKE_RIGHTS
     ]
 
 

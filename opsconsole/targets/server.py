@@ -419,7 +419,8 @@ def database_name(connection: psycopg.Connection, oid: int) -> str | None:
 @dataclass(frozen=True)
 class DatabaseShape:
     """What an empty database like another one is made with. No `owner`: who makes it owns it, as
-    where this role cannot give it to the other one's owner."""
+    where this role cannot give it to the other one's owner. No `tablespace`: the server's default.
+    """
 
     encoding: str
     collate: str
@@ -427,16 +428,22 @@ class DatabaseShape:
     owner: str | None
     provider: str | None
     locale: str | None
+    tablespace: str | None
 
 
 def read_shape(connection: psycopg.Connection, name: str) -> DatabaseShape:
-    """Read a database's shape; raises AdapterError when there is no such database."""
+    """Read a database's shape; raises AdapterError when there is no such database.
+
+    Its tablespace only where this role may make another one there.
+    """
     row = connection.execute(
         """
         SELECT pg_encoding_to_char(encoding), datcollate, datctype,
                CASE WHEN pg_has_role(current_user, datdba, %s) THEN pg_get_userbyid(datdba) END,
                to_jsonb(d)->>'datlocprovider',
-               coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale')
+               coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale'),
+               (SELECT spcname FROM pg_tablespace t
+                 WHERE t.oid = d.dattablespace AND has_tablespace_privilege(t.oid, 'CREATE'))
           FROM pg_database d WHERE datname = %s
         """,
         [_membership(connection), name],
@@ -461,6 +468,8 @@ def create_database(connection: psycopg.Connection, name: str, shape: DatabaseSh
     )
     if shape.owner:
         clauses += sql.SQL(" OWNER {}").format(sql.Identifier(shape.owner))
+    if shape.tablespace:
+        clauses += sql.SQL(" TABLESPACE {}").format(sql.Identifier(shape.tablespace))
     locale = sql.Literal(shape.locale)
     if shape.provider == "i":
         clauses += sql.SQL(" LOCALE_PROVIDER icu ICU_LOCALE {}").format(locale)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import psycopg
 import pytest
 from django.urls import reverse
@@ -58,16 +60,30 @@ ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO PUBLIC;
 """
 
 
+@pytest.fixture
+def tablespace() -> Iterator[str]:
+    """One that lives longer than the databases in it."""
+    with superuser() as connection:
+        connection.execute("SET allow_in_place_tablespaces = on")
+        connection.execute("CREATE TABLESPACE elsewhere LOCATION ''")
+        connection.execute("GRANT CREATE ON TABLESPACE elsewhere TO PUBLIC")
+        yield "elsewhere"
+        connection.execute("DROP TABLESPACE elsewhere")
+
+
 def belongings_of(environment) -> Belongings:
     with psycopg.connect(environment.dsn, autocommit=True) as connection:
         return read_belongings(connection, "replacement")
 
 
 def test_everything_that_belongs_to_a_database_is_equal_after_a_restore_and_its_undo(
-    environment, target, run_backup, operator
+    tablespace, environment, target, run_backup, operator
 ):
-    target.execute(BY_ITS_OWNER.format(f'"{target.info.dbname}"').encode())
+    name = target.info.dbname
+    target.execute(BY_ITS_OWNER.format(f'"{name}"').encode())
     target.close()
+    with superuser() as connection:
+        connection.execute(f'ALTER DATABASE "{name}" SET TABLESPACE {tablespace}'.encode())
     before = belongings_of(environment)
     backup = Backup.objects.get(run=run_backup())
 
@@ -92,17 +108,29 @@ def test_what_cannot_be_carried_over_stops_an_exchange_until_it_is_consented_to(
     with superuser(name) as connection:
         connection.execute(f'ALTER DATABASE "{name}" SET log_min_duration_statement = 7')
         connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
-    stays = ["publication everything", "setting log_min_duration_statement"]
+        # As a provider that is not loaded would have written it.
+        connection.execute("SET allow_system_table_mods = on")
+        connection.execute(
+            "INSERT INTO pg_shseclabel SELECT oid, 'pg_database'::regclass, 'sel', 'top'"
+            " FROM pg_database WHERE datname = current_database()"
+        )
+    stays = [
+        "publication everything",
+        "security label sel",
+        "setting log_min_duration_statement",
+    ]
     run = restore(operator, backup, environment)
     assert run.status == RunStatus.FAILED
     assert (
         "the exchange would not keep everything that belongs to the database: setting "
         "log_min_duration_statement would be missing: permission denied to set parameter "
-        '"log_min_duration_statement"; publication everything would be missing: must be superuser '
+        '"log_min_duration_statement"; security label sel would be missing: security label provider '
+        '"sel" is not loaded; publication everything would be missing: must be superuser '
         "to create FOR ALL TABLES publication. Put it right, or consent to it and ask again. The "
         "live database was not touched."
     ) in run.summary
     assert sorted(run.result["left_behind"]) == stays
+    assert "restore: building" not in log_of(run)
     one = restore(operator, backup, environment, consents=stays[:1])
     assert (one.status, stays[0] in one.summary) == (RunStatus.FAILED, False)
 
