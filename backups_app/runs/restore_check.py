@@ -17,7 +17,7 @@ from opsconsole.environments.survey import survey, tools_for
 from opsconsole.exceptions import AdapterError
 from opsconsole.formats import size
 from opsconsole.targets import activity, server
-from opsconsole.targets.belongings import Difference, certain_to_stay, read_belongings
+from opsconsole.targets.belongings import certain_to_stay, read_belongings
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.extensions import PG_CRON
 from opsconsole.targets.ownership import out_of_reach
@@ -49,7 +49,10 @@ def check_restore(check: RestoreCheck) -> None:
                 keeps_owners=check.backup.keeps_owners_in(target.pk),
             )
             is_same = check.backup.target_id == target.pk
-            behind = left_behind(session, check.backup)
+            facts = server.read_facts(session)
+            behind = certain_to_stay(
+                read_belongings(session, facts.database), is_superuser=facts.is_superuser
+            )
             check.data = {
                 "findings": [asdict(finding) for finding in findings],
                 "left_behind": {each.what: str(each) for each in behind},
@@ -90,13 +93,6 @@ def find(
     if exchanges:
         findings += [_prepared(connection), _slots(connection), _sessions(connection, facts)]
     return findings
-
-
-def left_behind(connection: psycopg.Connection, backup: Backup) -> list[Difference]:
-    """What belongs to the connected database, and is certain to stay behind in an exchange."""
-    facts = server.read_facts(connection)
-    live = read_belongings(connection, facts.database)
-    return certain_to_stay(live, backup.event_triggers_lost(facts))
 
 
 def _version(facts: ServerFacts, backup: Backup, dsn: Dsn) -> Finding:

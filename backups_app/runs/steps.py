@@ -266,8 +266,8 @@ class ExchangePreflight(Step[RestoreParameters, WithReplaced]):
     def run(self, context: RunContext[RestoreParameters, WithReplaced]) -> Text:
         with context.connect("preflight") as connection:
             _look_before(context, connection, exchanges=True)
-        swapping.require_what_can_be_known(
-            context, context.get(RESTORES), context.parameters.consents
+        swapping.require_consent(
+            context, swapping.known_to_stay(context), context.parameters.consents
         )
         return say("nothing blocks")
 

@@ -7,11 +7,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import MappingProxyType
 
 import psycopg
 from django.conf import settings
@@ -67,6 +66,9 @@ class Accepted:
             keeps_owners=backup.keeps_owners_in(context.run.target_id),
         )
 
+    def allows(self, behind: Iterable[Difference]) -> bool:
+        return all(each.what in self.consents for each in behind)
+
     def differences(self, live: Belongings, built: Belongings) -> list[Difference]:
         return differences(live, built, recorded=self.recorded, keeps_owners=self.keeps_owners)
 
@@ -75,35 +77,30 @@ class LeftBehind(StepFailed):
     """An exchange would leave something behind that nobody has consented to; nothing was changed."""
 
 
-def require_what_can_be_known(
-    context: RunContext[Parameters, WithReplaced],
-    backup: Backup,
-    consents: Collection[str],
-) -> None:
-    """Before anything is built: raise LeftBehind for what is certain to stay behind, unless it was
-    consented to. What takes a right is tried in an empty database."""
+def known_to_stay(context: RunContext) -> list[Difference]:
+    """What is certain to stay behind in an exchange, before anything is built.
+
+    What takes a right is tried in an empty database.
+    """
     name = building.built_name(context.dsn.database, context.run.pk)
     with context.connect("belongings") as connection:
         live = read_belongings(connection, name)
         facts = server.read_facts(connection)
-    certain = certain_to_stay(live, backup.event_triggers_lost(facts))
     tried = to_try(live)
-    refused = _try_in_empty_database(context, name, tried) if tried else {}
-    certain += [difference for difference in tried if difference.what in refused]
-    require_consent(context, certain, consents, refused)
+    refused = _try_in_empty_database(context, name, tried) if tried else []
+    return certain_to_stay(live, is_superuser=facts.is_superuser) + refused
 
 
 def _try_in_empty_database(
     context: RunContext, name: str, tried: Iterable[Difference]
-) -> dict[str, str]:
-    """What could not be made in a database `name` that is dropped again, and why not."""
-    with context.connect("try", database=server.MAINTENANCE_DATABASE) as connection:
+) -> list[Difference]:
+    """What could not be made in a database `name`, which is dropped again."""
+    with context.connect("try", database=context.dsn.maintenance_database) as connection:
         shape = server.read_shape(connection, context.dsn.database)
         server.drop_database(connection, name)
         server.create_database(connection, name, shape)
         with context.connect("try", database=name) as empty:
             refused = carry_over(empty, tried)
-            empty.close()
         server.drop_database(connection, name)
     return refused
 
@@ -113,45 +110,44 @@ def hand_over(
 ) -> None:
     """Make what belongs to `built` equal to what belongs to the live database.
 
-    Raises LeftBehind for what cannot be, unless it was consented to.
+    Raises LeftBehind for what cannot be, unless it was consented to; then `built` is as it was.
     """
     with context.connect("belongings") as connection:
         live = read_belongings(connection, built)
     with context.connect("prepare", database=built) as connection:
-        found = accepted.differences(live, read_belongings(connection, built))
-        refused = carry_over(connection, found)
-        left = accepted.differences(live, read_belongings(connection, built))
-    still = {difference.what for difference in left}
-    carried = [difference.what for difference in found if difference.what not in still]
-    if carried:
+        # A setting of the database may say otherwise.
+        connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE")
+        with connection.transaction() as whole:
+            found = accepted.differences(live, read_belongings(connection, built))
+            refused = {each.what: each for each in carry_over(connection, found)}
+            left = [
+                refused.get(each.what, each)
+                for each in accepted.differences(live, read_belongings(connection, built))
+            ]
+            behind = [each for each in left if not each.is_meant]
+            if not accepted.allows(behind):
+                raise psycopg.Rollback(whole)
+    require_consent(context, behind, accepted.consents)
+    still = {each.what for each in left}
+    if carried := [each.what for each in found if each.what not in still]:
         context.log(f"swap: carried over: {', '.join(carried)}")
-    for difference in left:
-        if difference.is_meant:
-            context.log(f"swap: {difference.what} {MEANT[difference.how]}", "hm")
-    require_consent(context, left, accepted.consents, refused)
+    for each in left:
+        if each.is_meant:
+            context.log(f"swap: {each.what} {MEANT[each.how]}", "hm")
 
 
 def require_consent(
     context: RunContext[Parameters, WithReplaced],
-    left: Iterable[Difference],
+    behind: Sequence[Difference],
     consents: Collection[str],
-    reasons: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Log and keep what stays behind; raise LeftBehind unless all of it was consented to.
-
-    `reasons` are the server's, by what they are about.
-    """
-    behind = [difference for difference in left if not difference.is_meant]
-    if not behind:
-        return
-    context.result.left_behind = [difference.what for difference in behind]
-    said = {}
-    for difference in behind:
-        reason = reasons.get(difference.what)
-        said[difference.what] = f"{difference}: {reason}" if reason else str(difference)
-        is_consented = difference.what in consents
-        context.log(f"swap: {said[difference.what]}", "hm" if is_consented else "no")
-    missing = [text for what, text in said.items() if what not in consents]
+    """Log and keep what stays behind; raise LeftBehind unless all of it was consented to."""
+    if behind:
+        names = {*context.result.left_behind, *(each.what for each in behind)}
+        context.result.left_behind = sorted(names)
+    for each in behind:
+        context.log(f"swap: {each}", "hm" if each.what in consents else "no")
+    missing = [str(each) for each in behind if each.what not in consents]
     if missing:
         raise LeftBehind(
             say(
@@ -257,14 +253,21 @@ def _opened(context: RunContext, name: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        # On a session that a stop does not touch.
+        _close_again(context, name)
+        raise
+
+
+def _close_again(context: RunContext, name: str) -> None:
+    """On a session that a stop does not touch. One that cannot be closed is told, and stays open."""
+    try:
         with server.connect(
             context.dsn,
             application_name=context.session_name("swap:after"),
             database=context.dsn.maintenance_database,
         ) as connection:
             swap.set_open(connection, name, is_open=False)
-        raise
+    except (AdapterError, psycopg.Error) as error:
+        context.log(f"swap: {name} could not be closed again: {error}", "hm")
 
 
 def sessions_not_ours_to_end(connection: psycopg.Connection, database: str) -> list[str]:

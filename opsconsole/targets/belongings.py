@@ -11,12 +11,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import sql
-
-from opsconsole.targets.event_triggers import EventTrigger
 
 # Settings whose value is a list of names; the others are one text (pg_dump's
 # variable_is_guc_list_quote).
@@ -32,6 +30,7 @@ FIRST_WITH_PARTS_OF_TABLES_PUBLISHED = 150000
 # A database that is made anew has the version of the library that its indexes were built with.
 RENEWED = "collation version"
 LARGE_OBJECTS = "large objects"
+EVENT_TRIGGER = "event trigger"
 # A copy of these would receive what the first one receives.
 OF_ANOTHER_SERVER = {"subscription", "replication slot"}
 TAKE_RIGHTS = {"setting", "security label", "publication"}
@@ -40,7 +39,7 @@ REMEDIES = {
     "make it again after the exchange",
     "replication slot": "it stays with the database that is put aside: drop it, and make it again "
     "after the exchange",
-    "event trigger": "only a superuser makes it: have one make it again after the exchange",
+    EVENT_TRIGGER: "only a superuser makes it: have one make it again after the exchange",
 }
 HOW = {"missing": "would be missing", "other": "would be another", "unexpected": "would come back"}
 
@@ -79,7 +78,7 @@ class Difference:
     """How a replacement differs from the live database, and the statements that end it.
 
     One that `is_meant` was asked for: the replacement has it as the backup does, or cannot have
-    it otherwise.
+    it otherwise. `reason` is why the server refused the statements.
     """
 
     what: str
@@ -87,10 +86,12 @@ class Difference:
     kind: str
     statements: tuple[str, ...] = ()
     is_meant: bool = False
+    reason: str = ""
 
     def __str__(self) -> str:
         remedy = REMEDIES.get(self.kind) if self.how != "unexpected" else None
-        return f"{self.what} {HOW[self.how]}" + (f" ({remedy})" if remedy else "")
+        text = f"{self.what} {HOW[self.how]}" + (f" ({remedy})" if remedy else "")
+        return f"{text}: {self.reason}" if self.reason else text
 
 
 def differences(
@@ -128,14 +129,11 @@ def differences(
     return found
 
 
-def certain_to_stay(live: Belongings, lost: Iterable[EventTrigger]) -> list[Difference]:
-    """What no replacement will have, known before one is built; `lost` are those of the archive
-    that cannot be made there."""
-    never = {f"event trigger {each.name}" for each in lost}
+def certain_to_stay(live: Belongings, *, is_superuser: bool) -> list[Difference]:
+    """What no replacement will have that a role with or without all rights restores."""
+    never = OF_ANOTHER_SERVER if is_superuser else OF_ANOTHER_SERVER | {EVENT_TRIGGER}
     return [
-        Difference(what, "missing", one.kind)
-        for what, one in live.items()
-        if one.kind in OF_ANOTHER_SERVER or what in never
+        Difference(what, "missing", one.kind) for what, one in live.items() if one.kind in never
     ]
 
 
@@ -173,10 +171,12 @@ def read_belongings(connection: psycopg.Connection, replacement: str) -> Belongi
     return {one.what: one for one in found}
 
 
-def carry_over(connection: psycopg.Connection, found: Iterable[Difference]) -> dict[str, str]:
-    """Make the connected replacement equal where statements can; `{what: why not}` of the others."""
-    connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE")
-    why: dict[str, str] = {}
+def carry_over(connection: psycopg.Connection, found: Iterable[Difference]) -> list[Difference]:
+    """Make the connected replacement equal where statements can; returns what the server refused.
+
+    Where a transaction is open, all of it is a part of that.
+    """
+    refused = []
     for difference in found:
         try:
             with connection.transaction():
@@ -184,8 +184,9 @@ def carry_over(connection: psycopg.Connection, found: Iterable[Difference]) -> d
                 for statement in difference.statements:
                     connection.execute(statement.encode())
         except psycopg.Error as error:
-            why[difference.what] = str(error.diag.message_primary or error)
-    return why
+            reason = str(error.diag.message_primary or error)
+            refused.append(replace(difference, reason=reason))
+    return refused
 
 
 # -- the row of the database, and what hangs on it

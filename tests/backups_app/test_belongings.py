@@ -146,14 +146,18 @@ def test_what_cannot_be_carried_over_stops_an_exchange_until_it_is_consented_to(
     assert run.status == RunStatus.SUCCEEDED, run.summary
     assert sorted(run.result["left_behind"]) == stays
 
-    # What the exchange put aside has them; they would be back.
+    # What the exchange put aside has them; they would be back. Refused, it stays as it is.
     replaced = ReplacedDatabase.objects.kept().get()
+    with psycopg.connect(environment.dsn) as connection:
+        connection.execute(f"ALTER DATABASE \"{name}\" SET work_mem = '7MB'".encode())
     assert "publication everything would come back" in undo(replaced, operator).summary
     with superuser() as connection:
         row = connection.execute(
-            "SELECT datallowconn FROM pg_database WHERE datname = %s", [replaced.replaced_name]
+            "SELECT d.datallowconn, s.setconfig FROM pg_database d JOIN pg_db_role_setting s"
+            " ON s.setdatabase = d.oid WHERE d.datname = %s",
+            [replaced.replaced_name],
         ).fetchone()
-    assert row == (False,)
+    assert row == (False, ["log_min_duration_statement=7"])
     page = reverse("replaced-undo", args=[replaced.pk])
     assert client.post(page, asked | {"consents": stays}).status_code == 302
     run = execute(Run.objects.latest("pk"))

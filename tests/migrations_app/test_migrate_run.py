@@ -215,7 +215,9 @@ def test_way_back_that_would_leave_something_behind_asks_a_person(
     run = migrate()
 
     assert run.status == RunStatus.NEEDS_ATTENTION, run.summary
-    assert "publication everything would be missing: must be superuser" in run.summary
+    said = "publication everything would be missing: must be superuser"
+    assert said in run.summary
+    assert f"preflight: {said}" in log_of(run)
     assert run.result["left_behind"] == ["publication everything"]
     assert [way["action"] for way in run.result["ways"]] == ["restore", "keep"]
 

@@ -107,6 +107,12 @@ class Preflight(Step):
                     "hm",
                 )
             self._wait_for_blockers(context, connection)
+        if context.environment.takes_backup:
+            for difference in swapping.known_to_stay(context):
+                context.log(
+                    f"preflight: {difference}. Going back would ask a person to consent to that",
+                    "hm",
+                )
         context.put(SCRIPTS, seen.pending)
         unhealthy = failing(check_once(context, "before"))
         context.put(UNHEALTHY_BEFORE, unhealthy)
