@@ -38,6 +38,7 @@ from opsconsole.overview.panels import (
     SETTINGS_PANELS,
     Fact,
     Found,
+    PartRefused,
 )
 from opsconsole.runs.models import Run
 from opsconsole.runs.panels import RUN_PANELS
@@ -131,7 +132,8 @@ def board_card(
         "text": text,
         "chosen": chosen,
     }
-    return render_to_string("migrations_app/_board.html", context, request)
+    card = render_to_string("migrations_app/_board.html", context, request)
+    return card if form.is_valid() else PartRefused(card)
 
 
 def run_migrations(request: ConsoleRequest, run: Run) -> SafeString:

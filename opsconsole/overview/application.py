@@ -9,7 +9,7 @@ from django.views.decorators.http import require_GET
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
 from opsconsole.environments.visibility import visible_targets
-from opsconsole.overview.panels import APPLICATION_PANELS
+from opsconsole.overview.panels import APPLICATION_PANELS, PartRefused
 
 
 @require_GET
@@ -19,9 +19,11 @@ def application_page(request: ConsoleRequest, application: str) -> HttpResponse:
     if not targets:
         raise Http404
     found = targets[0].environment.application
+    panels = [panel(request, found, targets) for panel in APPLICATION_PANELS]
     context = {
         "application": found,
         "environments": [target.environment for target in targets],
-        "panels": [panel(request, found, targets) for panel in APPLICATION_PANELS],
+        "panels": panels,
     }
-    return render(request, "opsconsole/application_page.html", context)
+    status = 422 if any(isinstance(each, PartRefused) for each in panels) else 200
+    return render(request, "opsconsole/application_page.html", context, status=status)

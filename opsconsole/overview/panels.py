@@ -32,6 +32,10 @@ class Found:
     icon: str
 
 
+class PartRefused(SafeString):
+    """A part that says why it cannot show what was asked for: so does the status of its page."""
+
+
 # A rendered card on the environment page, empty for none; shown in order of registration.
 ENVIRONMENT_PANELS: list[Callable[[ConsoleRequest, Target], SafeString]] = []
 # A rendered card on the application page, made from the targets that the user may see.

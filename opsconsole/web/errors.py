@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.translation import gettext as _
+from django_htmx.http import reswap
 
 from opsconsole.exceptions import Kind, Refused
 
@@ -25,27 +28,43 @@ def status_of(refusal: Refused) -> int:
 
 def refused(request: HttpRequest, refusal: Refused) -> HttpResponse:
     """The page that says why, and what to do."""
-    context = {"message": str(refusal)}
-    return render(request, "refused.html", context, status=status_of(refusal))
+    return _told(request, str(refusal), status_of(refusal))
+
+
+def is_of_a_part(request: HttpRequest) -> bool:
+    """Whether htmx asks, to put the answer into a page that is open."""
+    return bool(request.headers.get("HX-Request"))
+
+
+def refused_part(request: HttpRequest, messages: Iterable[str], status: int) -> HttpResponse:
+    """Why, in the place where the answer would stand; that stays, for the next try."""
+    answer = render(request, "_refused.html", {"messages": list(messages)}, status=status)
+    return reswap(answer, "innerHTML")
+
+
+def _told(request: HttpRequest, message: str, status: int) -> HttpResponse:
+    if is_of_a_part(request):
+        return refused_part(request, [message], status)
+    return render(request, "refused.html", {"message": message}, status=status)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     message = _("There is nothing here, or it is not yours to see.")
-    return render(request, "refused.html", {"message": message}, status=404)
+    return _told(request, message, 404)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     message = _("The browser sent something that cannot be read.")
-    return render(request, "refused.html", {"message": message}, status=400)
+    return _told(request, message, 400)
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return render(request, "refused.html", {"message": _("This is not allowed.")}, status=403)
+    return _told(request, _("This is not allowed."), 403)
 
 
 def stale_form(request: HttpRequest, reason: str = "") -> HttpResponse:
     message = _("This form is too old or came from elsewhere. Open the page again and repeat.")
-    return render(request, "refused.html", {"message": message}, status=403)
+    return _told(request, message, 403)
 
 
 def broken(request: HttpRequest) -> HttpResponse:

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.events.reasons import LONGEST
 from opsconsole.events.recording import fields_of
 from opsconsole.exceptions import Kind, Refused
-from opsconsole.web.errors import status_of
+from opsconsole.web.errors import is_of_a_part, refused_part, status_of
 from opsconsole.web.pages import is_key, new_key
 
 # What a form read, by field.
@@ -88,8 +88,19 @@ def act_on(
 def _shown(
     request: HttpRequest, form: Any, title: str, back: Any, *, submit: str, status: int
 ) -> HttpResponse:
+    if is_of_a_part(request):
+        return refused_part(request, _problems(form), status)
     context = {"form": form, "title": title, "back": resolve_url(back), "submit": submit}
     return render(request, "opsconsole/form_page.html", context, status=status)
+
+
+def _problems(form: forms.BaseForm) -> list[str]:
+    """Each with the label of the field that it is about."""
+    return [
+        f"{form[name].label}: {text}" if name in form.fields else str(text)
+        for name, texts in form.errors.items()
+        for text in texts
+    ]
 
 
 def add_refusal(form: forms.BaseForm, refusal: Refused) -> int:

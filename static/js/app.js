@@ -131,6 +131,12 @@
     }
   });
 
+  // Why it is refused is an answer to what somebody did; a poll waits for the next one.
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const { xhr, requestConfig } = event.detail;
+    if (xhr.status >= 400 && requestConfig.verb !== "get") event.detail.shouldSwap = true;
+  });
+
   document.addEventListener("htmx:afterSettle", () => {
     watchScrolling();
     follow();

@@ -6,6 +6,7 @@ import uuid
 
 import psycopg
 import pytest
+from django.urls import reverse
 
 from backups_app import services
 from backups_app.models import Backup, RestoreCheck
@@ -143,3 +144,37 @@ def test_without_a_masking_script_an_admin_has_to_consent(protected, operator, a
         idempotency_key=uuid.uuid4().hex,
     )
     assert made.status == RunStatus.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("environment_asked", "status", "said"),
+    [
+        ("999999", 422, "Restore into: Select a valid choice."),
+        ("", 422, "Restore into: This field"),
+    ],
+)
+def test_refused_look_is_an_error_that_htmx_puts_into_the_page(
+    backup, as_role, environment_asked, status, said
+):
+    look = reverse("restore-check", args=[backup.pk])
+    client, fields = as_role("operator"), {"environment": environment_asked}
+    part = client.post(look, fields, headers={"HX-Request": "true"})
+    assert (part.status_code, part["HX-Reswap"], said in part.content.decode()) == (
+        status, "innerHTML", True,
+    )  # fmt: skip
+    assert "<html" not in part.content.decode()
+    page = client.post(look, fields)
+    assert (page.status_code, "<html" in page.content.decode()) == (status, True)
+
+
+def test_look_that_nobody_can_be_asked_for_is_told_in_the_page(
+    backup, environment, as_role, broker
+):
+    broker.away = True
+    answer = as_role("operator").post(
+        reverse("restore-check", args=[backup.pk]),
+        {"environment": environment.pk},
+        headers={"HX-Request": "true"},
+    )
+    assert (answer.status_code, "<html" in answer.content.decode()) == (503, False)
+    assert "the broker does not answer" in answer.content.decode()

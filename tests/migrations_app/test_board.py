@@ -206,3 +206,13 @@ def test_cell_says_when_it_was_applied_as_other_pages_do_and_how_long_it_took():
     applied_at = datetime(2026, 11, 26, 5, 0, tzinfo=UTC)
     cell = Cell("Staging", MigrationStatus.APPLIED, "/x", applied_at, 0.15)
     assert board_cell(cell).endswith("<small>26 Nov 2026, 05:00, 150 ms</small>")
+
+
+def test_filter_that_is_none_is_said_by_the_status_of_the_page_too(seen, as_role):
+    client = as_role("viewer")
+    answers = {query: client.get(f"/applications/shop?{query}") for query in ("state=no", "q=a")}
+    assert {query: answer.status_code for query, answer in answers.items()} == {
+        "state=no": 422,
+        "q=a": 200,
+    }
+    assert "Select a valid choice" in answers["state=no"].content.decode()
