@@ -239,7 +239,7 @@ def discard_halves(run: Run) -> None:
     for copy in unfinished.select_related("storage", "backup"):
         with suppress(AdapterError):
             delete_objects(store_of(copy.storage), copy.backup.key)
-        _mark(copy, CopyState.FAILED, "the worker was lost while it was copied")
+        _mark(copy, CopyState.FAILED, "the run was lost while it was copied")
     listed = set(run.backups.values_list("key", flat=True))
     for storage in _storages_of(run):
         with suppress(AdapterError):

@@ -143,12 +143,12 @@ class _Exchanging(_WithScratch[P, Exchanged]):
             return Resolution(
                 RunStatus.FAILED,
                 say(
-                    "The worker was lost, and the server shows that the live database was not replaced."
+                    "The run was lost, and the server shows that the live database was not replaced."
                 ),
             )
         lost.result.replaced = happened[-1].replaced_name
         shown = say(
-            "The worker was lost, and the server shows that the restored database is live; the "
+            "The run was lost, and the server shows that the restored database is live; the "
             "replaced one is kept as %(replaced)s.",
             replaced=happened[-1].replaced_name,
         )
@@ -307,7 +307,7 @@ class RestoreAs(_WithScratch[RestoreAsParameters, RestoreAsResult]):
             return Resolution(
                 RunStatus.FAILED,
                 say(
-                    "The worker was lost, and the server shows that the new database %(made)s was "
+                    "The run was lost, and the server shows that the new database %(made)s was "
                     "not made. The live database was not touched.",
                     made=made,
                 ),
@@ -316,7 +316,7 @@ class RestoreAs(_WithScratch[RestoreAsParameters, RestoreAsResult]):
         return Resolution(
             RunStatus.SUCCEEDED,
             say(
-                "The worker was lost after the backup was restored into %(made)s and compared.",
+                "The run was lost after the backup was restored into %(made)s and compared.",
                 made=made,
             ),
         )
@@ -362,7 +362,7 @@ class Prune(Operation[PruneParameters, PruneResult]):
         return Resolution(
             RunStatus.FAILED,
             say(
-                "The worker was lost while backups were being deleted. What was marked is marked, and "
+                "The run was lost while backups were being deleted. What was marked is marked, and "
                 "the next pruning goes on.",
             ),
         )
@@ -453,18 +453,18 @@ def _resolved_backup(run: Run) -> Resolution:
     if backup and backup.proof >= ProofLevel.RESTORED:
         return Resolution(
             RunStatus.SUCCEEDED,
-            say("The worker was lost after backup %(number)s was proven.", number=backup.pk),
+            say("The run was lost after backup %(number)s was proven.", number=backup.pk),
         )
     if backup:
         return Resolution(
             RunStatus.FAILED,
             say(
-                "The worker was lost before backup %(number)s was proven; it stays listed as %(label)s.",
+                "The run was lost before backup %(number)s was proven; it stays listed as %(label)s.",
                 number=backup.pk,
                 label=backup.proof_level.label,
             ),
         )
     return Resolution(
         RunStatus.FAILED,
-        say("The worker was lost. No backup was taken; the database was only read."),
+        say("The run was lost. No backup was taken; the database was only read."),
     )

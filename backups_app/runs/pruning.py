@@ -125,7 +125,7 @@ def delete_backup(context: RunContext, backup: Backup) -> bool:
 def forget_deletions(run: Run) -> None:
     """After a lost worker: of copies that were being deleted nobody knows whether they are there."""
     BackupCopy.objects.filter(backup__target=run.target_id, state=CopyState.DELETING).update(
-        state=CopyState.UNREACHABLE, problem="the worker was lost while it was deleted"
+        state=CopyState.UNREACHABLE, problem="the run was lost while it was deleted"
     )
 
 

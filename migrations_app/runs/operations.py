@@ -216,7 +216,7 @@ class EndSession(_Repair[EndSessionParameters]):
 
     def resolve(self, lost: LostRun[EndSessionParameters]) -> Resolution:
         settle_server(lost.run)
-        return Resolution(RunStatus.FAILED, say("The worker was lost. Nothing was changed."))
+        return Resolution(RunStatus.FAILED, say("The run was lost. Nothing was changed."))
 
 
 class AdoptDrift(_Repair[AdoptDriftParameters]):
@@ -244,7 +244,7 @@ class AdoptDrift(_Repair[AdoptDriftParameters]):
         return Resolution(
             RunStatus.FAILED,
             say(
-                "The worker was lost. The schema was not changed; whether the history was, the "
+                "The run was lost. The schema was not changed; whether the history was, the "
                 "environment's page says.",
             ),
         )

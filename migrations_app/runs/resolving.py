@@ -35,7 +35,7 @@ def resolve_migrate(lost: LostMigrate) -> Resolution:
         return Resolution(
             RunStatus.ROLLED_BACK,
             say(
-                "The worker was lost. The server shows that the backup is live again; the migrated "
+                "The run was lost. The server shows that the backup is live again; the migrated "
                 "database is kept as %(replaced)s.",
                 replaced=happened[-1].replaced_name,
             ),
@@ -111,7 +111,7 @@ def _may_have_begun(
     return Resolution(
         RunStatus.NEEDS_ATTENTION,
         say(
-            "The worker was lost, and %(file)s may have begun: it is not atomic, and the history of "
+            "The run was lost, and %(file)s may have begun: it is not atomic, and the history of "
             "its tool does not say. %(before)s",
             file=following.file,
             before=lost.result.applied_before,
@@ -129,7 +129,7 @@ def resolved_by_history(run: Run, name: str) -> Resolution:
     return Resolution(
         RunStatus.FAILED if state is MigrationStatus.FAILED else RunStatus.SUCCEEDED,
         say(
-            "The worker was lost. The history shows %(name)s as %(state)s.",
+            "The run was lost. The history shows %(name)s as %(state)s.",
             name=name,
             state=Sentence(state.word),
         ),
@@ -146,7 +146,7 @@ def _resolve_interrupted(
         return Resolution(
             RunStatus.NEEDS_ATTENTION,
             say(
-                "The worker was lost during %(name)s, whose file is gone. %(before)s",
+                "The run was lost during %(name)s, whose file is gone. %(before)s",
                 name=stuck.name,
                 before=before,
             ),
@@ -175,7 +175,7 @@ def _resolve_interrupted(
         return Resolution(
             RunStatus.NEEDS_ATTENTION,
             say(
-                "The worker was lost during %(file)s, which is not atomic: how far it came cannot be "
+                "The run was lost during %(file)s, which is not atomic: how far it came cannot be "
                 "known from the history. %(before)s",
                 file=script.file,
                 before=before,
@@ -187,12 +187,12 @@ def _resolve_interrupted(
         file=script.file,
         line=script.statements[0].line,
         statement=script.statements[0].text,
-        reason="the worker was lost",
+        reason="the run was lost",
         is_atomic=script.is_atomic,
     )
-    engine.note_interrupted(connection, stuck.name, f"The worker was lost. {text}")
+    engine.note_interrupted(connection, stuck.name, f"The run was lost. {text}")
     return Resolution(
-        RunStatus.FAILED, say("The worker was lost. %(text)s %(before)s", text=text, before=before)
+        RunStatus.FAILED, say("The run was lost. %(text)s %(before)s", text=text, before=before)
     )
 
 
@@ -202,12 +202,12 @@ def _resolve_between(
     """No script was under way: none, some or all of the plan are applied."""
     run, applied = lost.run, lost.result.applied
     if not applied:
-        return Resolution(RunStatus.FAILED, say("The worker was lost before anything was changed."))
+        return Resolution(RunStatus.FAILED, say("The run was lost before anything was changed."))
     if len(applied) < len(names):
         return Resolution(
             RunStatus.FAILED,
             say(
-                "The worker was lost between two migrations. %(before)s",
+                "The run was lost between two migrations. %(before)s",
                 before=lost.result.applied_before,
             ),
         )
@@ -216,7 +216,7 @@ def _resolve_between(
         return Resolution(
             RunStatus.SUCCEEDED,
             say(
-                "The worker was lost after the last migration. The history equals the plan and health is "
+                "The run was lost after the last migration. The history equals the plan and health is "
                 "good.",
             ),
         )
@@ -224,7 +224,7 @@ def _resolve_between(
     return Resolution(
         RunStatus.NEEDS_ATTENTION,
         say(
-            "The worker was lost after the last migration, and health is failing: %(problem)s.",
+            "The run was lost after the last migration, and health is failing: %(problem)s.",
             problem=problem,
         ),
     )

@@ -63,6 +63,9 @@ class LeaseKeeper:
                 pause = poll if self._look() else min(poll, RETRY_SECONDS)
         except (FencedOut, AdapterError) as error:
             if not self._done.is_set():
+                if isinstance(error, AdapterError):
+                    # The claim holds: whoever reads how the lost run ended learns what was lost.
+                    self._context.log(f"stopped: {error}", "no")
                 self._context.fence(str(error))
         finally:
             connections.close_all()

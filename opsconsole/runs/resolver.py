@@ -58,7 +58,7 @@ def _resolve(run: Run) -> None:
 
 def _say_where_the_log_ends(run: Run) -> None:
     recorder = Recorder(run)
-    recorder.log("the worker was lost: lines after this one may be missing", "hm")
+    recorder.log("the run was lost: lines after this one may be missing", "hm")
     # A log whose numbers do not fit what is stored of it keeps no run from its end.
     with suppress(IntegrityError), transaction.atomic():
         recorder.flush()
@@ -83,5 +83,5 @@ def _resolution_of(run: Run) -> Resolution:
 def _unresolved(why: Text) -> Resolution:
     return Resolution(
         RunStatus.NEEDS_ATTENTION,
-        say("The worker was lost, and how the run ended cannot be read: %(why)s.", why=why),
+        say("The run was lost, and how the run ended cannot be read: %(why)s.", why=why),
     )

@@ -479,7 +479,10 @@ def reap_expired() -> list[int]:
                 # The lost worker's token dies here: if it wakes up, it is fenced out.
                 claim_token=uuid.uuid4(),
                 **summed(
-                    say("The worker was lost. The true state is being read from the database.")
+                    say(
+                        "The run was lost: its worker no longer reports. The true state is being "
+                        "read from the database."
+                    )
                 ),
             )
             if changed:

@@ -145,6 +145,6 @@ def test_worker_killed_while_it_copies_to_a_bucket_leaves_a_failed_copy_and_no_o
         ).fetchall()
     assert states == [
         ("stored", ""),
-        ("failed", "the worker was lost while it was copied"),
+        ("failed", "the run was lost while it was copied"),
     ]
     busy.worker_is_back()

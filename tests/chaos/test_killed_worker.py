@@ -39,7 +39,7 @@ def test_killed_worker_in_held_step_leaves_true_state(busy: Console, step: str) 
 
     assert status == "failed"
     row = busy.run_row(run_id)
-    assert "The worker was lost" in row["summary"]
+    assert "The run was lost" in row["summary"]
     assert row["result"].get("applied", []) == []
     with busy.target() as target:
         found = target.execute(

@@ -83,7 +83,7 @@ def test_kill_9_of_up_leaves_no_child_and_next_start_tells_the_truth(console: Co
         assert [p.cmdline() for p in console.children()] == []
     console.start()
     assert console.wait_ended(run_id) == "failed"
-    assert "worker was lost" in console.run_row(run_id)["summary"]
+    assert "run was lost" in console.run_row(run_id)["summary"]
 
 
 def test_kill_9_of_everything_then_up_starts_cleanly(console: Console) -> None:

@@ -25,6 +25,8 @@ from opsconsole.runs.patience import Lease, patiently, surviving
 from opsconsole.runs.recorder import Recorder
 from opsconsole.runs.step import Promise, RunContext, Step
 from opsconsole.runs.workers import Worker
+from opsconsole.targets.dsn import Dsn
+from opsconsole.targets.server import TargetLock
 from tests.conftest import log_of, superuser
 from tests.runs.cutting import POINTS, cut_all, cut_once, cutting, locked
 
@@ -268,6 +270,25 @@ def test_run_is_fenced_in_time_while_the_database_does_not_answer(run, settings)
         time.sleep(0.5)
         with pytest.raises(FencedOut, match="database is away"):
             context.check()
+
+
+def test_log_says_that_it_was_the_session_on_the_server_that_was_lost(run, settings, database):
+    settings.LEASE_RENEW_SECONDS, settings.CANCEL_POLL_SECONDS = 0, 0.05
+    lock = TargetLock(Dsn.parse(database()), "t")
+    lock.acquire()
+    with Recorder(run) as recorder:
+        context = RunContext(run, None, None, None, recorder)
+        with LeaseKeeper(context, lock):
+            context.check()
+            with superuser() as connected:
+                pid = lock.connection.info.backend_pid
+                connected.execute("SELECT pg_terminate_backend(%s)", [pid])
+            deadline = time.monotonic() + 5
+            while not context.is_stopping and time.monotonic() < deadline:
+                time.sleep(0.02)
+    with pytest.raises(FencedOut, match="lock on the target was lost"):
+        context.check()
+    assert log_of(run).startswith("stopped: the lock on the target was lost: ")
 
 
 def test_lease_is_kept_while_the_state_of_the_target_is_read(run, settings, monkeypatch):

@@ -329,4 +329,4 @@ def test_lost_run_that_the_console_cannot_resolve_waits_for_a_person(environment
     run.refresh_from_db()
     assert run.status == RunStatus.NEEDS_ATTENTION
     assert "how the run ended cannot be read" in run.summary
-    assert log_of(run) == "the worker was lost: lines after this one may be missing"
+    assert log_of(run) == "the run was lost: lines after this one may be missing"
