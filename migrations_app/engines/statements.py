@@ -20,6 +20,11 @@ NEVER_TRANSACTIONAL = (
     ast.CreateTableSpaceStmt,
     ast.DropTableSpaceStmt,
 )
+# What REINDEX takes inside a transaction block.
+REINDEXED_WITHIN = {
+    enums.ReindexObjectType.REINDEX_OBJECT_INDEX,
+    enums.ReindexObjectType.REINDEX_OBJECT_TABLE,
+}
 BYTE_ORDER_MARK = "\ufeff"
 COPY_FROM_CLIENT = re.compile(r"copy\b[^;]*?\bfrom\s+stdin\b", re.IGNORECASE)
 # What PostgreSQL's scanner skips. Python's strip() also takes a hard space, which is a word there.
@@ -130,7 +135,12 @@ def _is_transactional(node: Any) -> bool:
     if isinstance(node, ast.DropStmt):
         return not node.concurrent
     if isinstance(node, ast.ReindexStmt):
-        return not any(option.defname == "concurrently" for option in node.params or ())
+        is_concurrent = any(option.defname == "concurrently" for option in node.params or ())
+        return not is_concurrent and node.kind in REINDEXED_WITHIN
+    if isinstance(node, ast.ClusterStmt):
+        return node.relation is not None
+    if isinstance(node, ast.DiscardStmt):
+        return node.target != enums.DiscardMode.DISCARD_ALL
     if isinstance(node, ast.TransactionStmt):
         # Of a transaction that was prepared before: not from within another.
         return node.kind not in TWO_PHASE_ENDS
