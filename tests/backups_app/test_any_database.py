@@ -146,7 +146,8 @@ DIMENSIONS: dict[str, tuple[Any, ...]] = {
 }
 LETTERS = {"UTF8": "é漢字🎉", "LATIN1": "é", "EUC_JP": "漢字", "SQL_ASCII": "e"}
 PROPERTIES = """
-SELECT to_jsonb(d) - ARRAY['oid', 'datfrozenxid', 'datminmxid', 'dattablespace'],
+SELECT to_jsonb(d) - ARRAY['oid', 'datfrozenxid', 'datminmxid', 'dattablespace', 'datacl'],
+       (SELECT array_agg(one::text ORDER BY one::text) FROM unnest(d.datacl) one),
        (SELECT jsonb_agg(to_jsonb(s) - 'setdatabase' ORDER BY s.setrole)
           FROM pg_db_role_setting s WHERE s.setdatabase = d.oid),
        shobj_description(d.oid, 'pg_database')
