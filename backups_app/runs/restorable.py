@@ -62,18 +62,24 @@ def trial_of(dsn: Dsn, number: int | str, application_name: str) -> Trial:
 def cannot_give(refused: Refused, user: str) -> Sentence:
     """That some objects cannot be given back to their owner by that role, and the remedy."""
     (schema, owner), reason = next(iter(refused.owners.items()))
-    about = {"owner": owner, "where": schema or say("no schema"), "reason": reason, "user": user}
+    where = schema or say("no schema")
     if owner in refused.superusers:
         return say(
             "what belongs to %(owner)s in %(where)s could not be given back to it in a restored copy "
             "(%(reason)s): ALTER ... OWNER TO %(user)s, or give the console the address of a superuser",
-            **about,
+            owner=owner,
+            where=where,
+            reason=reason,
+            user=user,
         )
     return say(
         "what belongs to %(owner)s in %(where)s could not be given back to it in a restored copy "
         "(%(reason)s): ALTER ... OWNER TO %(user)s, or GRANT %(owner)s TO %(user)s and have "
         "%(owner)s own the schema, or give the console the address of a superuser",
-        **about,
+        owner=owner,
+        where=where,
+        reason=reason,
+        user=user,
     )
 
 

@@ -25,6 +25,10 @@ REINDEXED_WITHIN = {
     enums.ReindexObjectType.REINDEX_OBJECT_INDEX,
     enums.ReindexObjectType.REINDEX_OBJECT_TABLE,
 }
+TURNS_ESCAPES_ON = re.compile(
+    r"set\s+(session\s+|local\s+)?standard_conforming_strings\s*(=|to)\s*'?(off|false|no|0)",
+    re.IGNORECASE,
+)
 BYTE_ORDER_MARK = "\ufeff"
 COPY_FROM_CLIENT = re.compile(r"copy\b[^;]*?\bfrom\s+stdin\b", re.IGNORECASE)
 # What PostgreSQL's scanner skips. Python's strip() also takes a hard space, which is a word there.
@@ -214,6 +218,21 @@ def not_followed(statements: tuple[Statement, ...], *, in_transaction: bool = Fa
         if control is Control.SAVEPOINT and not begun:
             return f"{where} needs a transaction, and the file begins none before it: write BEGIN"
         begun = in_transaction or (control not in ENDS and (begun or control is Control.BEGIN))
+    return _read_otherwise(statements)
+
+
+def _read_otherwise(statements: tuple[Statement, ...]) -> str:
+    """Why what follows in the script would be read in another way than by its tool; "" if not.
+
+    A script that is sent whole is read whole before anything in it runs, one that is sent statement
+    by statement as the statements before it have set.
+    """
+    for statement in statements[:-1]:
+        if statement.kind == "VariableSet" and TURNS_ESCAPES_ON.match(statement.text):
+            return (
+                f"line {statement.line} turns standard_conforming_strings off, and the console would "
+                "read what follows in another way than the tool: put it into a file of its own"
+            )
     return ""
 
 
