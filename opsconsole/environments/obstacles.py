@@ -49,11 +49,11 @@ class Obstacle:
     @property
     def sentence(self) -> Text:
         """All of it in one."""
-        remedy = say("%(remedy)s %(command)s", remedy=self.remedy, command=self.command)
-        parts = [part for part in (self.remedy, self.command) if part]
-        if not parts:
-            return self.text
-        return say("%(what)s %(remedy)s", what=self.text, remedy=remedy if parts[1:] else parts[0])
+        command = self.command.removesuffix(";")
+        remedy = self.remedy or command
+        if self.remedy and command:
+            remedy = say("%(remedy)s %(command)s", remedy=self.remedy, command=command)
+        return say("%(what)s %(remedy)s", what=self.text, remedy=remedy) if remedy else self.text
 
 
 def obstacles(server: ServerRead, *, sessions: int = SESSIONS) -> list[Obstacle]:
