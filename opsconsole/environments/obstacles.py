@@ -149,6 +149,8 @@ def _databases(server: ServerRead) -> Iterator[Obstacle]:
 
 
 def _owner(server: ServerRead) -> Iterator[Obstacle]:
+    # Not by making the role a member of the owner, which may be a superuser.
+    command = f"ALTER DATABASE {_quoted(server.database)} OWNER TO {_quoted(server.user)};"
     if not server.owns_database:
         yield Obstacle(
             "rights",
@@ -159,7 +161,7 @@ def _owner(server: ServerRead) -> Iterator[Obstacle]:
                 database=server.database,
             ),
             frozenset({Need.EXCHANGE}),
-            command=f"ALTER DATABASE {_quoted(server.database)} OWNER TO {_quoted(server.user)};",
+            command=command,
         )
     elif not server.may_give_to_owner:
         yield Obstacle(
@@ -172,7 +174,7 @@ def _owner(server: ServerRead) -> Iterator[Obstacle]:
                 owner=server.owner,
             ),
             frozenset({Need.EXCHANGE}),
-            command=f"GRANT {_quoted(server.owner)} TO {_quoted(server.user)};",
+            command=command,
         )
 
 

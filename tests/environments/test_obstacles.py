@@ -45,7 +45,7 @@ def test_nothing_is_in_the_way_of_an_ordinary_database():
         ({"owns_database": False}, {Need.EXCHANGE}, "rights",
          'ALTER DATABASE "shop" OWNER TO "app";'),
         ({"owner": "dba", "may_give_to_owner": False}, {Need.EXCHANGE}, "rights",
-         'GRANT "dba" TO "app";'),
+         'ALTER DATABASE "shop" OWNER TO "app";'),
         ({"role_limit": 7, "role_sessions": 2}, EVERYTHING, "sessions",
          'ALTER ROLE "app" CONNECTION LIMIT 8;'),
         ({"database_limit": 0}, EVERYTHING, "sessions",
