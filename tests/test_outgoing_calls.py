@@ -58,7 +58,6 @@ CALLS = {
     "opsconsole.health.probes.http._get": "http check",
     "opsconsole.health.probes.sql._first_row": "SQL check",
     "opsconsole.targets.server.connect": "session",
-    "opsconsole.targets.swap._connect": "exchange",
     "opsconsole.targets.availability._ask": "availability",
     "backups_app.archives.dump.running_tool": "pg_dump",
     "migrations_app.sources.git._git_bytes": "git",
@@ -270,7 +269,7 @@ def ask_session(asked: Asked) -> str:
 
 
 def ask_exchange(asked: Asked) -> str:
-    order = swap.Order(asked.dsn.conninfo(application_name="t"), "a", "b", "c")
+    order = swap.Order(asked.dsn, "t", "a", "b", "c")
     return _said(lambda: swap.Swap(order, lambda _step: None))
 
 
@@ -345,7 +344,6 @@ MOST_SECONDS = 7
 def _short(monkeypatch) -> None:
     quick = {"init_backoff": timedelta(milliseconds=10), "max_backoff": timedelta(milliseconds=20)}
     monkeypatch.setattr(server, "SESSION_SECONDS", 1)
-    monkeypatch.setattr(swap, "CONNECT_SECONDS", 2)
     monkeypatch.setattr(swap, "STUCK_AFTER_SECONDS", 1)
     monkeypatch.setattr(availability, "ANSWER_SECONDS", 1)
     monkeypatch.setattr(objects, "TIMEOUTS", {"timeout": "1s", "connect_timeout": "1s"})
