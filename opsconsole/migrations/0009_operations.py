@@ -34,7 +34,7 @@ UPDATE opsconsole_run SET parameters = CASE operation
     WHEN 'undo' THEN jsonb_build_object('undo', parameters -> 'replaced')
     ELSE parameters
   END
-WHERE parameters_version = 1
+WHERE parameters_version >= 1
 """
 
 
