@@ -132,6 +132,12 @@ class _Exchanging(_WithScratch[P, Exchanged]):
         replaced = context.result.replaced
         if not replaced:
             return say("The live database was not touched.")
+        if context.failure:
+            return say(
+                "The databases were exchanged all the same. Undo exchanges them again: the one that "
+                "was live is kept as %(replaced)s.",
+                replaced=replaced,
+            )
         return say(
             "The restored database is live; the replaced one is kept as %(replaced)s.",
             replaced=replaced,

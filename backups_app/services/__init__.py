@@ -11,6 +11,7 @@ from backups_app.services.imports import import_from_storage, import_upload
 from backups_app.services.restores import (
     choose_way_back,
     destinations,
+    health_around,
     known_to_stay_behind,
     request_check,
     request_drop,
@@ -21,6 +22,7 @@ from backups_app.services.restores import (
 __all__ = [
     "choose_way_back",
     "destinations",
+    "health_around",
     "hold_backup",
     "import_from_storage",
     "import_upload",

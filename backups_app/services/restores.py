@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 
 from django.db import transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from backups_app import events
@@ -20,6 +23,7 @@ from opsconsole.environments.models import Environment, Target
 from opsconsole.environments.services import require_typed_name
 from opsconsole.events import recording as audit
 from opsconsole.exceptions import Kind, Refused
+from opsconsole.health.step import failing
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.gates import Gate
@@ -31,6 +35,7 @@ from opsconsole.work.registry import work_key
 from opsconsole.work.sending import send_short, task_key
 
 RESERVED = {"postgres", "template0", "template1"}
+HEALTH_SPAN = timedelta(minutes=10)
 DROP = work_key("backups_app.drop_replaced")
 CHECK_RESTORE = task_key("backups_app.check_restore")
 
@@ -192,6 +197,29 @@ def request_check(*, actor: User, backup: Backup, target: Target) -> RestoreChec
             _("No worker can be asked now: the broker does not answer."), kind=Kind.UNAVAILABLE
         )
     return check
+
+
+@dataclass(frozen=True)
+class HealthAround:
+    """What fails, one line each, "" for nothing: in the live database, as last asked since the
+    exchange, and in the one that was put aside, as last asked before it."""
+
+    live: str
+    put_aside: str
+
+
+def health_around(replaced: ReplacedDatabase) -> HealthAround:
+    """By the newest answers within ten minutes: older ones say nothing of either."""
+    assert replaced.swapped_at is not None
+    answers = replaced.target.environment.health_results.order_by("check_name", "-observed_at")
+    newest = answers.distinct("check_name")
+    swapped, recently = replaced.swapped_at, timezone.now() - HEALTH_SPAN
+    return HealthAround(
+        failing(list(newest.filter(observed_at__gte=max(swapped, recently)))),
+        failing(
+            list(newest.filter(observed_at__lt=swapped, observed_at__gte=swapped - HEALTH_SPAN))
+        ),
+    )
 
 
 def request_undo(

@@ -161,6 +161,7 @@ def undo(request: ConsoleRequest, pk: int) -> HttpResponse:
         "replaced": replaced,
         "environment": replaced.target.environment,
         "form": form,
+        "health": services.health_around(replaced),
         "outlook": outlook(UndoParameters(replaced=replaced.pk), replaced.target),
     }
     return render(request, "backups_app/replaced_undo.html", context, status=status)

@@ -12,11 +12,15 @@ from django.utils import timezone
 from backups_app import parameters as backups
 from backups_app.choices import ProofLevel
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase
+from backups_app.runs.results import WithReplaced
 from migrations_app import parameters as migrations
 from opsconsole.environments.choices import AutoRollback
 from opsconsole.formats import size
+from opsconsole.runs.executor import _and_now
 from opsconsole.runs.models import Run
+from opsconsole.runs.recorder import Recorder
 from opsconsole.runs.registry import OPERATIONS, outlook
+from opsconsole.runs.step import RunContext
 from tests.worker import observe_target
 
 
@@ -151,8 +155,9 @@ def backup(environment, operator) -> Backup:
     )
 
 
-def test_pages_show_what_the_steps_promise(as_role, environment, backup, operator):
-    replaced = ReplacedDatabase.objects.create(
+@pytest.fixture
+def replaced(environment, backup) -> ReplacedDatabase:
+    return ReplacedDatabase.objects.create(
         target=environment.targets.get(),
         run=backup.run,
         live_name="a",
@@ -160,8 +165,61 @@ def test_pages_show_what_the_steps_promise(as_role, environment, backup, operato
         replaced_name="shop__old_1",
         old_oid=1,
         new_oid=2,
-        swapped_at=timezone.now(),
+        swapped_at=timezone.now() - timedelta(minutes=5),
     )
+
+
+LIVE = "The databases were exchanged, and health is failing now: app: 500 unhealthy."
+OFFER = "Undo, below, brings back shop__old_1."
+ASIDE = (
+    "shop__old_1, which Undo brings back, was unhealthy itself before it was put aside: app: 500"
+)
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({-6: True, -4: True}, []),
+        ({-6: True, -4: True, -1: False}, [LIVE, OFFER]),
+        ({-6: False, -1: True}, [ASIDE]),
+        ({-6: False, -1: False}, [LIVE, ASIDE]),
+        ({-60: False, -6: True}, []),
+        ({-7: False, -6: True, -4: False, -1: True}, []),
+    ],
+)
+def test_undo_says_first_which_of_the_two_is_unhealthy(
+    as_role, environment, replaced, answers, said
+):
+    for minutes, is_healthy in answers.items():
+        environment.health_results.create(
+            check_name="app",
+            is_healthy=is_healthy,
+            latency_ms=1,
+            summary="200 ok" if is_healthy else "500 unhealthy",
+            observed_at=timezone.now() + timedelta(minutes=minutes),
+        )
+    page = as_role("operator").get(reverse("replaced-undo", args=[replaced.pk])).content.decode()
+    flat = " ".join(html.unescape(page).split())
+    assert [words for words in (LIVE, OFFER, ASIDE) if words in flat] == said
+    assert all(flat.index(words) < flat.index("What will happen") for words in said)
+
+
+def test_exchange_that_left_the_application_unhealthy_says_that_it_happened(backup):
+    context = RunContext(
+        backup.run,
+        None,
+        WithReplaced(replaced="shop__old_1"),
+        None,
+        Recorder(backup.run),
+        "app: 500",
+    )
+    assert str(_and_now(context.failure, context, OPERATIONS["undo"])) == (
+        "app: 500. The databases were exchanged all the same. Undo exchanges them again: the one "
+        "that was live is kept as shop__old_1."
+    )
+
+
+def test_pages_show_what_the_steps_promise(as_role, environment, backup, replaced):
     client = as_role("admin")
     pages = {
         reverse("backup-restore", args=[backup.pk]): backups.RestoreParameters(backup=backup.pk),
