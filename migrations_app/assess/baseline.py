@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import pglast
 from pglast import ast
 from pglast.parser import ParseError
 
 from migrations_app.assess.effects import functions_called
 from migrations_app.engines.kinds import Engine, MigrationScript
 from opsconsole.environments.readings import BaselineMissing
+from opsconsole.targets.parser import parse_sql
 from opsconsole.targets.relations import Catalogue
 
 TABLES = {"r", "p"}
@@ -89,7 +89,7 @@ def _created(node: Any, schema: str) -> str:
 
 def _node(statement: str) -> Any:
     try:
-        tree = pglast.parse_sql(statement)
+        tree = parse_sql(statement)
     except ParseError:
         return None
     return tree[0].stmt if tree else None

@@ -13,11 +13,11 @@ from enum import IntEnum
 from functools import singledispatchmethod
 from typing import Any
 
-import pglast
 from pglast import ast, enums, visitors
 from pglast.parser import ParseError
 
 from opsconsole.formats import counted
+from opsconsole.targets.parser import parse_sql
 from opsconsole.targets.relations import Catalogue, Relation
 
 AT = enums.AlterTableType
@@ -136,7 +136,7 @@ WORDS = {
 def functions_called(sql: str) -> set[str]:
     """Names of the functions a script calls, unqualified; also what `serial` calls."""
     try:
-        tree = pglast.parse_sql(sql)
+        tree = parse_sql(sql)
     except ParseError:
         return set()
     return {name for raw in tree for name in _functions(raw)} | {"nextval"}
@@ -149,7 +149,7 @@ def effect_of(statement: str, catalogue: Catalogue, schema: str = "public") -> E
     know is opaque.
     """
     try:
-        nodes = [raw.stmt for raw in pglast.parse_sql(statement)]
+        nodes = [raw.stmt for raw in parse_sql(statement)]
     except ParseError:
         return Effect(is_opaque=True)
     reading = _Reading(catalogue, schema)

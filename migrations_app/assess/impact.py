@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pglast
 from pglast import ast, enums
 from pglast.parser import ParseError
 
@@ -16,6 +15,7 @@ from migrations_app.assess.effects import Effect, LockMode, effect_of
 from migrations_app.engines.kinds import MigrationScript, Statement
 from migrations_app.engines.statements import is_one_transaction
 from opsconsole.statuses import Status, gettext_noop
+from opsconsole.targets.parser import parse_sql
 from opsconsole.targets.relations import Catalogue
 
 # Bytes read or written while somebody waits. A server reads 100 MB in about a second.
@@ -136,7 +136,7 @@ def _impact(
 def _renamed(statement: str, catalogue: Catalogue, schema: str) -> Catalogue:
     """Tables and columns are known under their new names to the statements that follow."""
     try:
-        nodes = [raw.stmt for raw in pglast.parse_sql(statement)]
+        nodes = [raw.stmt for raw in parse_sql(statement)]
     except ParseError:
         return catalogue
     for node in nodes:

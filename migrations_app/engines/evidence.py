@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pglast
 import psycopg
 from pglast import ast, enums
 from pglast.parser import ParseError
 
 from migrations_app.engines.kinds import Statement
+from opsconsole.targets.parser import parse_sql
 
 AT = enums.AlterTableType
 OBJECT = enums.ObjectType
@@ -147,7 +147,7 @@ def _ask(connection: psycopg.Connection, question: _Question) -> bool:
 
 def _questions(statement: Statement, schema: str) -> Iterator[_Question]:
     try:
-        nodes = [raw.stmt for raw in pglast.parse_sql(statement.text)]
+        nodes = [raw.stmt for raw in parse_sql(statement.text)]
     except ParseError:
         return
     for node in nodes:

@@ -12,6 +12,7 @@ from pglast import ast, enums, visitors
 from pglast.parser import ParseError, scan
 
 from migrations_app.engines.kinds import Statement
+from opsconsole.targets.parser import parse_sql
 
 NEVER_TRANSACTIONAL = (
     ast.CreatedbStmt,
@@ -75,7 +76,7 @@ def split_statements(sql: str) -> tuple[Statement, ...]:
     that the server itself can say what is wrong, at the right line.
     """
     try:
-        nodes = [raw.stmt for raw in pglast.parse_sql(sql)]
+        nodes = [raw.stmt for raw in parse_sql(sql)]
         slices = [_with_its_end(sql, part) for part in pglast.split(sql, only_slices=True)]
     except ParseError:
         nodes = []
@@ -175,7 +176,7 @@ def control_of(statement: Statement) -> Control | None:
 def _control_node(statement: Statement) -> ast.TransactionStmt | None:
     if statement.kind != "Transaction":
         return None
-    node = pglast.parse_sql(statement.text)[0].stmt
+    node = parse_sql(statement.text)[0].stmt
     assert isinstance(node, ast.TransactionStmt)
     return node
 
@@ -300,7 +301,7 @@ def values_used_at_once(statements: tuple[Statement, ...]) -> list[tuple[Stateme
 
 
 def _node(statement: Statement) -> Any:
-    return pglast.parse_sql(statement.text)[0].stmt
+    return parse_sql(statement.text)[0].stmt
 
 
 def _names(names: Any) -> tuple[str, ...]:
@@ -376,7 +377,7 @@ def _is_read_only(statement: Statement) -> bool:
     """Whether it could make of its transaction one that writes nothing, not even our row."""
     if statement.kind not in {"VariableSet", "Transaction"}:
         return False
-    node: Any = pglast.parse_sql(statement.text)[0].stmt
+    node: Any = parse_sql(statement.text)[0].stmt
     options = node.options if isinstance(node, ast.TransactionStmt) else node.args
     names = {getattr(option, "defname", "") for option in options or ()}
     return READ_ONLY in names or getattr(node, "name", "") == READ_ONLY
@@ -393,7 +394,7 @@ def is_one_transaction(statements: tuple[Statement, ...]) -> bool:
 def changed_tables(sql: str) -> set[str]:
     """Names of tables that the script's statements mention, unqualified."""
     try:
-        tree = pglast.parse_sql(sql)
+        tree = parse_sql(sql)
     except ParseError:
         return set()
     found: set[str] = set()

@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.environments.models import Environment
 from opsconsole.exceptions import AdapterError
 from opsconsole.health.models import LONGEST_CHECK_SECONDS, HealthCheck
+from opsconsole.targets.parser import parse_sql
 from opsconsole.url import split_url
 
 
@@ -55,6 +56,6 @@ class HealthCheckForm(forms.ModelForm):
 def _statements(query: str) -> int:
     """How many statements it is made of; 0 for what only the server can tell."""
     try:
-        return len(pglast.parse_sql(query))
+        return len(parse_sql(query))
     except (pglast.Error, ValueError):
         return 0
