@@ -86,8 +86,17 @@ class Applying:
                 self._outside_transaction(*part.statements)
             else:
                 self._transaction(part)
-        self.finish()
+        self._finish_alone()
         return self.outcome
+
+    def _finish_alone(self) -> None:
+        """A script can leave a session that cannot write: then it failed, as with its tool."""
+        try:
+            self.finish()
+        except psycopg.Error as error:
+            if not self.script.statements:
+                raise
+            self._fail(self.script.statements[-1], error, unknown=False)
 
     def _transaction(self, part: Part) -> None:
         def this_part() -> None:

@@ -26,10 +26,6 @@ REINDEXED_WITHIN = {
     enums.ReindexObjectType.REINDEX_OBJECT_INDEX,
     enums.ReindexObjectType.REINDEX_OBJECT_TABLE,
 }
-TURNS_ESCAPES_ON = re.compile(
-    r"set\s+(session\s+|local\s+)?standard_conforming_strings\s*(=|to)\s*'?(off|false|no|0)",
-    re.IGNORECASE,
-)
 BYTE_ORDER_MARK = "\ufeff"
 COPY_FROM_CLIENT = re.compile(r"copy\b[^;]*?\bfrom\s+stdin\b", re.IGNORECASE)
 # What PostgreSQL's scanner skips. Python's strip() also takes a hard space, which is a word there.
@@ -219,21 +215,6 @@ def not_followed(statements: tuple[Statement, ...], *, in_transaction: bool = Fa
         if control is Control.SAVEPOINT and not begun:
             return f"{where} needs a transaction, and the file begins none before it: write BEGIN"
         begun = in_transaction or (control not in ENDS and (begun or control is Control.BEGIN))
-    return _read_otherwise(statements)
-
-
-def _read_otherwise(statements: tuple[Statement, ...]) -> str:
-    """Why what follows in the script would be read in another way than by its tool; "" if not.
-
-    A script that is sent whole is read whole before anything in it runs, one that is sent statement
-    by statement as the statements before it have set.
-    """
-    for statement in statements[:-1]:
-        if statement.kind == "VariableSet" and TURNS_ESCAPES_ON.match(statement.text):
-            return (
-                f"line {statement.line} turns standard_conforming_strings off, and the console would "
-                "read what follows in another way than the tool: put it into a file of its own"
-            )
     return ""
 
 
@@ -247,6 +228,8 @@ def not_sendable(sql: str, statements: tuple[Statement, ...]) -> str:
                 f"line {statement.line} reads rows from its client, and the tool sends none: write "
                 "INSERT instead of COPY FROM stdin"
             )
+        if _copies_to_client(statement):
+            return f"line {statement.line} sends rows to its client, which takes none: remove it"
     if any(statement.kind == "unparsed" for statement in statements):
         found = _psql_command(sql)
         if found:
@@ -263,6 +246,13 @@ def _copies_from_client(statement: Statement) -> bool:
         return False
     node = _node(statement)
     return bool(node.is_from and not node.filename and not node.is_program)
+
+
+def _copies_to_client(statement: Statement) -> bool:
+    if statement.kind != "Copy":
+        return False
+    node = _node(statement)
+    return not (node.is_from or node.filename or node.is_program)
 
 
 def _psql_command(sql: str) -> tuple[int, str] | None:

@@ -141,12 +141,6 @@ def test_script_of_any_pieces_does_what_it_does_when_it_is_sent_whole(
         ("BEGIN; SAVEPOINT s; ROLLBACK TO s; COMMIT;", ""),
         ("BEGIN/* c */ISOLATION LEVEL SERIALIZABLE; COMMIT/**/;", ""),
         ("SELECT 'SAVEPOINT s';", ""),
-        ("SET standard_conforming_strings = on;\nSELECT 1;", ""),
-        ("SET standard_conforming_strings TO 'off';", ""),
-        (
-            "SELECT 1;\nSET LOCAL standard_conforming_strings TO off;\nSELECT 'a';",
-            "line 2 turns standard_conforming_strings off",
-        ),
     ],
 )
 def test_control_that_is_not_followed_is_refused_with_line_and_remedy(tmp_path, text, said):

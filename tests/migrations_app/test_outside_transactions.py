@@ -1,0 +1,29 @@
+"""Statements that no transaction may hold are known, and rows are sent to no client."""
+
+import pytest
+
+from migrations_app.engines.dbmate import DbmateEngine
+from migrations_app.engines.prisma import PrismaEngine
+
+
+@pytest.mark.parametrize(
+    ("sql", "is_atomic"),
+    [
+        ("REINDEX SCHEMA kept;", False),
+        ("REINDEX DATABASE;", False),
+        ("REINDEX TABLE kept.t;", True),
+        ("CLUSTER;", False),
+        ("CLUSTER kept.t USING i;", True),
+        ("DISCARD ALL;", False),
+        ("DISCARD PLANS;", True),
+    ],
+)
+def test_statement_alone_is_in_a_transaction_only_where_postgresql_allows_it(sql, is_atomic):
+    assert PrismaEngine.script_of("1_a", sql).is_atomic is is_atomic
+    refusal = DbmateEngine.script_of("1_a", DbmateEngine.draft_text(sql)).refusal
+    assert ("cannot run inside a transaction" in refusal) is not is_atomic
+
+
+def test_copy_to_the_client_is_refused():
+    refusal = PrismaEngine.script_of("1_a", "COPY t TO STDOUT;").refusal
+    assert refusal == "line 1 sends rows to its client, which takes none: remove it"
