@@ -26,6 +26,11 @@ REINDEXED_WITHIN = {
     enums.ReindexObjectType.REINDEX_OBJECT_INDEX,
     enums.ReindexObjectType.REINDEX_OBJECT_TABLE,
 }
+# The values with which the server reads a script as it was split and encoded.
+READ_AS = {
+    "standard_conforming_strings": {"on", "true", "yes"},
+    "client_encoding": {"utf8", "utf-8", "unicode"},
+}
 BYTE_ORDER_MARK = "\ufeff"
 COPY_FROM_CLIENT = re.compile(r"copy\b[^;]*?\bfrom\s+stdin\b", re.IGNORECASE)
 # What PostgreSQL's scanner skips. Python's strip() also takes a hard space, which is a word there.
@@ -228,6 +233,12 @@ def not_sendable(sql: str, statements: tuple[Statement, ...]) -> str:
                 f"line {statement.line} reads rows from its client, and the tool sends none: write "
                 "INSERT instead of COPY FROM stdin"
             )
+        changed = _changes_reading(statement)
+        if changed:
+            return (
+                f"line {statement.line} sets {changed}, which changes how the rest is read when it "
+                "is sent by statement: leave it out"
+            )
         if _copies_to_client(statement):
             return f"line {statement.line} sends rows to its client, which takes none: remove it"
     if any(statement.kind == "unparsed" for statement in statements):
@@ -246,6 +257,16 @@ def _copies_from_client(statement: Statement) -> bool:
         return False
     node = _node(statement)
     return bool(node.is_from and not node.filename and not node.is_program)
+
+
+def _changes_reading(statement: Statement) -> str:
+    """The setting by which the server would read the next statements otherwise than they were
+    split and encoded; "" if it sets none."""
+    node = _node(statement) if statement.kind == "VariableSet" else None
+    if node is None or node.name not in READ_AS or not node.args:
+        return ""
+    value = str(getattr(node.args[0].val, "sval", "")).lower()
+    return "" if value in READ_AS[node.name] else str(node.name)
 
 
 def _copies_to_client(statement: Statement) -> bool:

@@ -40,7 +40,8 @@ pytestmark = pytest.mark.timeout(3600 if COUNT else 120)
 ON_PURPOSE = re.compile(
     r"ends the transaction that the tool began|begins a second `-- migrate:up`|AND CHAIN"
     r"|prepares a transaction|does not end|needs a transaction|begins a transaction that"
-    r"|changes how the rest is read|sends rows to its client|is not UTF-8|holds a NUL byte|begins the transaction that|transaction, where|is already in one"
+    r"|changes how the rest is read|sends rows to its client|is not UTF-8|holds a NUL byte"
+    r"|begins the transaction that|transaction, where|is already in one"
 )
 # Rejected by dbmate, because it sends a section whole, and applied by the console.
 ALONE = re.compile(
@@ -82,6 +83,8 @@ TROUBLE = [
     "INSERT INTO log (note) VALUES ('open", "INSERT INTO log (note) VALUES ($$open", "/* open",
     "COPY log (note) FROM stdin", "\\connect other", "INSERT INTO nowhere VALUES (1)",
     "ALTER TYPE mood ADD VALUE '{new}'; INSERT INTO moods VALUES ('{new}')", "LOCK TABLE log",
+    "COPY log (note) TO STDOUT", "SET client_encoding = 'LATIN1'", "SET NAMES 'LATIN1'",
+    "SET standard_conforming_strings = off", "SET default_transaction_read_only = on",
     "DISCARD ALL", "CHECKPOINT", "LISTEN x", "DECLARE c CURSOR FOR SELECT 1", "RELEASE s",
 ]  # fmt: skip
 PREPARED = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"

@@ -27,3 +27,18 @@ def test_statement_alone_is_in_a_transaction_only_where_postgresql_allows_it(sql
 def test_copy_to_the_client_is_refused():
     refusal = PrismaEngine.script_of("1_a", "COPY t TO STDOUT;").refusal
     assert refusal == "line 1 sends rows to its client, which takes none: remove it"
+
+
+@pytest.mark.parametrize(
+    ("sql", "is_refused"),
+    [
+        ("SET client_encoding = 'LATIN1';", True),
+        ("SET NAMES 'LATIN1';", True),
+        ("SET client_encoding = 'UTF8';", False),
+        ("SET standard_conforming_strings = off;", True),
+        ("SET standard_conforming_strings = on;", False),
+    ],
+)
+def test_setting_that_changes_how_the_rest_is_read_is_refused(sql, is_refused):
+    refusal = PrismaEngine.script_of("1_a", sql).refusal
+    assert ("changes how the rest is read" in refusal) is is_refused
