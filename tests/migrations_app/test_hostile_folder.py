@@ -141,10 +141,10 @@ def test_refresh_sends_two_queries_and_a_third_for_what_is_pending(
     observe_target(environment.targets.get())
     monkeypatch.setattr(psycopg.Cursor, "execute", note)
     assert observe_target(environment.targets.get()).error == ""
-    # The first prepares the session.
-    assert len(sent) == 1 + 2
+    # Two prepare the sessions: in the target, and in its maintenance database.
+    assert len(sent) == 2 + 2
 
     sent.clear()
     folder.add(NAME, "ALTER TABLE users ADD COLUMN added int")
     assert observe_target(environment.targets.get()).pending == [NAME]
-    assert len(sent) == 1 + 3
+    assert len(sent) == 2 + 3
