@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ from opsconsole.formats import duration
 from opsconsole.targets import activity
 from opsconsole.targets.server import reason_of
 
+FAILS_WHEN_RUN = "SELECT 1 / 0;"
 LOCK_NOT_AVAILABLE = "55P03"
 BACKOFF_SECONDS = (0.5, 1, 2, 4, 8)
 
@@ -57,6 +59,8 @@ class Applying:
         """Apply it; raises ScriptFailed, also when cancelled between two tries, or ScriptUnknown."""
         self.connection.add_notice_handler(self._log_notice)
         try:
+            if not self.script.is_atomic or self._may_end_itself():
+                self._have_it_read()
             return self.at_once() if self.script.is_atomic else self.part_by_part()
         except Cancelled as error:
             statement = self.current[-1]
@@ -88,6 +92,32 @@ class Applying:
                 self._transaction(part)
         self._finish_alone()
         return self.outcome
+
+    def _may_end_itself(self) -> bool:
+        """Whether nobody here can tell if a statement of it ends the transaction."""
+        return any(statement.kind == "unparsed" for statement in self.script.statements)
+
+    def _have_it_read(self) -> None:
+        """A tool sends the script whole, and the server reads all of it before anything runs: one
+        wrong word, and nothing does. So it is asked to, with a statement in front that fails."""
+        text, starts = FAILS_WHEN_RUN, []
+        for statement in self.script.statements:
+            starts.append(len(text))
+            text += f"{statement.text}\n;"
+        try:
+            self.connection.execute(text.encode())
+        except psycopg.errors.DivisionByZero:
+            return
+        except psycopg.Error as error:
+            if self.connection.closed or self.connection.broken:
+                raise
+            position = int(error.diag.statement_position or 1) - 1
+            number = max(bisect_right(starts, position) - 1, 0)
+            statement = self.script.statements[number]
+            line = statement.line + statement.text.count("\n", 0, max(position - starts[number], 0))
+            raise ScriptFailed(
+                self.script, line, statement, reason_of(error), self.outcome
+            ) from error
 
     def _finish_alone(self) -> None:
         """A script can leave a session that cannot write: then it failed, as with its tool."""

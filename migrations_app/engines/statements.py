@@ -33,6 +33,7 @@ READ_AS = {
 }
 BYTE_ORDER_MARK = "\ufeff"
 COPY_FROM_CLIENT = re.compile(r"copy\b[^;]*?\bfrom\s+stdin\b", re.IGNORECASE)
+COPY_TO_CLIENT = re.compile(r"copy\b[^;]*?\bto\s+stdout\b", re.IGNORECASE)
 # What PostgreSQL's scanner skips. Python's strip() also takes a hard space, which is a word there.
 SPACE = " \t\n\r\f"
 MAY_END_TRANSACTIONS = re.compile(r"\b(commit|rollback|call)\b", re.IGNORECASE)
@@ -270,6 +271,8 @@ def _changes_reading(statement: Statement) -> str:
 
 
 def _copies_to_client(statement: Statement) -> bool:
+    if statement.kind == "unparsed":
+        return bool(COPY_TO_CLIENT.match(statement.text))
     if statement.kind != "Copy":
         return False
     node = _node(statement)

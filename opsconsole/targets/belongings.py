@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 import psycopg
 from psycopg import sql
 
+from opsconsole.targets.extensions import PG_CRON
+
 # Settings whose value is a list of names; the others are one text (pg_dump's
 # variable_is_guc_list_quote).
 LISTS_OF_NAMES = {
@@ -133,7 +135,9 @@ def certain_to_stay(live: Belongings, *, is_superuser: bool) -> list[Difference]
     """What no replacement will have that a role with or without all rights restores."""
     never = OF_ANOTHER_SERVER if is_superuser else OF_ANOTHER_SERVER | {EVENT_TRIGGER}
     return [
-        Difference(what, "missing", one.kind) for what, one in live.items() if one.kind in never
+        Difference(what, "missing", one.kind)
+        for what, one in live.items()
+        if one.kind in never or what == f"extension {PG_CRON}"
     ]
 
 

@@ -409,7 +409,7 @@ def test_lost_restore_before_its_end_says_what_did_not_come_about(
     lost = lose(made)
     assert (lost.status, lost.summary) == (
         RunStatus.FAILED,
-        f"The worker was lost, and the server shows that {shown}",
+        f"The run was lost, and the server shows that {shown}",
     )
 
 

@@ -139,7 +139,10 @@ def test_pg_cron_and_its_jobs_are_left_out_of_every_copy_and_that_is_said_before
     assert found["is_ok"]
     assert "CREATE EXTENSION pg_cron" in found["text"]
 
-    done = restore(operator, backup, environment)
+    refused = restore(operator, backup, environment)
+    assert refused.summary.startswith("Preflight failed: ")
+    assert "extension pg_cron would be missing" in refused.summary
+    done = restore(operator, backup, environment, consents=["extension pg_cron"])
     assert done.status == RunStatus.SUCCEEDED, done.summary
     with psycopg.connect(environment.dsn) as connection:
         there = connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'pg_cron'")

@@ -37,6 +37,7 @@ PIECES = [
     "SET CONSTRAINTS ALL DEFERRED",
     "INSERT INTO late VALUES (1)",
     "SELECT 1 / 0",
+    "CRATE TABLE u ()",
     "CREATE TABLE u ()",
     "LOCK TABLE t",
     "DO $$ BEGIN INSERT INTO t VALUES (-1, 'do'); END $$",
