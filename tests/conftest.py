@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import uuid
@@ -47,6 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, (find, why) in MISSING.items():
             if item.get_closest_marker(marker) and not find():
                 item.add_marker(pytest.mark.skip(reason=why))
+        if item.get_closest_marker("long") and not os.environ.get("OPSCONSOLE_TEST_LONG"):
+            item.add_marker(pytest.mark.skip(reason="by hand, with OPSCONSOLE_TEST_LONG=1"))
         if _is_fast(item):
             item.add_marker(pytest.mark.fast)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from copy import deepcopy
 
@@ -317,9 +316,7 @@ def is_allowed(person: Person, needs: Needs | None) -> bool:
         BOUNDARIES,
         pytest.param(
             EVERY_ROLE_AND_SCOPE,
-            marks=pytest.mark.skipif(
-                not os.environ.get("OPSCONSOLE_TEST_LONG"), reason="takes half a minute"
-            ),
+            marks=pytest.mark.long,
         ),
     ],
     ids=["boundaries", "every role and scope"],

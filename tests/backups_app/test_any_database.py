@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -312,13 +311,10 @@ def properties(address: str, name: str) -> Any:
         return connection.execute(PROPERTIES, [name]).fetchone()
 
 
-LONG = pytest.mark.skipif(
-    not os.environ.get("OPSCONSOLE_TEST_LONG"), reason="takes minutes: OPSCONSOLE_TEST_LONG=1"
-)
-
-
 @pytest.mark.parametrize(
-    "kind", [*FEW, *(pytest.param(kind, marks=LONG) for kind in pairwise())], ids=in_words
+    "kind",
+    [*FEW, *(pytest.param(kind, marks=pytest.mark.long) for kind in pairwise())],
+    ids=in_words,
 )
 def test_any_kind_of_database_goes_there_and_back(made, environment, operator, migrate, kind):
     address, name = made(kind)

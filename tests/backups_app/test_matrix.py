@@ -161,6 +161,7 @@ def test_postgres_15_comes_back_equal(
     assert backup.manifest["client"].startswith("15.")
 
 
+@pytest.mark.long
 def test_five_thousand_small_tables_come_back_equal(environment, operator, run_backup, target):
     # A lock per table is held by pg_dump and by ours: the embedded server has room for them.
     for start in range(0, 5000, 500):

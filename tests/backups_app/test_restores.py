@@ -69,6 +69,7 @@ def test_restore_is_not_begun_when_the_backup_before_it_fails(
     assert not ReplacedDatabase.objects.exists()
 
 
+@pytest.mark.long
 def test_restore_waits_only_a_while_for_autovacuum(backup, environment, operator):
     with autovacuum_at_work(environment.dsn):
         run = restore(operator, backup, environment)

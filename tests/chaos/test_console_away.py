@@ -19,10 +19,6 @@ from tests.servers import postgres_15
 
 pytestmark = pytest.mark.chaos
 CUT_SECONDS = 0.7
-# By hand, with OPSCONSOLE_TEST_LONG=1: some minutes.
-LONG = pytest.mark.skipif(
-    not os.environ.get("OPSCONSOLE_TEST_LONG"), reason="takes minutes: OPSCONSOLE_TEST_LONG=1"
-)
 LINES = 200_000
 
 
@@ -123,7 +119,7 @@ def add_shop(console: Console, dsn: str) -> None:
     )
 
 
-@LONG
+@pytest.mark.long
 @pytest.mark.needs_postgres15
 @pytest.mark.timeout(900)
 def test_long_run_survives_cuts_and_restarts_of_the_console_s_database() -> None:

@@ -197,7 +197,10 @@ def test_swap_whose_worker_was_killed_goes_on_to_its_end(going_back: Console, mo
     assert kept == (False,)
 
 
-@pytest.mark.parametrize("moment", list(HOLDS))
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(each, marks=[] if each == "closed" else pytest.mark.long) for each in HOLDS],
+)
 def test_swap_that_cannot_end_in_its_window_opens_the_live_database_again(
     going_back: Console, moment: str
 ) -> None:
@@ -209,7 +212,7 @@ def test_swap_that_cannot_end_in_its_window_opens_the_live_database_again(
     assert [way["action"] for way in row["result"]["ways"]] == ["restore", "keep"]
 
 
-@pytest.mark.parametrize("moment", ["closed", "renamed"])
+@pytest.mark.parametrize("moment", [pytest.param("closed", marks=pytest.mark.long), "renamed"])
 def test_undo_whose_worker_was_killed_goes_on_to_its_end(busy: Console, moment: str) -> None:
     taken = busy.ops("backup", STAGING, "--wait")
     assert isinstance(taken, dict)

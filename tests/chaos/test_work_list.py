@@ -124,10 +124,15 @@ def before_it_says_so(console: Console, key: str, name: str, ask: Callable[[], N
     assert item_of(console, key)["done_at"] is None
 
 
-POINTS = [before_it_is_taken, before_it_acts, while_it_acts, before_it_says_so]
-
-
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param(before_it_is_taken, marks=pytest.mark.long),
+        pytest.param(before_it_acts, marks=pytest.mark.long),
+        while_it_acts,
+        before_it_says_so,
+    ],
+)
 def test_drop_takes_effect_once_when_its_worker_is_killed(demo: Console, point) -> None:
     pk, name = replaced_database(demo)
     client, key = demo.sign_in("admin"), f"backups_app.drop_replaced:{pk}"

@@ -243,7 +243,7 @@ def by_dbmate(folder: Path, dsn: str) -> Outcome:
 def test_file_of_dbmate_means_the_same_here(tmp_path, pair):
     dice, came_to = Dice(SEED), Counter[str]()
     ours_dsn, theirs_dsn = pair
-    for _number in range(COUNT or 120):
+    for _number in range(COUNT or 60):
         text = dbmate_file(dice)
         (tmp_path / f"{NAME}.sql").write_bytes(text)
         engine = DbmateEngine(tmp_path)
@@ -331,7 +331,7 @@ def compare(project: Path, migrations: Path, pair: list[str], files: list[bytes]
 @pytest.mark.needs_prisma
 def test_history_of_prisma_means_the_same_here(project, migrations, pair):  # noqa: F811
     dice, came_to = Dice(SEED), Counter[str]()
-    for _number in range(40 if COUNT else 2):
+    for _number in range(40 if COUNT else 1):
         files = [dice.line_ends(dice.script(0.001)) for _file in range(50)]
         came_to[compare(project, migrations, pair, files)] += 1
     print(f"\nseed {SEED}: {came_to.total()} histories of 50 files of Prisma, {dict(came_to)}")
@@ -341,6 +341,6 @@ def test_history_of_prisma_means_the_same_here(project, migrations, pair):  # no
 def test_single_file_of_prisma_means_the_same_here(project, migrations, pair):  # noqa: F811
     came_to = Counter[str]()
     files = [*(text.replace("{new}", "n1").encode() for text in SINGLE), *BYTES]
-    for text in files if COUNT else random.Random(SEED).sample(files, 6):
+    for text in files if COUNT else random.Random(SEED).sample(files, 4):
         came_to[compare(project, migrations, pair, [text])] += 1
     print(f"\n{came_to.total()} single files of Prisma, {dict(came_to)}")
