@@ -493,6 +493,17 @@ def rename_database(connection: psycopg.Connection, name: str, new_name: str) ->
         raise AdapterError(f"cannot rename database {name}: {reason_of(error)}") from error
 
 
+def _let_be_dropped(connection: psycopg.Connection, name: str) -> None:
+    """A template is not dropped, and a replacement takes that over from the live database."""
+    row = connection.execute(
+        "SELECT 1 FROM pg_database WHERE datname = %s AND datistemplate", [name]
+    ).fetchone()
+    if row:
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(sql.Identifier(name))
+        )
+
+
 def drop_database(connection: psycopg.Connection, name: str) -> None:
     """Drop a database of ours if it is there, ending its sessions.
 
@@ -506,10 +517,7 @@ def drop_database(connection: psycopg.Connection, name: str) -> None:
         for session in sessions(connection, name):
             terminate(connection, session["pid"])
         try:
-            # A template is not dropped, and a replacement takes that over from the live database.
-            connection.execute(
-                sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(sql.Identifier(name))
-            )
+            _let_be_dropped(connection, name)
             connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
         except psycopg.errors.ObjectInUse as error:
             if attempt == DROP_ATTEMPTS:
