@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psycopg
@@ -11,7 +12,8 @@ WITH spaces AS (
   SELECT oid, nspname FROM pg_namespace
    WHERE nspname NOT IN ('pg_catalog', 'information_schema') AND nspname NOT LIKE 'pg\\_%%'
 ), locked AS MATERIALIZED (
-  SELECT DISTINCT relation FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation IS NOT NULL
+  SELECT DISTINCT relation FROM pg_locks, (SELECT set_config('lock_timeout', '1s', true)) patience
+   WHERE mode = 'AccessExclusiveLock' AND relation IS NOT NULL
 ), found AS (
   SELECT c.oid, n.nspname || '.' || c.relname AS name, c.relkind, c.reltuples, c.relpages
     FROM pg_class c JOIN spaces n ON n.oid = c.relnamespace
@@ -19,7 +21,8 @@ WITH spaces AS (
 )
 SELECT f.name, f.relkind::text,
        greatest(f.reltuples, 0)::bigint,
-       -- Measuring takes a lock: what somebody holds is estimated, not waited for.
+       -- Measuring takes a lock: what somebody holds is estimated, not waited for. One that is
+       -- taken in between ends the wait soon, and the next try sees it.
        CASE WHEN f.relkind NOT IN ('r', 'm', 'i', 'S') THEN 0
             WHEN f.oid IN (SELECT relation FROM locked)
             THEN f.relpages::bigint * current_setting('block_size')::bigint
@@ -53,6 +56,7 @@ SELECT p.proname, 'volatile', 0, 0, NULL, '{}', '{}', NULL, NULL, NULL
   FROM (SELECT DISTINCT proname FROM pg_proc WHERE provolatile = 'v' AND proname = ANY(%s)) p
 """
 VOLATILE = "volatile"
+TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -129,12 +133,19 @@ class Catalogue:
 
 def read_catalogue(connection: psycopg.Connection, functions: set[str]) -> Catalogue:
     """Read the user's relations, and which of the named functions are volatile, in one query."""
-    rows = connection.execute(QUERY, [sorted(functions)]).fetchall()
+    rows = _read_without_waiting(connection, functions)
     return Catalogue(
         {row[0]: _relation(row) for row in rows if row[1] != VOLATILE},
         frozenset(row[0] for row in rows if row[1] == VOLATILE),
         connection.info.server_version // 10000,
     )
+
+
+def _read_without_waiting(connection: psycopg.Connection, functions: set[str]) -> list[tuple]:
+    for _try in range(TRIES - 1):
+        with suppress(psycopg.errors.LockNotAvailable):
+            return connection.execute(QUERY, [sorted(functions)]).fetchall()
+    return connection.execute(QUERY, [sorted(functions)]).fetchall()
 
 
 def _relation(row: tuple) -> Relation:
