@@ -48,6 +48,9 @@ ALONE = re.compile(
     r"cannot run inside a transaction block|cannot be executed from a function|25001"
 )
 
+# Left so, the session takes no row of the tool's history.
+READ_ONLY = b"SET default_transaction_read_only = on"
+
 STATEMENTS = [
     *["CREATE TABLE {new} (id int PRIMARY KEY, note text DEFAULT 'x;y')"] * 6,
     *["INSERT INTO log (note) VALUES ('{new}')"] * 4,
@@ -213,7 +216,7 @@ def judge(ours: Outcome, theirs: Outcome, text: bytes) -> str:
         return "refused"
     if ours.said != theirs.said:
         assert ours.said == "applied", about
-        assert ALONE.search(theirs.why), about
+        assert ALONE.search(theirs.why) or READ_ONLY in text, about
         return "applied though the tool rejects it"
     return ours.said
 
