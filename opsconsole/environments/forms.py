@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from django import forms
 from django.conf import settings
@@ -15,6 +15,9 @@ from opsconsole.environments.secrets import check_reference, is_reference
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.exceptions import AdapterError
 from opsconsole.targets.dsn import Dsn
+
+if TYPE_CHECKING:
+    from django.utils.functional import _StrOrPromise
 
 
 class ApplicationForm(forms.ModelForm):
@@ -34,27 +37,31 @@ WAITS = (
 )
 
 
-class EnvironmentForm(forms.ModelForm):
-    """An environment and where its database is. The address is write-only."""
-
-    address = forms.CharField(
-        label=_("Database address"),
+def _address_field(label: _StrOrPromise, help_text: _StrOrPromise) -> forms.CharField:
+    """An address as it is typed once: never shown again, and empty for no change."""
+    return forms.CharField(
+        label=label,
         required=False,
         strip=True,
         max_length=1000,
         widget=forms.PasswordInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
-        help_text=_(
+        help_text=help_text,
+    )
+
+
+class EnvironmentForm(forms.ModelForm):
+    """An environment and where its database is. The address is write-only."""
+
+    address = _address_field(
+        _("Database address"),
+        _(
             "postgresql://user:password@host:5432/name (kept encrypted, never shown again), or "
             "env:NAME or file:PATH on the workers. Empty keeps the present one."
         ),
     )
-    scratch_address = forms.CharField(
-        label=_("Scratch server"),
-        required=False,
-        strip=True,
-        max_length=1000,
-        widget=forms.PasswordInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
-        help_text=_(
+    scratch_address = _address_field(
+        _("Scratch server"),
+        _(
             "Where backups are restored to prove them, as an address like the one above. Empty: "
             "beside the database itself, or the one that is set."
         ),
@@ -62,14 +69,9 @@ class EnvironmentForm(forms.ModelForm):
     drops_scratch_address = forms.BooleanField(
         label=_("Prove backups beside the database itself again"), required=False
     )
-
-    quarantine_address = forms.CharField(
-        label=_("Quarantine"),
-        required=False,
-        strip=True,
-        max_length=1000,
-        widget=forms.PasswordInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
-        help_text=_(
+    quarantine_address = _address_field(
+        _("Quarantine"),
+        _(
             "Where archives made elsewhere are restored first: restoring runs the code in them. An "
             "address like the ones above, of a role that may create databases and touch nothing "
             "else, best on a server of its own. Without one they are stored, and not restored."

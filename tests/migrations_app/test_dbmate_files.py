@@ -171,18 +171,22 @@ def write(folder: Path, text: str, name: str = NAME) -> None:
     (folder / f"{name}.sql").write_bytes(text.encode())
 
 
-def by_dbmate(folder: Path, dsn: str) -> bool:
-    """Whether the real dbmate says that it applied everything."""
+def run_dbmate(folder: Path, dsn: str) -> subprocess.CompletedProcess[str]:
+    """The real dbmate, applying everything."""
     role, host = dsn.split("@/")[1].split("?host=")
     url = f"postgres://{role}:{PASSWORD}@/{role}?host={host}&sslmode=disable"
-    done = subprocess.run(
+    return subprocess.run(
         [dbmate(), "--migrations-dir", folder, "--no-dump-schema", "migrate"],
         capture_output=True,
         text=True,
         timeout=60,
         env=os.environ | {"DATABASE_URL": url},
     )
-    return done.returncode == 0
+
+
+def by_dbmate(folder: Path, dsn: str) -> bool:
+    """Whether the real dbmate says that it applied everything."""
+    return run_dbmate(folder, dsn).returncode == 0
 
 
 def by_console(folder: Path, dsn: str) -> bool:

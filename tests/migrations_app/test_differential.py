@@ -13,7 +13,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -25,9 +24,8 @@ from migrations_app.engines.dbmate import DbmateEngine
 from migrations_app.engines.kinds import Engine, Limits, ScriptFailed
 from migrations_app.engines.prisma import PrismaEngine
 from opsconsole.exceptions import AdapterError
-from tests.conftest import PASSWORD
+from tests.migrations_app.test_dbmate_files import run_dbmate
 from tests.migrations_app.test_prisma_cli import project, run_prisma  # noqa: F401
-from tests.toolbox import dbmate
 
 COUNT = int(os.environ.get("OPSCONSOLE_TEST_FILES", "0"))
 SEED = int(os.environ.get("OPSCONSOLE_TEST_SEED", "0")) or (
@@ -230,15 +228,7 @@ def pair(database) -> list[str]:
 
 
 def by_dbmate(folder: Path, dsn: str) -> Outcome:
-    role, host = dsn.split("@/")[1].split("?host=")
-    url = f"postgres://{role}:{PASSWORD}@/{role}?host={host}&sslmode=disable"
-    done = subprocess.run(
-        [dbmate(), "--migrations-dir", folder, "--no-dump-schema", "migrate"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | {"DATABASE_URL": url},
-    )
+    done = run_dbmate(folder, dsn)
     return Outcome("failed" if done.returncode else "applied", done.stdout + done.stderr)
 
 
