@@ -165,7 +165,7 @@ def test_what_cannot_be_carried_over_stops_an_exchange_until_it_is_consented_to(
 
 
 def test_subscription_is_never_copied_and_refused_before_anything_is_built(
-    backup, environment, operator, target
+    backup, environment, operator, target, as_role
 ):
     with superuser(target.info.dbname) as connection:
         connection.execute(
@@ -178,6 +178,9 @@ def test_subscription_is_never_copied_and_refused_before_anything_is_built(
     check = RestoreCheck.objects.create(backup=backup, target=environment.targets.get())
     check_restore(check)
     assert list(check.data["left_behind"]) == ["subscription orders"]
+    seen = as_role("operator").get(reverse("restore-check-result", args=[backup.pk, check.pk]))
+    assert "needs your consent to what would stay behind" in seen.text
+    assert "Nothing blocks" not in seen.text
     run = restore(operator, backup, environment, consents=["subscription orders"])
     assert run.status == RunStatus.SUCCEEDED, run.summary
     assert "subscription orders" not in belongings_of(environment)
