@@ -19,6 +19,7 @@ from django.db.models.functions import Now
 
 from backups_app.models import Backup, ReplacedDatabase
 from backups_app.runs import building
+from backups_app.runs.restorable import trial_of
 from backups_app.runs.results import WithReplaced
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.exceptions import AdapterError, NeedsAttention, StepFailed
@@ -38,6 +39,7 @@ from opsconsole.targets.belongings import (
     read_belongings,
     to_try,
 )
+from opsconsole.targets.trial import empty_database
 
 MEANT = {
     "missing": "is not in what is brought back",
@@ -82,27 +84,16 @@ def known_to_stay(context: RunContext) -> list[Difference]:
 
     What takes a right is tried in an empty database.
     """
-    name = building.built_name(context.dsn.database, context.run.pk)
+    trial = trial_of(context.dsn, context.run.pk, context.session_name("trial"))
     with context.connect("belongings") as connection:
-        live = read_belongings(connection, name)
+        live = read_belongings(connection, trial.database)
         facts = server.read_facts(connection)
+    certain = certain_to_stay(live, is_superuser=facts.is_superuser)
     tried = to_try(live)
-    refused = _try_in_empty_database(context, name, tried) if tried else []
-    return certain_to_stay(live, is_superuser=facts.is_superuser) + refused
-
-
-def _try_in_empty_database(
-    context: RunContext, name: str, tried: Iterable[Difference]
-) -> list[Difference]:
-    """What could not be made in a database `name`, which is dropped again."""
-    with context.connect("try", database=context.dsn.maintenance_database) as connection:
-        shape = server.read_shape(connection, context.dsn.database)
-        server.drop_database(connection, name)
-        server.create_database(connection, name, shape)
-        with context.connect("try", database=name) as empty:
-            refused = carry_over(empty, tried)
-        server.drop_database(connection, name)
-    return refused
+    if not tried:
+        return certain
+    with empty_database(trial) as empty:
+        return certain + carry_over(empty, tried)
 
 
 def hand_over(

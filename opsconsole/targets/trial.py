@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import psycopg
@@ -52,16 +53,24 @@ def try_restore(trial: Trial, extensions: Collection[str], owned: Ownership | No
         others = _of_others(session, owned) if owned else []
         if not doubtful and not others:
             return Refused()
+    with empty_database(trial) as made:
+        return Refused(
+            _try_extensions(made, doubtful),
+            _try_owners(made, owned.schemas, others) if owned else {},
+            _superusers(made),
+        )
+
+
+@contextmanager
+def empty_database(trial: Trial) -> Iterator[psycopg.Connection]:
+    """A session in an empty database like the target's, which is dropped again. Raises AdapterError."""
+    with _session(trial, trial.dsn.maintenance_database) as session:
         shape = server.read_shape(session, trial.dsn.database)
         server.drop_database(session, trial.database)
         server.create_database(session, trial.database, shape)
         try:
             with _session(trial, trial.database) as made:
-                return Refused(
-                    _try_extensions(made, doubtful),
-                    _try_owners(made, owned.schemas, others) if owned else {},
-                    _superusers(made),
-                )
+                yield made
         finally:
             server.drop_database(session, trial.database)
 
