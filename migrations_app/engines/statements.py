@@ -31,6 +31,9 @@ READ_AS = {
     "standard_conforming_strings": {"on", "true", "yes"},
     "client_encoding": {"utf8", "utf-8", "unicode"},
 }
+SETS_BY_FUNCTION = re.compile(
+    rf"\bset_config\s*\(\s*'({'|'.join(READ_AS)})'\s*,\s*'([^']*)'", re.IGNORECASE
+)
 BYTE_ORDER_MARK = "\ufeff"
 COPY_FROM_CLIENT = re.compile(r"copy\b[^;]*?\bfrom\s+stdin\b", re.IGNORECASE)
 COPY_TO_CLIENT = re.compile(r"copy\b[^;]*?\bto\s+stdout\b", re.IGNORECASE)
@@ -263,11 +266,27 @@ def _copies_from_client(statement: Statement) -> bool:
 def _changes_reading(statement: Statement) -> str:
     """The setting by which the server would read the next statements otherwise than they were
     split and encoded; "" if it sets none."""
+    if called := SETS_BY_FUNCTION.search(statement.text):
+        return "" if called[2].lower() in READ_AS[called[1].lower()] else called[1].lower()
     node = _node(statement) if statement.kind == "VariableSet" else None
     if node is None or node.name not in READ_AS or not node.args:
         return ""
     value = str(getattr(node.args[0].val, "sval", "")).lower()
     return "" if value in READ_AS[node.name] else str(node.name)
+
+
+def takes_escapes(statement: Statement) -> bool:
+    """Whether it has a plain string with a backslash.
+
+    With standard_conforming_strings off the server takes it for an escape, and may end the string
+    elsewhere than where the script was split (PostgreSQL's documentation, 4.1.2.2).
+    """
+    text = statement.text
+    try:
+        strings = (text[t.start : t.end + 1] for t in scan(text) if text[t.start] == "'")
+        return any("\\" in string for string in strings)
+    except ParseError:
+        return "\\" in text
 
 
 def _copies_to_client(statement: Statement) -> bool:

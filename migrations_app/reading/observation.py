@@ -16,6 +16,7 @@ from migrations_app.assess.lint import Assessment, assess
 from migrations_app.engines import Engine, MigrationScript, MigrationState, ToolVerdict
 from migrations_app.engines.evidence import Evidence, read_evidence
 from migrations_app.engines.kinds import Revision
+from migrations_app.engines.statements import takes_escapes
 from migrations_app.models import ScriptText
 from migrations_app.reading.readings import (
     MigrationRead,
@@ -152,7 +153,7 @@ def observe(
     return Observation(
         facts,
         states,
-        reading.problems,
+        reading.problems + _read_otherwise(connection, pending),
         reading.tool_version,
         assessments,
         engine.tool_verdict(states),
@@ -161,6 +162,19 @@ def observe(
         problem,
         missing_baseline(engine, pending, catalogue) if is_unknown else None,
     )
+
+
+def _read_otherwise(connection: psycopg.Connection, pending: list[MigrationScript]) -> list[str]:
+    """What this server would read otherwise than it was split here: a line a script."""
+    if connection.info.parameter_status("standard_conforming_strings") == "on":
+        return []
+    found = [(p.file, next(filter(takes_escapes, p.statements), None)) for p in pending]
+    return [
+        f"{file}: line {statement.line} has a backslash in quotes, and standard_conforming_strings is off "
+        "for this role or database, so the server takes it for an escape: RESET that setting there"
+        for file, statement in found
+        if statement
+    ]
 
 
 def _needs_baseline(missing: BaselineMissing) -> str:

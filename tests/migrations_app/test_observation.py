@@ -74,6 +74,18 @@ def test_each_trouble_refuses_the_next_migration(environment, folder, target):
         current_plan(environment.targets.get())
 
 
+def test_backslash_that_the_server_takes_for_an_escape_refuses(environment, folder, target):
+    folder.add("20250201000000_path", "SELECT 1;\n\nSELECT 'C:\\', '; DROP TABLE users; --';\n")
+    folder.add("20250202000000_escape", "SELECT E'a\\n', $$\\$$;\n")
+    assert observe_target(environment.targets.get()).data["refusals"] == []
+    name = target.info.dbname
+    target.execute(f'ALTER DATABASE "{name}" SET standard_conforming_strings = off')
+    refusals = observe_target(environment.targets.get()).data["refusals"]
+    assert [text.partition(",")[0] for text in refusals] == [
+        "20250201000000_path/migration.sql: line 3 has a backslash in quotes"
+    ]
+
+
 def test_migration_under_way_elsewhere_refuses(environment, folder, target):
     folder.add("20250201000000_under_way", "SELECT 1;\n")
     target.execute(

@@ -37,6 +37,13 @@ def test_copy_to_the_client_is_refused():
         ("SET client_encoding = 'UTF8';", False),
         ("SET standard_conforming_strings = off;", True),
         ("SET standard_conforming_strings = on;", False),
+        ("SELECT pg_catalog.set_config( 'Client_Encoding' ,'LATIN1', false);", True),
+        (
+            "DO $$BEGIN PERFORM set_config('standard_conforming_strings', 'off', false); END$$;",
+            True,
+        ),
+        ("SELECT set_config('client_encoding', 'utf8', false);", False),
+        ("SELECT set_config('search_path', '', false);", False),
     ],
 )
 def test_setting_that_changes_how_the_rest_is_read_is_refused(sql, is_refused):
