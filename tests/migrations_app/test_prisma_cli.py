@@ -72,7 +72,8 @@ def apply_all(project: Path, dsn: str, count: int = 100) -> PrismaEngine:
 
 def dump_schema(dsn: str) -> list[str]:
     """`pg_dump -s` sorted, since object order does not matter, without what is made up anew each
-    time: the dump's key, and the version of a column whose type was changed (from 15.20 on)."""
+    time: the dump's key, and the version of a column whose type was changed (kept by 15.20 and
+    newer, and written down by a pg_dump that is older than it)."""
     tools = find_tools()[-1]
     name = urlsplit(dsn).path.lstrip("/")
     text = subprocess.run(
