@@ -24,6 +24,9 @@ from opsconsole.sentences import Sentence, Text
 logger = logging.getLogger(__name__)
 MAX_LINES = 500
 MAX_BYTES = 64 * 1024
+# In one transaction: each costs a few answers of the console's database, for which a thread that
+# logs without a pause lets this one wait.
+MAX_CHUNKS = 10
 MAX_LINE_BYTES = 16 * 1024
 MAX_CHARACTER_BYTES = 4
 RETRY_SECONDS = 0.1
@@ -60,7 +63,7 @@ class Recorder:
             Path(settings.LOG_SPILL_FOLDER), settings.LOG_MEMORY_BYTES, settings.LOG_SPILL_BYTES
         )
         # What is being stored: kept as it is until it is known to be.
-        self._batch: list[Line] = []
+        self._batch: list[list[Line]] = []
         self._guard = threading.Lock()
         self._writing = threading.Lock()
         self._closed = threading.Event()
@@ -100,7 +103,7 @@ class Recorder:
         now = time.time()
         for line in self.redact(text).splitlines() or [""]:
             self._backlog.add((now, tone, clean_line(line)))
-        if self._backlog.holds(MAX_LINES, MAX_BYTES):
+        if self._backlog.holds(MAX_LINES, MAX_BYTES) and not self._full.is_set():
             self._full.set()
 
     def flush(self) -> None:
@@ -112,16 +115,25 @@ class Recorder:
         """Store the progress and the first lines; returns whether there were any."""
         with self._writing:
             self._store_progress()
-            self._batch = self._batch or self._backlog.take(MAX_LINES, MAX_BYTES)
+            self._batch = self._batch or self._take()
             if not self._batch:
                 return False
             self._store(self._batch)
             self._batch = []
             return True
 
-    def _store(self, lines: list[Line]) -> None:
-        first = self.run.log_seq + 1
-        last = self.run.log_seq + len(lines)
+    def _take(self) -> list[list[Line]]:
+        chunks: list[list[Line]] = []
+        while len(chunks) < MAX_CHUNKS and (lines := self._backlog.take(MAX_LINES, MAX_BYTES)):
+            chunks.append(lines)
+        return chunks
+
+    def _store(self, batch: list[list[Line]]) -> None:
+        chunks: list[LogChunk] = []
+        last = self.run.log_seq
+        for lines in batch:
+            first, last = last + 1, last + len(lines)
+            chunks.append(LogChunk(run=self.run, first_seq=first, last_seq=last, lines=lines))
         with transaction.atomic():
             held = Run.objects.filter(
                 pk=self.run.pk,
@@ -130,18 +142,20 @@ class Recorder:
                 log_seq=self.run.log_seq,
             ).update(log_seq=last)
             if held:
-                LogChunk.objects.create(run=self.run, first_seq=first, last_seq=last, lines=lines)
-        if not held and not self._is_stored(first, last, lines):
+                LogChunk.objects.bulk_create(chunks)
+        if not held and not self._are_stored(chunks, last):
             self._fence()
         self.run.log_seq = last
 
-    def _is_stored(self, first: int, last: int, lines: list[Line]) -> bool:
+    def _are_stored(self, chunks: list[LogChunk], last: int) -> bool:
         """Whether an earlier try stored them, and only its acknowledgement was lost."""
         holds = Run.objects.filter(
             pk=self.run.pk, claim_token=self.run.claim_token, log_seq=last
         ).exists()
-        chunk = LogChunk.objects.filter(run=self.run, first_seq=first).first()
-        return holds and chunk is not None and chunk.lines == [list(line) for line in lines]
+        there = LogChunk.objects.filter(run=self.run, first_seq__gte=chunks[0].first_seq)
+        stored = list(there.order_by("first_seq").values_list("first_seq", "lines"))
+        ours = [(chunk.first_seq, [list(line) for line in chunk.lines]) for chunk in chunks]
+        return holds and stored == ours
 
     def _fence(self) -> None:
         self.fenced = True
@@ -237,6 +251,6 @@ class Recorder:
             self._closed.wait(RETRY_SECONDS)
 
     def _end(self) -> None:
-        if left := len(self._batch) + len(self._backlog):
+        if left := sum(map(len, self._batch)) + len(self._backlog):
             logger.warning("run %s: %d lines of its log could not be stored", self.run.pk, left)
         self._backlog.close()
