@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from django.db.models import Max
 from django.template.loader import render_to_string
+from django.urls import reverse
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 from django.utils.timezone import now
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from backups_app.alarms import alarms_of
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
@@ -23,9 +29,14 @@ from opsconsole.overview.panels import (
     ENVIRONMENT_FACTS,
     ENVIRONMENT_PANELS,
     FINDERS,
+    NEEDS,
     SETTINGS_PANELS,
+    Act,
+    Concern,
     Fact,
     Found,
+    Need,
+    Stage,
 )
 from opsconsole.runs.choices import RunKind
 from opsconsole.runs.models import Run
@@ -41,6 +52,7 @@ def register() -> None:
     RUN_PANELS.append(run_backups)
     SETTINGS_PANELS.append(storages_card)
     FINDERS.append(find_backups)
+    NEEDS.append(backup_needs)
 
 
 def newest_proven(targets: list[Target]) -> dict[int, Fact]:
@@ -53,19 +65,71 @@ def newest_proven(targets: list[Target]) -> dict[int, Fact]:
         .distinct("target_id")
     }
     none = Fact(_("Backup"), _("none proven yet"))
-    alarms = alarms_of(targets)
     return {
-        target.pk: _alarm(target.environment, alarms[target.pk])
-        if alarms[target.pk]
-        else _fact(newest[target.pk])
-        if target.pk in newest
-        else none
-        for target in targets
+        target.pk: _fact(newest[target.pk]) if target.pk in newest else none for target in targets
     }
 
 
-def _alarm(environment: Environment, sentences: list[str]) -> Fact:
-    return Fact(_("Backup"), sentences[0], f"{environment.get_absolute_url()}#backups", "bad")
+def backup_needs(user: User, stages: list[Stage]) -> Iterable[Need]:
+    """What is wrong with the backups of each stage, in one line, and a schedule that is missing."""
+    targets = [stage.target for stage in stages]
+    policies = BackupPolicy.objects.by_environment([stage.environment for stage in stages])
+    alarms = alarms_of(targets, policies)
+    proven = dict(
+        Backup.objects.proven()
+        .filter(target__in=targets)
+        .order_by()
+        .values_list("target")
+        .annotate(Max("taken_at"))
+    )
+    for stage in stages:
+        environment, policy = stage.environment, policies.get(stage.environment.pk)
+        texts, newest = alarms[stage.target.pk], proven.get(stage.target.pk)
+        if not texts and not newest and environment.is_protected:
+            texts = [_("No backup is proven yet.")]
+        if texts:
+            yield _in_trouble(user, environment, texts, is_late=_is_late(policy, newest))
+        is_scheduled = policy and policy.backup_cron
+        if (
+            environment.is_protected
+            and not is_scheduled
+            and can(user, "settings.edit", environment)
+        ):
+            yield _unscheduled(environment)
+
+
+def _is_late(policy: BackupPolicy | None, newest: datetime | None) -> bool:
+    """Whether another backup is what helps first."""
+    hours = policy.alarm_hours if policy else None
+    return newest is None or (hours is not None and newest < now() - timedelta(hours=hours))
+
+
+def _in_trouble(user: User, environment: Environment, texts: list[str], *, is_late: bool) -> Need:
+    more = len(texts) - 1
+    return Need(
+        Concern.UNPROVEN,
+        environment,
+        texts[0],
+        Act(_("Back up now"), _address("back-up", environment), new_key())
+        if is_late and can(user, "run.start", environment)
+        else Act(_("View backups"), f"{environment.get_absolute_url()}#backups"),
+        detail=ngettext("%(n)d more alarm.", "%(n)d more alarms.", more) % {"n": more}
+        if more
+        else "",
+    )
+
+
+def _unscheduled(environment: Environment) -> Need:
+    return Need(
+        Concern.UNSCHEDULED,
+        environment,
+        _("Backups are not scheduled."),
+        Act(_("Set a schedule"), _address("backup-policy", environment)),
+    )
+
+
+def _address(name: str, environment: Environment) -> str:
+    return reverse(name, args=[environment.application.slug, environment.slug])
 
 
 def _fact(backup: Backup) -> Fact:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from django.template.loader import render_to_string
+from django.urls import reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
@@ -24,21 +26,29 @@ from opsconsole.access.permissions import can
 from opsconsole.access.places import CONSOLE
 from opsconsole.environments import engines
 from opsconsole.environments.migration_status import MigrationStatus
-from opsconsole.environments.models import Application, Target
+from opsconsole.environments.models import Application, Target, TargetState
+from opsconsole.environments.readings import BaselineMissing
 from opsconsole.environments.visibility import (
     applications_for,
     visible_targets,
 )
+from opsconsole.health.choices import Health
 from opsconsole.overview.panels import (
     APPLICATION_PANELS,
+    CHANGES,
     ENVIRONMENT_ACTIONS,
     ENVIRONMENT_FACTS,
     ENVIRONMENT_PANELS,
     FINDERS,
+    NEEDS,
     SETTINGS_PANELS,
+    Act,
+    Concern,
     Fact,
     Found,
+    Need,
     PartRefused,
+    Stage,
 )
 from opsconsole.runs.models import Run
 from opsconsole.runs.panels import RUN_PANELS
@@ -46,6 +56,7 @@ from opsconsole.runs.registry import parameters_of
 from opsconsole.web.pages import new_key
 
 LOGGED = 10
+TROUBLED_NAMED = 3
 
 
 def register() -> None:
@@ -56,6 +67,8 @@ def register() -> None:
     APPLICATION_PANELS.append(board_card)
     RUN_PANELS.append(run_migrations)
     FINDERS.append(find_migrations)
+    NEEDS.append(migration_needs)
+    CHANGES.append(migrate_acts)
     SETTINGS_PANELS.append(migrations_settings)
     engines.ENGINES.extend((name, gettext_lazy(engine.label)) for name, engine in ENGINES.items())
 
@@ -103,6 +116,92 @@ def drift_card(request: ConsoleRequest, target: Target) -> SafeString:
         "key": new_key(),
     }
     return render_to_string("migrations_app/_drift.html", context, request)
+
+
+def migrate_acts(user: User, stages: list[Stage]) -> dict[int, Act]:
+    """To the confirm page, where something is pending, nothing is in its way, and the user may."""
+    return {
+        stage.target.pk: Act(
+            _("Migrate %(where)s: %(n)d pending")
+            % {"where": stage.environment.name.lower(), "n": len(stage.state.pending)},
+            reverse("migrate", args=[stage.environment.application.slug, stage.environment.slug]),
+        )
+        for stage in stages
+        if stage.state
+        and stage.state.pending
+        and not (stage.holder or stage.moving)
+        and can(user, "run.start", stage.environment)
+        and not reading_of(stage.state).refusals
+    }
+
+
+def migration_needs(user: User, stages: list[Stage]) -> Iterable[Need]:
+    acts = migrate_acts(user, stages)
+    before: Stage | None = None
+    for stage in stages:
+        if stage.state:
+            if stage.state.troubled and not stage.holder:
+                yield _troubled(user, stage, stage.state)
+            elif stage.state.seen.baseline:
+                yield _baseline(stage, stage.state.seen.baseline)
+            elif stage.target.pk in acts and before and _went_well(before, stage):
+                yield _waiting(stage, before, acts[stage.target.pk])
+        before = stage
+
+
+def _troubled(user: User, stage: Stage, state: TargetState) -> Need:
+    may = can(user, "migration.resolve", stage.environment)
+    url = stage.environment.get_absolute_url()
+    count = len(state.troubled)
+    return Need(
+        Concern.TROUBLED,
+        stage.environment,
+        ngettext("%(n)d migration is in trouble.", "%(n)d migrations are in trouble.", count)
+        % {"n": count},
+        Act(_("Resolve"), url) if may else Act(_("View environment"), url),
+        detail=", ".join(f"{m.name} ({_(m.state.word)})" for m in state.troubled[:TROUBLED_NAMED]),
+    )
+
+
+def _baseline(stage: Stage, missing: BaselineMissing) -> Need:
+    return Need(
+        Concern.BASELINE,
+        stage.environment,
+        _("The database needs a baseline."),
+        Act(_("View environment"), f"{stage.environment.get_absolute_url()}#pending"),
+        detail=_("It has tables, such as %(table)s, and no migration history.")
+        % {"table": missing.table},
+    )
+
+
+def _went_well(before: Stage, stage: Stage) -> bool:
+    """Whether everything that is pending is applied in the stage before, and healthy there."""
+    return (
+        before.environment.application_id == stage.environment.application_id
+        and before.state is not None
+        and stage.state is not None
+        and before.day.now is Health.HEALTHY
+        and set(stage.state.pending) <= set(before.state.names(MigrationStatus.APPLIED))
+    )
+
+
+def _waiting(stage: Stage, before: Stage, act: Act) -> Need:
+    count = len(stage.state.pending) if stage.state else 0
+    return Need(
+        Concern.WAITING,
+        stage.environment,
+        ngettext(
+            "%(n)d migration waits for %(where)s.", "%(n)d migrations wait for %(where)s.", count
+        )
+        % {"n": count, "where": stage.environment.name.lower()},
+        act,
+        detail=ngettext(
+            "It is applied in %(where)s, which is healthy.",
+            "They are applied in %(where)s, which is healthy.",
+            count,
+        )
+        % {"where": before.environment.name.lower()},
+    )
 
 
 def drift_facts(targets: list[Target]) -> dict[int, Fact]:

@@ -16,7 +16,7 @@ LONGEST_CHECK_SECONDS = 30
 HALF_HOUR = timedelta(minutes=30)
 # When in a run a check was asked.
 PHASES = {"before": _("before"), "after": _("after"), "rolled back": _("rolled back")}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class HealthCheck(models.Model):
@@ -56,10 +56,14 @@ def _asked() -> Coalesce:
 
 def half_hour_of(moment: datetime) -> datetime:
     """When the half hour of that moment began."""
-    return moment - (moment - _EPOCH) % HALF_HOUR
+    return moment - (moment - EPOCH) % HALF_HOUR
 
 
 class HealthResultQuerySet(models.QuerySet["HealthResult"]):
+    def with_asked(self) -> HealthResultQuerySet:
+        """With `asked`: the target, 0 for a check of the environment."""
+        return self.annotate(asked=_asked())
+
     def newest_in(self, rollups: Collection[int]) -> HealthResultQuerySet:
         """The newest of these samples in each rollup (by its id), without the answer as data.
 
@@ -139,6 +143,10 @@ class HealthResult(models.Model):
 
 
 class HealthRollupQuerySet(models.QuerySet["HealthRollup"]):
+    def with_asked(self) -> HealthRollupQuerySet:
+        """With `asked`, as of the samples."""
+        return self.annotate(asked=_asked())
+
     def add(self, samples: Sequence[HealthResult]) -> None:
         """Count stored samples in. Call it once for each, in the transaction that stores them."""
         with connection.cursor() as cursor:

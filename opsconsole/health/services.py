@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 
 from django.contrib.postgres.aggregates import ArrayAgg
 from django.db import transaction
-from django.db.models import Q, Sum
+from django.db.models import F, OuterRef, Q, Subquery, Sum
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -25,6 +26,7 @@ from opsconsole.formats import one_line
 from opsconsole.health import events
 from opsconsole.health.choices import Health
 from opsconsole.health.models import (
+    EPOCH,
     HALF_HOUR,
     LONGEST_CHECK_SECONDS,
     HealthCheck,
@@ -196,6 +198,34 @@ def health_days(environments: list[Environment]) -> dict[int, HealthDay]:
     for result in _telling(found):
         results[result.environment_id].append(result)
     return {e.pk: _summarize(start, series[e.pk], results[e.pk]) for e in environments}
+
+
+def unhealthy_since(failing: Iterable[HealthResult]) -> dict[int, datetime]:
+    """`{result id: moment}`: since when each check of these answers has failed without a break.
+
+    One query. Half hours lead to the last good answer, however many bad ones came after it.
+    """
+    same = {
+        "environment": OuterRef("environment"),
+        "asked": OuterRef("asked"),
+        "check_name": OuterRef("check_name"),
+    }
+    samples = HealthResult.objects.with_asked().filter(run=None, **same)
+    halves = HealthRollup.objects.with_asked().filter(samples__gt=F("unhealthy"), **same)
+    good = samples.filter(is_healthy=True, observed_at__gte=OuterRef("good_half")).order_by(
+        "-observed_at"
+    )
+    bad = samples.filter(is_healthy=False, observed_at__gt=OuterRef("last_good")).order_by(
+        "observed_at"
+    )
+    found = (
+        HealthResult.objects.with_asked()
+        .filter(pk__in=[result.pk for result in failing])
+        .annotate(good_half=Subquery(halves.order_by("-starts_at").values("starts_at")[:1]))
+        .annotate(last_good=Coalesce(Subquery(good.values("observed_at")[:1]), EPOCH))
+        .annotate(since=Coalesce(Subquery(bad.values("observed_at")[:1]), F("observed_at")))
+    )
+    return dict(found.values_list("pk", "since"))
 
 
 def _series_of(environments: list[Environment], start: datetime) -> list[_Series]:

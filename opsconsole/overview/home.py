@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 
+from django.db.models import Q
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -15,11 +16,20 @@ from django.views.decorators.http import require_GET
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import User
 from opsconsole.access.permissions import require
-from opsconsole.environments.models import Environment, Target, TargetState
+from opsconsole.environments.models import Application, Target, TargetState
 from opsconsole.environments.visibility import visible_environments, visible_targets
-from opsconsole.health.services import HealthDay, health_days
+from opsconsole.health.services import health_days
 from opsconsole.overview.forms import FindForm
-from opsconsole.overview.panels import ENVIRONMENT_FACTS, FINDERS, Fact, Found
+from opsconsole.overview.needs import needs_of
+from opsconsole.overview.panels import (
+    CHANGES,
+    ENVIRONMENT_FACTS,
+    FINDERS,
+    Act,
+    Fact,
+    Found,
+    Stage,
+)
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.runs.workers import Worker
@@ -33,15 +43,13 @@ MOST_LATE = 20
 
 
 @dataclass
-class Stage:
-    """One target on the dashboard, as its environment."""
+class Card:
+    """One stage as it is shown: with its facts, and the change that the viewer may start."""
 
-    environment: Environment
-    state: TargetState | None
-    day: HealthDay
-    last_run: Run | None
-    holder: Run | None
+    stage: Stage
     facts: list[Fact]
+    change: Act | None
+    is_next: bool = False
 
 
 @dataclass
@@ -59,15 +67,12 @@ class Late:
 @require("console.view")
 @polled
 def home(request: ConsoleRequest) -> HttpResponse:
-    stages = stages_of(list(visible_targets(request.user)))
-    applications = [
-        (application, list(group))
-        for application, group in groupby(stages, key=lambda s: s.environment.application)
-    ]
+    user = request.user
+    stages = stages_of(list(visible_targets(user)))
     context = {
-        "applications": applications,
-        "todo": [stage for stage in stages if _needs_somebody(stage)],
-        "late": late_rows(request.user),
+        "applications": applications_of(user, stages),
+        "needs": needs_of(user, stages),
+        "late": late_rows(user),
         "workers": Worker.objects.alive().count(),
     }
     template = "opsconsole/_home.html" if request.htmx else "opsconsole/home.html"
@@ -75,34 +80,62 @@ def home(request: ConsoleRequest) -> HttpResponse:
 
 
 def stages_of(targets: list[Target]) -> list[Stage]:
-    """Everything the dashboard shows, with a number of queries that does not grow."""
-    environments = [target.environment for target in targets]
-    days = health_days(environments)
+    """What is known of the targets, with a number of queries that does not grow."""
+    days = health_days([target.environment for target in targets])
     states = {
         s.target_id: s
         for s in TargetState.objects.filter(target__in=targets)
         .order_by("target_id", "-observed_at")
         .distinct("target_id")
     }
-    last = {r.target_id: r for r in Run.objects.newest_of(targets)}
-    holders = {
-        r.target_id: r
-        for r in Run.objects.filter(
-            target__in=targets, status=RunStatus.NEEDS_ATTENTION
-        ).select_related("environment")
-    }
-    facts = [source(targets) for source in ENVIRONMENT_FACTS]
+    changes = {r.target_id: r for r in Run.objects.filter(changes_target=True).newest_of(targets)}
+    runs = list(
+        Run.objects.filter(target__in=targets)
+        .filter(
+            Q(status=RunStatus.NEEDS_ATTENTION)
+            | Q(changes_target=True, status__in=RunStatus.active())
+        )
+        .select_related("environment")
+        .order_by("id")
+    )
+    holders = {r.target_id: r for r in runs if r.state is RunStatus.NEEDS_ATTENTION}
+    moving = {r.target_id: r for r in runs if r.state is not RunStatus.NEEDS_ATTENTION}
     return [
         Stage(
+            target=target,
             environment=target.environment,
             state=states.get(target.pk),
             day=days[target.environment_id],
-            last_run=last.get(target.pk),
+            change=changes.get(target.pk),
             holder=holders.get(target.pk),
-            facts=[found[target.pk] for found in facts if target.pk in found],
+            moving=moving.get(target.pk),
         )
         for target in targets
     ]
+
+
+def applications_of(user: User, stages: list[Stage]) -> list[tuple[Application, list[Card]]]:
+    """Each application with its path, in order; the first change of a path is the next one."""
+    targets = [stage.target for stage in stages]
+    facts = [source(targets) for source in ENVIRONMENT_FACTS]
+    changes = {pk: act for source in CHANGES for pk, act in source(user, stages).items()}
+    cards = [
+        Card(
+            stage=stage,
+            facts=[found[stage.target.pk] for found in facts if stage.target.pk in found],
+            change=changes.get(stage.target.pk),
+        )
+        for stage in stages
+    ]
+    found = [
+        (application, list(path))
+        for application, path in groupby(cards, key=lambda c: c.stage.environment.application)
+    ]
+    for _application, path in found:
+        first = next((card for card in path if card.change), None)
+        if first:
+            first.is_next = True
+    return found
 
 
 def late_rows(user: User) -> list[Late]:
@@ -120,10 +153,6 @@ def late_rows(user: User) -> list[Late]:
         )
         for item in items
     ]
-
-
-def _needs_somebody(stage: Stage) -> bool:
-    return bool(stage.holder or (stage.state and (stage.state.error or stage.state.troubled)))
 
 
 @require_GET

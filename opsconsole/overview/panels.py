@@ -2,14 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
 
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import User
-from opsconsole.environments.models import Application, Target
+from opsconsole.choices import Shown
+from opsconsole.environments.models import Application, Environment, Target, TargetState
+from opsconsole.health.services import HealthDay
+from opsconsole.runs.models import Run
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One target on the dashboard, as its environment.
+
+    `change` is the newest run that changes it, `holder` the one that waits for a decision, and
+    `moving` the one that is queued or at work. What the viewer may not see is not among the stages.
+    """
+
+    target: Target
+    environment: Environment
+    state: TargetState | None
+    day: HealthDay
+    change: Run | None = None
+    holder: Run | None = None
+    moving: Run | None = None
+
+
+class Concern(Shown):
+    """Why somebody is needed, the worst first: the order and the look of all lines of it."""
+
+    DECISION = "decision", _("Needs a decision")
+    UNHEALTHY = "unhealthy", _("Unhealthy")
+    FAILED = "failed", _("Failed")
+    UNREADABLE = "unreadable", _("Cannot be read")
+    TROUBLED = "troubled", _("Migrations in trouble")
+    UNPROVEN = "unproven", _("Backups in trouble")
+    UNSCHEDULED = "unscheduled", _("Not scheduled")
+    UNCHECKED = "unchecked", _("Not checked")
+    BASELINE = "baseline", _("Needs a baseline")
+    WAITING = "waiting", _("Waiting")
+
+    @classmethod
+    def looks(cls) -> dict[str, tuple[str, str]]:
+        return {
+            cls.DECISION: ("warn", "triangle-alert"),
+            cls.UNHEALTHY: ("bad", "circle-x"),
+            cls.FAILED: ("bad", "circle-x"),
+            cls.UNREADABLE: ("bad", "database"),
+            cls.TROUBLED: ("warn", "triangle-alert"),
+            cls.UNPROVEN: ("warn", "archive"),
+            cls.UNSCHEDULED: ("warn", "clock"),
+            cls.UNCHECKED: ("warn", "heart-pulse"),
+            cls.BASELINE: ("info", "circle-help"),
+            cls.WAITING: ("info", "list-checks"),
+        }
+
+    @property
+    def lasts(self) -> bool:
+        """Whether its moment is the first of a state that goes on, and not that of an event."""
+        return self in {Concern.UNHEALTHY, Concern.UNREADABLE}
+
+    @property
+    def rank(self) -> int:
+        """0 is the worst."""
+        return list(Concern).index(self)
+
+
+@dataclass(frozen=True)
+class Act:
+    """A button: a link, or a form that is posted with `key` where there is one."""
+
+    label: str
+    url: str
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Need:
+    """One line of "Needs you": what it is, since when, and the one act that comes next.
+
+    A `detail` that `is_recorded` was kept in English.
+    """
+
+    concern: Concern
+    environment: Environment
+    text: str
+    act: Act
+    since: datetime | None = None
+    detail: str = ""
+    is_recorded: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,3 +135,7 @@ ENVIRONMENT_FACTS: list[Callable[[list[Target]], dict[int, Fact]]] = []
 SETTINGS_PANELS: list[Callable[[ConsoleRequest], SafeString]] = []
 # Answers to a search text, for a user.
 FINDERS: list[Callable[[User, str], list[Found]]] = []
+# What somebody has to do in these stages, as far as the user may see them.
+NEEDS: list[Callable[[User, list[Stage]], Iterable[Need]]] = []
+# The change that the user may start in a stage: `{target id: Act}`.
+CHANGES: list[Callable[[User, list[Stage]], dict[int, Act]]] = []

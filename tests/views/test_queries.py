@@ -219,8 +219,8 @@ def test_home_reads_one_run_of_each_environment(as_role, environment):
     make = (
         "INSERT INTO opsconsole_run (environment_id, target_id, kind, operation, changes_target,"
         " excludes, parameters_version, status, reason, parameters, result, summary,"
-        " idempotency_key, worker_name, log_seq) SELECT %s, %s, 'backup', 'backup', false,"
-        " 'backup', 1, 'failed', '', '{}', '{}', '', 'k' || n, '', 0"
+        " idempotency_key, worker_name, log_seq) SELECT %s, %s, 'restore', 'restore', true,"
+        " 'restore', 1, 'failed', '', '{}', '{}', '', 'k' || n, '', 0"
         " FROM generate_series(1, 5000) n"
     )
     with connection.cursor() as cursor:

@@ -1,0 +1,353 @@
+"""What the dashboard says needs somebody, and that it goes when its cause does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+from django.utils.html import strip_tags
+
+from backups_app.choices import ProofLevel
+from backups_app.models import Backup, BackupPolicy, Storage
+from opsconsole.access.models import Membership, User
+from opsconsole.environments.models import Application, Environment, Target
+from opsconsole.health import services as health
+from opsconsole.health.models import HealthCheck, HealthResult
+from opsconsole.runs.choices import RunStatus
+from opsconsole.runs.models import Run
+from opsconsole.runs.workers import Worker
+
+pytestmark = pytest.mark.django_db
+INIT, ADD = "20250101000000_init", "20250201000000_add"
+
+
+@pytest.fixture
+def place() -> Callable[..., Environment]:
+    """`place("staging", init="applied")` makes a healthy, backed up, unprotected environment in
+    which a worker has read migrations so."""
+
+    def make(slug: str, position: int = 1, *, protected: bool = False, **states) -> Environment:
+        shop, _ = Application.objects.get_or_create(slug="shop", defaults={"name": "Shop"})
+        made = Environment.objects.create(
+            application=shop,
+            slug=slug,
+            name=slug.capitalize(),
+            position=position,
+            is_protected=protected,
+        )
+        target = Target.objects.create(environment=made, dsn_reference="env:NOWHERE")
+        HealthCheck.objects.create(environment=made, name="works", address="https://shop.test/")
+        sample(made)
+        if protected:
+            prove(made)
+            schedule(made)
+        read(target, states or {INIT: "applied"})
+        return made
+
+    return make
+
+
+def read(target: Target, states: dict[str, str], **data) -> None:
+    migrations = [{"name": name, "state": state} for name, state in states.items()]
+    target.states.create(data={"migrations": migrations, "refusals": [], **data})
+
+
+def sample(where: Environment, *, healthy: bool = True, at: datetime | None = None) -> None:
+    answer = HealthResult(
+        environment=where,
+        check_name="works",
+        is_healthy=healthy,
+        latency_ms=1,
+        summary="answers 200" if healthy else "answers 500",
+        observed_at=at or timezone.now(),
+    )
+    health.keep_results([answer])
+
+
+def prove(where: Environment, *, hours_ago: int = 1) -> Backup:
+    return Backup.objects.create(
+        environment=where,
+        target=where.targets.get(),
+        run=ran(where, RunStatus.SUCCEEDED, "backup"),
+        reason="manual",
+        key=f"{where.slug}-{hours_ago}",
+        size_bytes=1000,
+        raw_bytes=1000,
+        manifest={},
+        proof=ProofLevel.CONTENT,
+        taken_at=timezone.now() - timedelta(hours=hours_ago),
+    )
+
+
+def schedule(where: Environment, **fields) -> BackupPolicy:
+    return BackupPolicy.objects.create(
+        environment=where,
+        storage=Storage.objects.builtin(),
+        **({"backup_cron": "0 3 * * *"} | fields),
+    )
+
+
+def ran(where: Environment, status: RunStatus, kind: str = "restore", **fields) -> Run:
+    number = Run.objects.count()
+    return Run.objects.create(
+        operation=kind,
+        kind=kind,
+        changes_target=kind in {"migrate", "restore"},
+        status=status,
+        environment=where,
+        target=where.targets.get(),
+        idempotency_key=f"run {number}",
+        **({"summary": "It stopped.", "finished_at": timezone.now()} | fields),
+    )
+
+
+def text_of(html: str) -> str:
+    return " ".join(strip_tags(html).split())
+
+
+def lines(client: Client) -> list[str]:
+    """Each line of "Needs you": its text, and the address of its button."""
+    page = client.get("/").content.decode()
+    card = re.search(r'aria-labelledby="todo".*?</section>', page, re.DOTALL)
+    items = card[0].split("<li>")[1:] if card else []
+    # The first address of an item is its icon's.
+    address = re.compile(r'(?:href|action)="(/[^"#]*)')
+    return [f"{text_of(item)} -> {address.findall(item)[-1]}" for item in items]
+
+
+@pytest.fixture
+def client(as_role) -> Client:
+    return as_role("admin")
+
+
+def test_nothing_that_needs_somebody_is_one_calm_line(client, place):
+    place("staging")
+    assert lines(client) == []
+    assert "Nothing needs you." not in client.get("/").content.decode()  # No worker can know.
+    Worker.objects.create(name="w", host="h", pid=1, last_seen_at=timezone.now())
+    assert "Nothing needs you." in client.get("/").content.decode()
+
+
+def test_run_that_waits_for_a_decision_is_said_once_and_goes_with_it(client, place):
+    where = place("staging", **{INIT: "failed"})
+    run = ran(where, RunStatus.NEEDS_ATTENTION, "migrate")
+    (line,) = lines(client)
+    assert f"{run} needs a decision: " in line
+    assert line.endswith(f"Shop staging: It stopped. Decide -> {run.get_absolute_url()}")
+    Run.objects.update(status=RunStatus.ROLLED_BACK)
+    read(where.targets.get(), {INIT: "applied"})
+    assert lines(client) == []
+
+
+def test_unhealthy_application_is_said_with_the_answer_and_since_when(client, place):
+    where = place("staging")
+    began = timezone.now() - timedelta(hours=3)
+    sample(where, at=began - timedelta(minutes=1))
+    HealthResult.objects.filter(observed_at__gt=began).delete()
+    for minutes in (0, 1, 170):
+        sample(where, healthy=False, at=began + timedelta(minutes=minutes))
+    (line,) = lines(client)
+    assert line.startswith(
+        "The application is unhealthy. First seen 3 hours ago. Shop staging: works:"
+    )
+    assert "answers 500 View health" in line
+    sample(where)
+    assert lines(client) == []
+
+
+def test_check_that_never_was_healthy_is_unhealthy_since_its_first_answer(client, place):
+    where = place("staging")
+    HealthResult.objects.all().delete()
+    where.health_rollups.all().delete()
+    for hours in (5, 1):
+        sample(where, healthy=False, at=timezone.now() - timedelta(hours=hours))
+    assert "First seen 5 hours ago." in lines(client)[0]
+
+
+def test_last_change_that_failed_is_said_until_another_one_succeeds(client, place):
+    where = place("staging")
+    run = ran(where, RunStatus.FAILED)
+    ran(where, RunStatus.FAILED, "backup")
+    (line,) = lines(client)
+    assert line.startswith(f"{run} failed: ")
+    assert line.endswith(f"View run -> {run.get_absolute_url()}")
+    ran(where, RunStatus.SUCCEEDED)
+    assert lines(client) == []
+
+
+def test_change_that_failed_weeks_ago_needs_nobody(client, place):
+    ran(place("staging"), RunStatus.FAILED, finished_at=timezone.now() - timedelta(days=8))
+    assert lines(client) == []
+
+
+def test_database_that_cannot_be_read_is_said_since_the_first_time(client, place):
+    where = place("staging")
+    target = where.targets.get()
+    target.states.update(observed_at=timezone.now() - timedelta(hours=3))
+    for hours in (2, 1):
+        at = timezone.now() - timedelta(hours=hours)
+        target.states.create(error="connection refused", observed_at=at)
+    (line,) = lines(client)
+    assert line == (
+        "The database cannot be read. First seen 2 hours ago. Shop staging: connection refused "
+        f"Test connection -> /settings/connections/{where.pk}"
+    )
+    read(target, {INIT: "applied"})
+    assert lines(client) == []
+
+
+def test_migrations_in_trouble_are_one_line_with_their_failed_run(client, place):
+    where = place("staging", **{INIT: "failed", ADD: "pending"})
+    ran(where, RunStatus.FAILED, "migrate")
+    (line,) = lines(client)
+    assert line == (
+        f"1 migration is in trouble. Shop staging: {INIT} (failed) "
+        f"Resolve -> {where.get_absolute_url()}"
+    )
+    read(where.targets.get(), {INIT: "applied"})
+    ran(where, RunStatus.SUCCEEDED, "migrate")
+    assert lines(client) == []
+
+
+def test_protected_environment_without_a_proven_backup_asks_for_one(client, place):
+    where = place("live", protected=True)
+    assert lines(client) == []
+    Backup.objects.update(proof=ProofLevel.NONE)
+    (line,) = lines(client)
+    assert line.startswith("No backup is proven; the policy asks for one every 48 h.")
+    assert line.endswith(f"Back up now -> {where.get_absolute_url()}/backup")
+    BackupPolicy.objects.update(alarm_hours=None)
+    assert lines(client)[0].startswith("No backup is proven yet.")
+    prove(where, hours_ago=2)
+    assert lines(client) == []
+
+
+def test_proven_backup_that_is_older_than_the_policy_allows_is_said(client, place):
+    where = place("staging")
+    assert lines(client) == []
+    schedule(where, alarm_hours=24)
+    prove(where, hours_ago=30)
+    assert lines(client)[0].startswith(
+        "The newest proven backup is 30 h old; the policy allows 24 h."
+    )
+    prove(where, hours_ago=3)
+    assert lines(client) == []
+
+
+def test_protected_environment_without_a_schedule_asks_who_may_set_one(client, as_role, place):
+    where = place("live", protected=True)
+    BackupPolicy.objects.update(backup_cron="")
+    assert lines(client) == [
+        "Backups are not scheduled. Shop live Set a schedule"
+        f" -> {where.get_absolute_url()}/backup-policy"
+    ]
+    assert lines(as_role("operator")) == []
+    Environment.objects.update(is_protected=False)
+    assert lines(client) == []
+
+
+def test_environment_without_a_health_check_asks_who_may_add_one(client, as_role, place):
+    where = place("staging")
+    HealthCheck.objects.update(is_enabled=False)
+    (line,) = lines(client)
+    assert line.startswith("No health check is set. Shop staging:")
+    assert line.endswith(f"Add a health check -> /settings/environments/{where.pk}/checks/add")
+    assert lines(as_role("operator")) == []
+    HealthCheck.objects.update(is_enabled=True)
+    assert lines(client) == []
+
+
+def test_database_without_a_history_needs_a_baseline(client, place):
+    where = place("staging")
+    missing = {"tool": "Prisma", "table": "public.t", "command": "npx"}
+    read(where.targets.get(), {INIT: "pending"}, baseline=missing)
+    (line,) = lines(client)
+    assert line.startswith(
+        "The database needs a baseline. Shop staging: It has tables, such as public.t"
+    )
+    read(where.targets.get(), {INIT: "applied"})
+    assert lines(client) == []
+
+
+def both(place, before: str = "applied") -> tuple[Environment, Environment]:
+    """Staging and production: the second one pending here, in the given state there."""
+    staging = place("staging", 1, **{INIT: "applied", ADD: before})
+    return staging, place("live", 2, protected=True, **{INIT: "applied", ADD: "pending"})
+
+
+def test_migration_that_went_well_in_the_stage_before_waits_for_the_next_one(
+    client, as_role, place
+):
+    _staging, live = both(place)
+    assert lines(as_role("operator")) == [
+        "1 migration waits for live. Shop live: It is applied in staging, which is healthy."
+        f" Migrate live: 1 pending -> {live.get_absolute_url()}/migrate"
+    ]
+    assert lines(as_role("reviewer")) == []  # It is not theirs to start.
+    read(live.targets.get(), {INIT: "applied", ADD: "applied"})
+    assert lines(client) == []
+
+
+@pytest.mark.parametrize("why", ["not applied", "unhealthy", "refused", "moving"])
+def test_migration_does_not_wait_for_a_stage_that_it_may_not_go_to_yet(as_role, place, why):
+    staging, live = both(place, "pending" if why == "not applied" else "applied")
+    if why == "unhealthy":
+        sample(staging, healthy=False)
+    if why == "refused":
+        read(live.targets.get(), {INIT: "applied", ADD: "pending"}, refusals=["No."])
+    if why == "moving":
+        ran(live, RunStatus.QUEUED, "migrate", finished_at=None)
+    assert not [line for line in lines(as_role("operator")) if "waits for" in line]
+
+
+def test_worst_comes_first_and_protected_before_others(client, place):
+    staging, live = both(place)
+    sample(live, healthy=False)
+    sample(staging, healthy=False)
+    Backup.objects.update(proof=ProofLevel.NONE)
+    other = place("test", 3)
+    run = ran(other, RunStatus.NEEDS_ATTENTION)
+    assert [re.split(r"[.:;] ", line)[0] for line in lines(client)] == [
+        f"{run} needs a decision",
+        "The application is unhealthy",
+        "The application is unhealthy",
+        "No backup is proven",
+    ]
+    assert "Shop live" in lines(client)[1]
+
+
+def test_only_what_the_person_may_see_is_said(client, place):
+    staging, live = both(place)
+    for where in (staging, live):
+        ran(where, RunStatus.FAILED)
+    user = User.objects.create_user("half")
+    Membership.objects.create(user=user, role="operator", environment=staging)
+    client.force_login(user)
+    assert [("Shop staging" in line, "live" in line) for line in lines(client)] == [(True, False)]
+
+
+def test_next_change_of_a_path_is_its_one_primary_button(as_role, place):
+    place("staging", 1, **{ADD: "pending"})
+    place("live", 2, protected=True, **{ADD: "pending"})
+    page = as_role("operator").get("/").content.decode()
+    buttons = re.findall(r'<a class="(button[ \w]*)" href="[^"]*/migrate">(.*?)</a>', page)
+    assert [(css, text_of(text)) for css, text in buttons] == [
+        ("button primary", "Migrate staging: 1 pending"),
+        ("button", "Migrate live: 1 pending"),
+    ]
+    assert "/migrate" not in as_role("viewer").get("/").content.decode()
+
+
+def test_last_change_is_no_backup(as_role, place):
+    where = place("staging")
+    change = ran(where, RunStatus.SUCCEEDED, "migrate")
+    ran(where, RunStatus.SUCCEEDED, "prune")
+    page = as_role("viewer").get("/").content.decode()
+    facts = re.search(r'<dl class="facts">.*?</dl>', page, re.DOTALL)
+    assert facts is not None
+    assert "Last change migrate, succeeded" in text_of(facts[0])
+    assert f'href="{change.get_absolute_url()}"' in facts[0]
