@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from django.db.models import Max
+from django.db.models import Count, Max, Min
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.safestring import SafeString
@@ -17,6 +17,7 @@ from django.utils.translation import ngettext
 from backups_app.alarms import alarms_of
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
 from backups_app.parameters import OfBackup
+from backups_app.schedules import next_due
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import User
 from opsconsole.access.permissions import can
@@ -25,6 +26,7 @@ from opsconsole.environments.models import Environment, Target
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.formats import size
 from opsconsole.overview.panels import (
+    COMING,
     ENVIRONMENT_ACTIONS,
     ENVIRONMENT_FACTS,
     ENVIRONMENT_PANELS,
@@ -32,6 +34,7 @@ from opsconsole.overview.panels import (
     NEEDS,
     SETTINGS_PANELS,
     Act,
+    Coming,
     Concern,
     Fact,
     Found,
@@ -53,6 +56,7 @@ def register() -> None:
     SETTINGS_PANELS.append(storages_card)
     FINDERS.append(find_backups)
     NEEDS.append(backup_needs)
+    COMING.extend([scheduled, expiring])
 
 
 def newest_proven(targets: list[Target]) -> dict[int, Fact]:
@@ -96,6 +100,44 @@ def backup_needs(user: User, stages: list[Stage]) -> Iterable[Need]:
             and can(user, "settings.edit", environment)
         ):
             yield _unscheduled(environment)
+
+
+def scheduled(targets: list[Target], until: datetime) -> Iterable[Coming]:
+    """The next backup and the next proof of each target."""
+    policies = BackupPolicy.objects.by_environment([target.environment for target in targets])
+    for target in targets:
+        policy = policies.get(target.environment_id)
+        if not policy:
+            continue
+        for cron, text, icon in (
+            (policy.backup_cron, _("Back up"), "archive"),
+            (policy.verify_cron, _("Prove a backup again"), "shield-check"),
+        ):
+            if cron and (at := next_due(cron, policy.time_zone, now())) <= until:
+                url = _address("backup-policy", target.environment)
+                yield Coming(at, target.environment, text, url, icon)
+
+
+def expiring(targets: list[Target], until: datetime) -> Iterable[Coming]:
+    """The first deletion of backups in each target, and how many there are till then."""
+    found = {
+        row["target"]: row
+        for row in Backup.objects.filter(
+            target__in=targets, deleted_at=None, held_at=None, expires_at__range=(now(), until)
+        )
+        .order_by()
+        .values("target")
+        .annotate(at=Min("expires_at"), count=Count("pk"))
+    }
+    for target in targets:
+        if row := found.get(target.pk):
+            text = ngettext(
+                "Delete %(n)d expired backup, if nobody holds it",
+                "Delete %(n)d expired backups, if nobody holds them",
+                row["count"],
+            )
+            url = f"{target.environment.get_absolute_url()}#backups"
+            yield Coming(row["at"], target.environment, text % {"n": row["count"]}, url, "trash-2")
 
 
 def _is_late(policy: BackupPolicy | None, newest: datetime | None) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 
-from django.db.models import Q
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -20,12 +19,14 @@ from opsconsole.environments.models import Application, Target, TargetState
 from opsconsole.environments.visibility import visible_environments, visible_targets
 from opsconsole.health.services import health_days
 from opsconsole.overview.forms import FindForm
+from opsconsole.overview.lately import coming_in, ended_runs, going_on, moving_runs, placed
 from opsconsole.overview.needs import needs_of
 from opsconsole.overview.panels import (
     CHANGES,
     ENVIRONMENT_FACTS,
     FINDERS,
     Act,
+    Coming,
     Fact,
     Found,
     Stage,
@@ -40,16 +41,48 @@ from opsconsole.work.registry import WORK
 from opsconsole.work.services import late_work, work_of
 
 MOST_LATE = 20
+# From so many environments on, each is a row of a table and no card.
+MANY = 6
+MOST_COMING = 8
 
 
 @dataclass
 class Card:
-    """One stage as it is shown: with its facts, and the change that the viewer may start."""
+    """One stage as it is shown: with its facts, the change that the viewer may start, and what the
+    console does there next by itself."""
 
     stage: Stage
     facts: list[Fact]
     change: Act | None
+    coming: Coming | None
     is_next: bool = False
+
+    @property
+    def standing(self) -> Standing:
+        """Where its migrations stand; what holds the stage comes before that."""
+        stage = self.stage
+        if stage.holder:
+            return Standing(_("Needs a decision"), "warn", stage.holder)
+        if stage.moving:
+            return Standing(stage.moving.get_status_display(), "info", stage.moving)
+        if not stage.state:
+            return Standing(_("Not read yet"))
+        if stage.state.error:
+            return Standing(_("Cannot be read"), "bad")
+        if count := len(stage.state.troubled):
+            return Standing(_("%(n)d in trouble") % {"n": count}, "bad")
+        if count := len(stage.state.pending):
+            return Standing(_("%(n)d pending") % {"n": count}, "info")
+        return Standing(_("Up to date"))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A word for a stage, and the run that it is about."""
+
+    text: str
+    tone: str = ""
+    run: Run | None = None
 
 
 @dataclass
@@ -68,10 +101,20 @@ class Late:
 @polled
 def home(request: ConsoleRequest) -> HttpResponse:
     user = request.user
-    stages = stages_of(list(visible_targets(user)))
+    targets = list(visible_targets(user))
+    runs = going_on(targets)
+    stages = stages_of(targets, runs)
+    coming = coming_in(targets)
+    applications = applications_of(user, stages, coming)
+    cards = [card for _application, path in applications for card in path]
     context = {
-        "applications": applications_of(user, stages),
+        "applications": applications,
+        "cards": cards if len(cards) >= MANY else [],
+        "labels": list(dict.fromkeys(fact.label for card in cards for fact in card.facts)),
         "needs": needs_of(user, stages),
+        "moving": moving_runs(runs),
+        "ended": ended_runs(targets),
+        "coming": coming[:MOST_COMING],
         "late": late_rows(user),
         "workers": Worker.objects.alive().count(),
     }
@@ -79,8 +122,11 @@ def home(request: ConsoleRequest) -> HttpResponse:
     return render(request, template, context)
 
 
-def stages_of(targets: list[Target]) -> list[Stage]:
-    """What is known of the targets, with a number of queries that does not grow."""
+def stages_of(targets: list[Target], runs: list[Run]) -> list[Stage]:
+    """What is known of the targets, with a number of queries that does not grow.
+
+    `runs` are those of them that have not ended, the newest first.
+    """
     days = health_days([target.environment for target in targets])
     states = {
         s.target_id: s
@@ -88,18 +134,12 @@ def stages_of(targets: list[Target]) -> list[Stage]:
         .order_by("target_id", "-observed_at")
         .distinct("target_id")
     }
-    changes = {r.target_id: r for r in Run.objects.filter(changes_target=True).newest_of(targets)}
-    runs = list(
-        Run.objects.filter(target__in=targets)
-        .filter(
-            Q(status=RunStatus.NEEDS_ATTENTION)
-            | Q(changes_target=True, status__in=RunStatus.active())
-        )
-        .select_related("environment")
-        .order_by("id")
-    )
-    holders = {r.target_id: r for r in runs if r.state is RunStatus.NEEDS_ATTENTION}
-    moving = {r.target_id: r for r in runs if r.state is not RunStatus.NEEDS_ATTENTION}
+    newest = Run.objects.filter(changes_target=True).newest_of(targets)
+    changes = {r.target_id: r for r in placed(newest, targets)}
+    holders = {r.target_id: r for r in reversed(runs) if r.state is RunStatus.NEEDS_ATTENTION}
+    moving = {
+        r.target_id: r for r in reversed(runs) if r.changes_target and r.state in RunStatus.active()
+    }
     return [
         Stage(
             target=target,
@@ -114,8 +154,11 @@ def stages_of(targets: list[Target]) -> list[Stage]:
     ]
 
 
-def applications_of(user: User, stages: list[Stage]) -> list[tuple[Application, list[Card]]]:
+def applications_of(
+    user: User, stages: list[Stage], coming: list[Coming]
+) -> list[tuple[Application, list[Card]]]:
     """Each application with its path, in order; the first change of a path is the next one."""
+    soonest = {each.environment.pk: each for each in reversed(coming)}
     targets = [stage.target for stage in stages]
     facts = [source(targets) for source in ENVIRONMENT_FACTS]
     changes = {pk: act for source in CHANGES for pk, act in source(user, stages).items()}
@@ -124,6 +167,7 @@ def applications_of(user: User, stages: list[Stage]) -> list[tuple[Application, 
             stage=stage,
             facts=[found[stage.target.pk] for found in facts if stage.target.pk in found],
             change=changes.get(stage.target.pk),
+            coming=soonest.get(stage.environment.pk),
         )
         for stage in stages
     ]

@@ -110,6 +110,17 @@ class Fact:
 
 
 @dataclass(frozen=True)
+class Coming:
+    """What the console will do by itself, and when."""
+
+    at: datetime
+    environment: Environment
+    text: str
+    url: str
+    icon: str
+
+
+@dataclass(frozen=True)
 class Found:
     """One answer of the search."""
 
@@ -139,3 +150,5 @@ FINDERS: list[Callable[[User, str], list[Found]]] = []
 NEEDS: list[Callable[[User, list[Stage]], Iterable[Need]]] = []
 # The change that the user may start in a stage: `{target id: Act}`.
 CHANGES: list[Callable[[User, list[Stage]], dict[int, Act]]] = []
+# What will happen in these targets before the given moment, each schedule at its next time only.
+COMING: list[Callable[[list[Target], datetime], Iterable[Coming]]] = []

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django.utils.html import strip_tags
 
@@ -351,3 +353,114 @@ def test_last_change_is_no_backup(as_role, place):
     assert facts is not None
     assert "Last change migrate, succeeded" in text_of(facts[0])
     assert f'href="{change.get_absolute_url()}"' in facts[0]
+
+
+def card(client: Client, heading: str) -> str:
+    """The text of the card with that id of its heading."""
+    page = client.get("/").content.decode()
+    found = re.search(rf'aria-labelledby="{heading}".*?</section>', page, re.DOTALL)
+    return text_of(found[0].partition(">")[2]) if found else ""
+
+
+def test_six_environments_are_rows_of_a_table_and_five_are_cards(as_role, place):
+    client = as_role("operator")
+    for number in range(5):
+        place(f"e{number}", number, **{INIT: "pending"} if number == 4 else {})
+    page = client.get("/").content.decode()
+    assert (page.count('<section class="stage'), "<table" in page) == (5, False)
+    live = place("live", 6, protected=True)
+    change = ran(live, RunStatus.SUCCEEDED, "migrate")
+    page = client.get("/").content.decode()
+    assert (page.count('<section class="stage'), page.count("<tr")) == (0, 7)
+    rows = [text_of(row) for row in page.split("<tr")[1:]]
+    assert "Shop E4 Healthy 1 pending none yet none proven yet Migrate e4: 1 pending" in rows[5]
+    assert "Shop Live Protected Healthy Up to date migrate, succeeded" in rows[6]
+    assert f'href="{change.get_absolute_url()}"' in page
+
+
+def test_run_at_work_is_shown_with_its_step_and_progress_until_it_ends(client, place):
+    where = place("staging")
+    run = ran(where, RunStatus.RUNNING, "backup", finished_at=None)
+    run.steps.create(position=1, name="preflight", status="succeeded")
+    run.steps.create(position=2, name="backup", status="running", progress=41.4)
+    assert "Back up staging Shop backup 41 %" in card(client, "lately")
+    Run.objects.update(status=RunStatus.FAILED, finished_at=timezone.now())
+    run.steps.update(status="failed")
+    assert "Back up staging: failed Shop now" in card(client, "lately")
+
+
+def test_last_eight_runs_that_ended_are_shown_with_their_outcome(client, place):
+    where = place("staging")
+    for number in range(9):
+        ran(where, RunStatus.SUCCEEDED, "verify", reason=str(number))
+    ran(where, RunStatus.SUCCEEDED, "migrate", result={"applied": [INIT, ADD]})
+    ran(where, RunStatus.NEEDS_ATTENTION, "restore")
+    said = card(client, "lately")
+    assert said.count("Verify staging: succeeded") == 6
+    assert "Migrate staging: succeeded, 2 applied" in said
+    assert "Restore staging: needs a decision" in said
+
+
+def test_run_of_another_environment_is_shown_to_nobody_without_a_role_there(client, place):
+    staging, live = both(place)
+    ran(live, RunStatus.SUCCEEDED)
+    ran(live, RunStatus.RUNNING)
+    user = User.objects.create_user("half")
+    Membership.objects.create(user=user, role="operator", environment=staging)
+    client.force_login(user)
+    assert "No run yet." in card(client, "lately")
+    assert "Nothing is scheduled" in card(client, "next")
+
+
+def test_what_is_scheduled_within_seven_days_comes_next_the_soonest_first(client, place):
+    where = place("staging")
+    assert card(client, "next") == "Next 7 days Nothing is scheduled in the next 7 days."
+    soon = timezone.now() + timedelta(hours=2)
+    later = timezone.now() + timedelta(days=30)
+    policy = schedule(
+        where, backup_cron=f"0 0 {later.day} {later.month} *", verify_cron=f"{soon:%M %H * * *}"
+    )
+    prove(where)
+    assert card(client, "next") == f"Next 7 days Prove a backup again Shop staging {soon:%a %H:%M}"
+    policy.backup_cron = f"{soon - timedelta(hours=1):%M %H * * *}"
+    policy.save()
+    said = card(client, "next")
+    assert "Back up Shop staging" in said
+    assert said.index("Back up") < said.index("Prove")
+    assert f"Next {soon - timedelta(hours=1):%a %H:%M} Back up" in text_of(
+        client.get("/").content.decode()
+    )
+
+
+def test_backups_about_to_be_deleted_come_next_unless_somebody_holds_them(client, place):
+    where = place("staging")
+    for hours in (1, 2):
+        prove(where, hours_ago=hours)
+    Backup.objects.update(expires_at=timezone.now() + timedelta(days=2))
+    assert "Delete 2 expired backups, if nobody holds them Shop staging" in card(client, "next")
+    Backup.objects.update(held_at=timezone.now())
+    assert "Nothing is scheduled" in card(client, "next")
+
+
+def test_home_takes_as_many_queries_for_three_applications_as_for_one(client, place):
+    def fill(name: str) -> None:
+        for number, state in enumerate(("applied", "failed", "pending")):
+            where = place(f"{name}{number}", number, protected=number == 2, **{INIT: state})
+            sample(where, healthy=False)
+            prove(where, hours_ago=50)
+            Backup.objects.update(expires_at=timezone.now() + timedelta(days=2))
+            where.targets.get().states.create(error="no" if number == 1 else "", data={})
+            ran(where, RunStatus.NEEDS_ATTENTION if number else RunStatus.RUNNING)
+
+    fill("a")
+    client.get("/")
+    with CaptureQueriesContext(connection) as few:
+        client.get("/")
+    for name in ("b", "c"):
+        shop = Application.objects.get(slug="shop")
+        Application.objects.filter(pk=shop.pk).update(slug=f"before-{name}")
+        fill(name)
+    assert Application.objects.count() == 3
+    with CaptureQueriesContext(connection) as many:
+        client.get("/")
+    assert len(many) == len(few)
