@@ -41,9 +41,9 @@ from opsconsole.overview.panels import (
     Need,
     Stage,
 )
-from opsconsole.runs.choices import RunKind
+from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
-from opsconsole.runs.panels import RUN_PANELS
+from opsconsole.runs.panels import NEXT_ACTS, RUN_CHOICES, RUN_PANELS, NextAct
 from opsconsole.runs.registry import parameters_of
 from opsconsole.web.pages import new_key
 
@@ -53,6 +53,8 @@ def register() -> None:
     ENVIRONMENT_ACTIONS.append(back_up_button)
     ENVIRONMENT_PANELS.append(backups_card)
     RUN_PANELS.append(run_backups)
+    RUN_CHOICES.append(run_ways)
+    NEXT_ACTS.append(after_run)
     SETTINGS_PANELS.append(storages_card)
     FINDERS.append(find_backups)
     NEEDS.append(backup_needs)
@@ -229,10 +231,41 @@ def run_backups(request: ConsoleRequest, run: Run) -> SafeString:
         "may_undo": replaced is not None
         and replaced.may_be_undone
         and can(request.user, "restore.start", run.environment),
-        "ways": run.result.get("ways", []),
-        "key": new_key(),
     }
     return render_to_string("backups_app/_run_panel.html", context, request)
+
+
+def run_ways(request: ConsoleRequest, run: Run) -> SafeString:
+    """The ways back of a run that needs a decision, with what each leaves behind."""
+    context = {"run": run, "ways": run.result.get("ways", []), "key": new_key()}
+    return render_to_string("backups_app/_run_ways.html", context, request)
+
+
+def after_run(request: ConsoleRequest, run: Run) -> list[NextAct]:
+    """Back from what was exchanged or migrated, and a restore once more."""
+    if not can(request.user, "restore.start", run.environment):
+        return []
+    replaced = run.replaced.exclude(swapped_at=None).first()
+    if replaced:
+        return [_undo(run, replaced)] if replaced.may_be_undone else []
+    asked = parameters_of(run)
+    is_restore = run.kind == RunKind.RESTORE and isinstance(asked, OfBackup)
+    source = asked.backup if is_restore and isinstance(asked, OfBackup) else None
+    wanted = source if run.state is not RunStatus.SUCCEEDED else run.result.get("backup")
+    if not wanted or run.kind not in {RunKind.MIGRATE, RunKind.RESTORE}:
+        return []
+    if not Backup.objects.proven().filter(pk=wanted).exists():
+        return []
+    again = run.state is not RunStatus.SUCCEEDED
+    title = _("Try again") if again else _("Go back…")
+    return [NextAct(title, reverse("backup-restore", args=[wanted]), is_first=again)]
+
+
+def _undo(run: Run, replaced: ReplacedDatabase) -> NextAct:
+    title = _("Undo this restore")
+    if run.kind == RunKind.MIGRATE:
+        title = _("Go forward again")
+    return NextAct(title, reverse("replaced-undo", args=[replaced.pk]))
 
 
 def find_backups(user: User, text: str) -> list[Found]:

@@ -26,7 +26,7 @@ from opsconsole.access.permissions import can
 from opsconsole.access.places import CONSOLE
 from opsconsole.environments import engines
 from opsconsole.environments.migration_status import MigrationStatus
-from opsconsole.environments.models import Application, Target, TargetState
+from opsconsole.environments.models import Application, Environment, Target, TargetState
 from opsconsole.environments.readings import BaselineMissing
 from opsconsole.environments.visibility import (
     applications_for,
@@ -50,8 +50,9 @@ from opsconsole.overview.panels import (
     PartRefused,
     Stage,
 )
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
-from opsconsole.runs.panels import RUN_PANELS
+from opsconsole.runs.panels import NEXT_ACTS, RUN_PANELS, NextAct
 from opsconsole.runs.registry import parameters_of
 from opsconsole.web.pages import new_key
 
@@ -66,6 +67,7 @@ def register() -> None:
     ENVIRONMENT_FACTS.append(drift_facts)
     APPLICATION_PANELS.append(board_card)
     RUN_PANELS.append(run_migrations)
+    NEXT_ACTS.append(after_run)
     FINDERS.append(find_migrations)
     NEEDS.append(migration_needs)
     CHANGES.append(migrate_acts)
@@ -257,6 +259,56 @@ def _diagnoses(run: Run) -> list[doctor.Diagnosis]:
         return []
     found = doctor.diagnose(run.target, run.target.latest_state)
     return [d for d in found if d.name == failed["name"] and d.state is MigrationStatus.FAILED]
+
+
+def after_run(request: ConsoleRequest, run: Run) -> list[NextAct]:
+    """The same in the next environment, or what failed, and the migration once more."""
+    if run.operation != MigrateParameters.operation:
+        return []
+    if run.state is RunStatus.SUCCEEDED:
+        return _in_next_environment(request.user, run)
+    failed = run.result.get("failed_script")
+    acts = [_migrate_again(run)] if _is_still_wanted(request.user, run) else []
+    if failed:
+        url = url_of(run.environment, failed["name"])
+        acts.append(NextAct(_("Open migration"), url, is_first=True))
+    return acts
+
+
+def _in_next_environment(user: User, run: Run) -> list[NextAct]:
+    environment = run.environment
+    following = visible_targets(user).filter(
+        environment__application=environment.application,
+        environment__position__gt=environment.position,
+    )
+    target = following.order_by("environment__position").first()
+    if target is None or not can(user, "run.start", target.environment):
+        return []
+    state = target.latest_state
+    pending = state.pending if state and not state.error else []
+    if not pending:
+        return []
+    words = {"where": target.environment.name.lower(), "count": len(pending)}
+    if set(pending) == set(run.applied):
+        title = _("Migrate %(where)s: same %(count)d") % words
+    else:
+        title = _("Migrate %(where)s: %(count)d pending") % words
+    return [NextAct(title, _migrate_url(target.environment), is_first=True)]
+
+
+def _is_still_wanted(user: User, run: Run) -> bool:
+    state = run.target.latest_state
+    is_pending = bool(state and not state.error and state.pending)
+    return is_pending and can(user, "run.start", run.environment)
+
+
+def _migrate_again(run: Run) -> NextAct:
+    is_first = not run.result.get("failed_script")
+    return NextAct(_("Try again"), _migrate_url(run.environment), is_first=is_first)
+
+
+def _migrate_url(environment: Environment) -> str:
+    return reverse("migrate", args=[environment.application.slug, environment.slug])
 
 
 def migrations_settings(request: ConsoleRequest) -> SafeString:

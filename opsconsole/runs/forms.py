@@ -30,8 +30,8 @@ class DecideForm(ReasonedForm):
     """How a run that needs attention ended, by a person's judgement."""
 
     status = forms.TypedChoiceField(
-        label=_("It"),
-        choices=ENDS,
+        label=_("This run"),
+        choices=[("", _("Choose how it ended")), *ENDS],
         coerce=RunStatus,
         error_messages={"required": CHOOSE, "invalid_choice": CHOOSE},
     )

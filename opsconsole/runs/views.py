@@ -13,14 +13,16 @@ from django.views.decorators.http import require_GET, require_POST
 from django_htmx.http import trigger_client_event
 
 from opsconsole.access.http import ConsoleRequest
-from opsconsole.access.permissions import require
+from opsconsole.access.permissions import can, require
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.events.models import AuditEvent
 from opsconsole.runs import services as runs
+from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.forms import ENDS, DecideForm, RunFilterForm
 from opsconsole.runs.lookup import run_or_404
-from opsconsole.runs.models import Run
-from opsconsole.runs.panels import RUN_PANELS
+from opsconsole.runs.models import Run, Step
+from opsconsole.runs.outcome import ended_outcome, moving_outcome, usual_seconds
+from opsconsole.runs.panels import NEXT_ACTS, RUN_CHOICES, RUN_PANELS, NextAct
 from opsconsole.web.downloads import attachment
 from opsconsole.web.forms import Given, act_on
 from opsconsole.web.keys import key_from
@@ -49,8 +51,9 @@ def run_list(request: ConsoleRequest) -> HttpResponse:
 @require("console.view")
 def run_page(request: ConsoleRequest, run_id: int) -> HttpResponse:
     run = run_or_404(request, run_id, "console.view")
-    context = status_context(run) | rest_context(request, run) | _lines_context(run, after=0)
-    return render(request, "opsconsole/run_page.html", context)
+    steps = list(run.steps.all())
+    context = _status_context(run, steps) | _rest_context(request, run, steps)
+    return render(request, "opsconsole/run_page.html", context | _lines_context(run, after=0))
 
 
 @require_GET
@@ -59,7 +62,8 @@ def run_page(request: ConsoleRequest, run_id: int) -> HttpResponse:
 def run_status(request: ConsoleRequest, run_id: int) -> HttpResponse:
     """The moving part of the page; once the run is over it asks no more, and the rest asks once."""
     run = run_or_404(request, run_id, "console.view")
-    response = render(request, "opsconsole/_run_status.html", status_context(run))
+    context = _status_context(run, list(run.steps.all()))
+    response = render(request, "opsconsole/_run_status.html", context)
     return response if run.state.is_moving else trigger_client_event(response, "run-over")
 
 
@@ -69,24 +73,46 @@ def run_status(request: ConsoleRequest, run_id: int) -> HttpResponse:
 def run_rest(request: ConsoleRequest, run_id: int) -> HttpResponse:
     """What came of the run so far: seldom new while it moves, so it is asked for less often."""
     run = run_or_404(request, run_id, "console.view")
-    return render(request, "opsconsole/_run_rest.html", rest_context(request, run))
+    context = _rest_context(request, run, list(run.steps.all()))
+    return render(request, "opsconsole/_run_rest.html", context)
 
 
-def status_context(run: Run) -> dict:
-    return {"run": run, "environment": run.environment, "steps": list(run.steps.all())}
+def _status_context(run: Run, steps: list[Step]) -> dict[str, object]:
+    context: dict[str, object] = {"run": run, "environment": run.environment, "steps": steps}
+    if run.state.is_moving:
+        context |= {"outcome": moving_outcome(run, steps), "usual": usual_seconds(run)}
+    return context
 
 
-def rest_context(request: ConsoleRequest, run: Run) -> dict:
-    return {
+def _rest_context(request: ConsoleRequest, run: Run, steps: list[Step]) -> dict[str, object]:
+    health = list(run.health_results.order_by("observed_at"))
+    context: dict[str, object] = {
         "run": run,
         "environment": run.environment,
-        "health": list(run.health_results.order_by("observed_at")),
+        "health": health,
         "availability": run.result.get("availability"),
         "audit": AuditEvent.objects.matching().filter(run=run).order_by("id"),
         "key": new_key(),
         "ends": ENDS,
         "panels": [part(request, run) for part in RUN_PANELS],
     }
+    if not run.state.is_moving:
+        context["outcome"] = ended_outcome(run, steps, health, _next_acts(request, run))
+    if _is_undecided(run):
+        context["choices"] = [part(request, run) for part in RUN_CHOICES]
+    return context
+
+
+def _is_undecided(run: Run) -> bool:
+    return run.state is RunStatus.NEEDS_ATTENTION and not run.way_back_id
+
+
+def _next_acts(request: ConsoleRequest, run: Run) -> list[NextAct]:
+    if run.state.is_terminal:
+        return [act for offered in NEXT_ACTS for act in offered(request, run)]
+    if _is_undecided(run) and can(request.user, "run.decide", run.environment):
+        return [NextAct(_("Decide"), "#decision", is_first=True)]
+    return []
 
 
 @require_GET

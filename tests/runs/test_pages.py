@@ -45,8 +45,16 @@ def test_cancel_and_decide_from_the_page(as_role, environment, operator):
     assert client.post(reverse("run-cancel", args=[run.pk])).status_code == 409
     Run.objects.update(status=RunStatus.NEEDS_ATTENTION)
     page = client.get(reverse("run", args=[run.pk])).content.decode()
-    assert "Settle it without changing the database" in page
+    assert page.index("needs a decision") < page.index("Settle it without changing the database")
+    assert page.index("Settle it without changing the database") < page.index('id="log"')
+    assert '<option value="">Choose how it ended</option>' in page
+    assert 'href="#decision"' in page
+    assert 'href="#decision"' not in _page(as_role("viewer"), run)
     decide = reverse("run-decide", args=[run.pk])
     assert client.post(decide, {"status": "nonsense"}).status_code == 422
     assert client.post(decide, {"status": "failed", "reason": ""}).status_code == 422
     assert client.post(decide, {"status": "failed", "reason": "seen"}).status_code == 302
+
+
+def _page(client, run: Run) -> str:
+    return client.get(reverse("run", args=[run.pk])).content.decode()

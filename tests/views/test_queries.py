@@ -182,8 +182,9 @@ def test_rest_of_a_run_asks_for_itself_until_the_run_is_over(as_role, busy):
     assert (f'hx-get="{rest}"' in moving, "every 5s, run-over from:body" in moving) == (True, True)
     Run.objects.update(status=RunStatus.SUCCEEDED)
     assert client.get(status).headers["HX-Trigger"] == '{"run-over": {}}'
-    done = client.get(rest).content.decode()
+    done = client.get(rest, headers={"HX-Request": "true"}).content.decode()
     assert ("hx-get" in done, run.summary in done, "requested run" in done) == (False, True, True)
+    assert "1 migration was applied to staging" in done
 
 
 def test_rest_of_a_run_is_not_for_who_may_not_see_its_environment(client, busy):
@@ -212,7 +213,7 @@ def test_way_back_and_the_run_that_it_is_of_name_each_other(as_role, busy):
 
 
 def _text(client, run: Run) -> str:
-    return " ".join(client.get(reverse("run-rest", args=[run.pk])).content.decode().split())
+    return " ".join(client.get(reverse("run", args=[run.pk])).content.decode().split())
 
 
 def test_home_reads_one_run_of_each_environment(as_role, environment):
