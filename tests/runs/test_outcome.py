@@ -11,7 +11,7 @@ from django.urls import reverse
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run, Step, summed
 from opsconsole.runs.outcome import ended_outcome, moving_outcome, usual_seconds
-from opsconsole.runs.panels import Act
+from opsconsole.runs.panels import NextAct
 from opsconsole.sentences import say
 
 BEGAN = datetime(2026, 11, 26, 14, tzinfo=UTC)
@@ -86,7 +86,7 @@ def test_unhealthy_answers_are_counted_and_timed(run, answers, said):
 
 
 def test_act_that_comes_first_leads(run):
-    acts = [Act("Again", "/a"), Act("Open", "/o", is_first=True)]
+    acts = [NextAct("Again", "/a"), NextAct("Open", "/o", is_first=True)]
     assert [act.title for act in ended_outcome(run, [], [], acts).acts] == ["Open", "Again"]
 
 
