@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from django.db.models import Count, Max, Min
+from django.db.models import Case, Count, Max, Min, Q, When
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.safestring import SafeString
@@ -45,6 +45,7 @@ from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.runs.panels import NEXT_ACTS, RUN_CHOICES, RUN_PANELS, NextAct
 from opsconsole.runs.registry import parameters_of
+from opsconsole.web.keys import key_from
 from opsconsole.web.pages import new_key
 
 
@@ -269,7 +270,21 @@ def _undo(run: Run, replaced: ReplacedDatabase) -> NextAct:
 
 
 def find_backups(user: User, text: str) -> list[Found]:
-    rows = Backup.objects.listed().filter(
-        environment__in=visible_environments(user), key__icontains=text
-    )[:10]
-    return [Found(_("Backup"), b.key, b.get_absolute_url(), "archive") for b in rows]
+    """By number, or by a part of the key."""
+    number = key_from(text)
+    rows = (
+        Backup.objects.listed()
+        .defer("manifest")
+        .filter(Q(pk=number) | Q(key__icontains=text), environment__in=visible_environments(user))
+        .order_by(Case(When(pk=number, then=0), default=1), "-pk")[:10]
+    )
+    return [
+        Found(
+            _("Backup"),
+            f"{b.pk}: {b.key}",
+            b.get_absolute_url(),
+            "archive",
+            is_exact=b.pk == number,
+        )
+        for b in rows
+    ]

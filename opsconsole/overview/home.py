@@ -7,6 +7,7 @@ from itertools import groupby
 
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
@@ -31,6 +32,7 @@ from opsconsole.overview.panels import (
     Found,
     Stage,
 )
+from opsconsole.overview.settings import people_for
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.runs.workers import Worker
@@ -204,18 +206,56 @@ def late_rows(user: User) -> list[Late]:
 def find(request: ConsoleRequest) -> HttpResponse:
     form = FindForm(request.GET or {})
     text = form.cleaned_data["q"] if form.is_valid() else ""
-    environments = visible_environments(request.user)
-    if Run.objects.filter(pk=key_from(text), environment__in=environments).exists():
+    if Run.objects.filter(pk=key_from(text), target__in=visible_targets(request.user)).exists():
         return redirect("run", key_from(text))
-    found: list[Found] = []
-    if text:
-        found = [
-            Found(_("Environment"), str(e), e.get_absolute_url(), "layout-dashboard")
-            for e in environments
-            if text.lower() in str(e).lower()
-        ]
-        for finder in FINDERS:
-            found += finder(request.user, text)
+    found = _answers(request.user, text) if text else []
+    exact = [one for one in found if one.is_exact]
+    if len(exact) == 1:
+        return redirect(exact[0].url)
     context = {"form": form, "text": text, "found": found}
     status = 200 if form.is_valid() else 422
     return render(request, "opsconsole/find.html", context, status=status)
+
+
+def _answers(user: User, text: str) -> list[Found]:
+    """What the text names; where that is nothing, what its rest names of the kind of its first
+    word: `run 6`, `backup 4`, `migration index`."""
+    finders = [_find_environments, _find_runs, _find_people, *FINDERS]
+    if found := [one for finder in finders for one in finder(user, text)]:
+        return found
+    kind, _space, rest = text.partition(" ")
+    if not rest.strip():
+        return []
+    found = [one for finder in finders for one in finder(user, rest.strip())]
+    return [one for one in found if one.kind.casefold() == kind.casefold()]
+
+
+def _find_environments(user: User, text: str) -> list[Found]:
+    return [
+        Found(
+            _("Environment"),
+            str(each),
+            each.get_absolute_url(),
+            "layout-dashboard",
+            is_exact=text.casefold() == str(each).casefold(),
+        )
+        for each in visible_environments(user)
+        if text.casefold() in str(each).casefold()
+    ]
+
+
+def _find_runs(user: User, text: str) -> list[Found]:
+    """The run with that number."""
+    runs = Run.objects.filter(pk=key_from(text), target__in=visible_targets(user))
+    return [
+        Found(_("Run"), f"{run}: {run.title}", run.get_absolute_url(), "history", is_exact=True)
+        for run in runs.select_related("environment")
+    ]
+
+
+def _find_people(user: User, text: str) -> list[Found]:
+    """Those whom the user finds on the settings page too."""
+    return [
+        Found(_("Person"), person.username, f"{reverse('settings')}#people", "user")
+        for person in people_for(user).filter(username__icontains=text)[:10]
+    ]

@@ -122,12 +122,13 @@ class Coming:
 
 @dataclass(frozen=True)
 class Found:
-    """One answer of the search."""
+    """One answer of the search; `is_exact` where the text names it, and not just a part of it."""
 
     kind: str
     text: str
     url: str
     icon: str
+    is_exact: bool = False
 
 
 class PartRefused(SafeString):

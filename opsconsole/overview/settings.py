@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.models import Prefetch
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
@@ -38,13 +38,18 @@ def settings_page(request: ConsoleRequest) -> HttpResponse:
     applications = applications_for(user, "settings.edit") | Application.objects.filter(
         pk__in=places.order_by().values("application")
     )
-    persons = User.objects.order_by("username")
-    if not can(user, "settings.edit", CONSOLE):
-        persons = persons.filter(pk__in=memberships.values("user"))
     context = {
         "applications": applications.prefetch_related(Prefetch("environments", places)),
-        "people": persons.prefetch_related(Prefetch("memberships", memberships)),
+        "people": people_for(user).prefetch_related(Prefetch("memberships", memberships)),
         "panels": [panel(request) for panel in SETTINGS_PANELS],
         "workers": Worker.objects.order_by("-last_seen_at")[:20],
     }
     return render(request, "opsconsole/settings_page.html", context)
+
+
+def people_for(user: User) -> QuerySet[User]:
+    """Everybody for an admin of the console; for others those with a role where they are admin."""
+    people = User.objects.order_by("username")
+    if can(user, "settings.edit", CONSOLE):
+        return people
+    return people.filter(pk__in=memberships_for(user, "settings.edit").values("user"))

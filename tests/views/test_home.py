@@ -464,3 +464,41 @@ def test_home_takes_as_many_queries_for_three_applications_as_for_one(client, pl
     with CaptureQueriesContext(connection) as many:
         client.get("/")
     assert len(many) == len(few)
+
+
+def test_number_with_its_kind_leads_there(client, place):
+    where = place("staging")
+    for hours in (1, 2, 3):
+        backup = prove(where, hours_ago=hours)
+    for text, page in (
+        (f"run {backup.run_id}", backup.run),
+        (f"Backup {backup.pk}", backup),
+        ("shop STAGING", where),
+    ):
+        answer = client.get("/find", {"q": text})
+        assert answer.headers.get("location") == page.get_absolute_url(), text
+    assert "Nothing is named" in client.get("/find", {"q": "run 999999"}).content.decode()
+
+
+def test_kind_before_a_word_finds_that_kind_only(client, place):
+    where = place("init")
+    read(where.targets.get(), {INIT: "applied"})
+    both_kinds = client.get("/find", {"q": "init"}).content.decode()
+    assert (INIT in both_kinds, "<b>Shop init</b>" in both_kinds) == (True, True)
+    one_kind = client.get("/find", {"q": "migration init"}).content.decode()
+    assert (INIT in one_kind, "<b>Shop init</b>" in one_kind) == (True, False)
+
+
+def test_people_and_runs_are_found_by_who_may_see_them(client, as_role, place):
+    staging, live = both(place)
+    elsewhere = ran(live, RunStatus.SUCCEEDED)
+    user = User.objects.create_user("quentin")
+    Membership.objects.create(user=user, role="admin", environment=staging)
+    assert "<b>quentin</b>" in client.get("/find", {"q": "quen"}).content.decode()
+    assert "Nothing is named" in as_role("operator").get("/find", {"q": "quen"}).content.decode()
+    User.objects.create_user("querida")
+    client.force_login(user)
+    page = client.get("/find", {"q": "que"}).content.decode()
+    assert ("<b>quentin</b>" in page, "querida" in page) == (True, False)
+    for text in (elsewhere.pk, f"run {elsewhere.pk}"):
+        assert "Nothing is named" in client.get("/find", {"q": text}).content.decode()
