@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from django.conf import settings
 from django.db import models
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _g
@@ -24,6 +24,7 @@ from opsconsole.sentences import Sentence, Text
 # What a run of each operation is called: given the run, and its environment's name within a
 # sentence. The registry of operations fills it.
 TITLES: dict[str, Callable[[Run, str], str]] = {}
+LINES_A_QUERY = 2000
 
 
 class Plan(models.Model):
@@ -264,11 +265,29 @@ class LogLine:
 
 class LogChunkQuerySet(models.QuerySet["LogChunk"]):
     def read_lines(self, *, after: int = 0) -> Iterator[LogLine]:
-        """The lines whose number is above `after`, in order, read as they are taken."""
-        for chunk in self.filter(last_seq__gt=after).iterator():
-            for number, (at, tone, text) in enumerate(chunk.lines, chunk.first_seq):
-                if number > after:
-                    yield LogLine(number, at, tone, text)
+        """The lines of one run whose number is above `after`, in order, read as they are taken.
+
+        Takes one query for each LINES_A_QUERY lines, wherever in a log of any length they are.
+        """
+        while True:
+            until = after + LINES_A_QUERY
+            for chunk in self._holding(after + 1, until):
+                for number, (at, tone, text) in enumerate(chunk.lines, chunk.first_seq):
+                    if after < number <= until:
+                        yield LogLine(number, at, tone, text)
+                        after = number
+            # Numbers have no gap, so that fewer were the last ones.
+            if after < until:
+                return
+
+    def _holding(self, first: int, last: int) -> LogChunkQuerySet:
+        """Chunks with these lines, found by where they begin: the key has that, and not their end.
+
+        No server-side cursor: outside of a transaction it would set the whole rest aside first.
+        """
+        begun = self.filter(first_seq__lte=first).order_by("-first_seq").values("first_seq")[:1]
+        begin = Coalesce(models.Subquery(begun), 0)
+        return self.filter(first_seq__gte=begin, first_seq__lte=last).order_by("first_seq")
 
 
 class LogChunk(models.Model):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from backups_app import services as backups
 from backups_app.models import Backup
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
+from tests.conftest import rows_read
 from tests.worker import execute_run
 
 
@@ -58,3 +61,31 @@ def test_cancel_and_decide_from_the_page(as_role, environment, operator):
 
 def _page(client, run: Run) -> str:
     return client.get(reverse("run", args=[run.pk])).content.decode()
+
+
+CHUNKS = """
+    INSERT INTO opsconsole_logchunk (run_id, first_seq, last_seq, lines)
+    SELECT %s, n * 10 - 9, n * 10, (
+        SELECT jsonb_agg(jsonb_build_array(0, '', 'line ' || l))
+        FROM generate_series(n * 10 - 9, n * 10) l
+    ) FROM generate_series(1, 2000) n
+"""
+
+
+@pytest.mark.parametrize("after", [0, 4995, 12000, 19990, 20000])
+def test_part_of_a_log_is_read_without_the_rest_of_it(as_role, environment, operator, after):
+    run = backups.request_backup(
+        actor=operator, target=environment.targets.get(), idempotency_key="b" * 32
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(CHUNKS, [run.pk])
+        cursor.execute("ANALYZE opsconsole_logchunk")
+    Run.objects.update(status=RunStatus.SUCCEEDED, log_seq=20_000)
+    with CaptureQueriesContext(connection) as asked:
+        page = as_role("viewer").get(reverse("run-log", args=[run.pk]), {"after": after})
+    numbers = [line.number for line in page.context["lines"]]
+    assert numbers == list(range(after + 1, min(after + 2000, 20_000) + 1))
+    (sql,) = [q["sql"] for q in asked.captured_queries if '"opsconsole_logchunk"' in q["sql"]]
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
+        assert rows_read(cursor.fetchone()[0][0]["Plan"], "opsconsole_logchunk") <= 205
