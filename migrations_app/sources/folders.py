@@ -63,7 +63,8 @@ def _allowed(path: str) -> Path:
     if not any(folder.is_relative_to(root.resolve()) for root in settings.MIGRATIONS_ROOTS):
         roots = ", ".join(str(root) for root in settings.MIGRATIONS_ROOTS)
         raise AdapterError(
-            f"{folder} is outside the allowed folders ({roots}): add it to "
-            "OPSCONSOLE_MIGRATIONS_ROOTS on the workers"
+            f"{folder} is outside the allowed folders ({roots}): give the application an https:// "
+            "or ssh:// git repository in the settings, or add the folder to "
+            "OPSCONSOLE_MIGRATIONS_ROOTS and restart the workers"
         )
     return folder

@@ -197,11 +197,9 @@ LOGGING = {
 DATABASE_BACKUP_RETENTION_DAYS = env.int("DATABASE_BACKUP_RETENTION_DAYS", default=0)
 MIGRATION_BACKUP_ENABLED = env.bool("MIGRATION_BACKUP_ENABLED", default=True)
 MIGRATION_ROLLBACK_ENABLED = env.bool("MIGRATION_ROLLBACK_ENABLED", default=True)
-# A migrations folder must lie under one of these.
-MIGRATIONS_ROOTS = [
-    Path(root).absolute()
-    for root in env.list("OPSCONSOLE_MIGRATIONS_ROOTS", default=[str(OPSCONSOLE_HOME.path)])
-]
+# A migrations folder must lie under one of these. Naming some does not take the demo's away.
+_roots = [Path(root).absolute() for root in env.list("OPSCONSOLE_MIGRATIONS_ROOTS", default=[])]
+MIGRATIONS_ROOTS = [*_roots, OPSCONSOLE_HOME.path / "demo"] if _roots else [OPSCONSOLE_HOME.path]
 # Networks that the console calls though they lie in a denied one, and those that it does not call.
 CALL_POLICY = CallPolicy(
     allowed=networks_named("OPSCONSOLE_CALLS_ALLOWED"),

@@ -48,8 +48,13 @@ def test_same_state_gives_the_same_plan(environment, folder):
 
 def test_folder_outside_the_roots_is_refused(environment):
     environment.migrations_folder = "/etc"
-    with pytest.raises(AdapterError, match="outside the allowed folders"):
+    with pytest.raises(AdapterError, match=r"outside the allowed folders.*git.*restart"):
         engine_for(environment, Dsn.parse(environment.dsn))
+
+
+def test_named_roots_leave_the_folder_of_the_demo_allowed(settings):
+    # The tests name a root of their own.
+    assert settings.MIGRATIONS_ROOTS[1:] == [settings.OPSCONSOLE_HOME.path / "demo"]
 
 
 def test_each_trouble_refuses_the_next_migration(environment, folder, target):
