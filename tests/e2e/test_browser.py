@@ -124,6 +124,36 @@ def test_every_page_passes_axe_and_fits(console, browser, look):  # noqa: F811
     assert found == {}, json.dumps(found, indent=1)
 
 
+WIDTHS = (
+    320, 360, 390, 480, 560, 641, 700, 768, 834, 900, 960, 1024, 1100, 1280, 1440, 1680, 1920,
+)  # fmt: skip
+WIDE = """() => {
+  const beyond = [...document.querySelectorAll("main .card *, main .tile *")].filter((one) => {
+    const card = one.closest(".card, .tile");
+    const scrolls = one.closest("pre, .term, .table-wrap, .scroll-x, .visually-hidden, svg, [hidden]");
+    const box = one.getBoundingClientRect();
+    return !scrolls && box.width && box.right > card.getBoundingClientRect().right + 1;
+  });
+  const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  return [wide, ...beyond.slice(0, 2).map((one) => one.outerHTML.slice(0, 90))];
+}"""
+
+
+def test_no_page_scrolls_sideways_and_nothing_leaves_its_card(console, browser):  # noqa: F811
+    page = sign_in(console, browser, "admin", viewport={"width": 1280, "height": 900})
+    found = {}
+    for path in (*PATHS, DEMO):
+        page.goto(console.url + path)
+        if path.endswith("/migrate"):
+            page.get_by_role("heading", name="What will happen").wait_for()
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            wide, *beyond = page.evaluate(WIDE)
+            if wide > 0 or beyond:
+                found[f"{path} at {width}"] = [wide, *beyond]
+    assert found == {}, json.dumps(found, indent=1)
+
+
 def test_sign_in_page_passes_axe(console, browser):  # noqa: F811
     from axe_playwright_python.sync_playwright import Axe
 
