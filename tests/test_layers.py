@@ -31,6 +31,7 @@ LAYERS = [
 # `module: string` that names something above, and why it may.
 UPWARD_STRINGS = {
     # Words that are also names of commands: a state, a direction of dbmate's, a session's name.
+    "opsconsole.runs.timeline: up",
     "opsconsole.health.probes.http: up",
     "migrations_app.engines.dbmate_file: up",
     "backups_app.runs.swapping: prepare",

@@ -23,10 +23,11 @@ from opsconsole.runs.lookup import run_or_404
 from opsconsole.runs.models import Run, Step
 from opsconsole.runs.outcome import ended_outcome, moving_outcome, usual_seconds
 from opsconsole.runs.panels import NEXT_ACTS, RUN_CHOICES, RUN_PANELS, NextAct
+from opsconsole.runs.timeline_of import timeline_of
 from opsconsole.web.downloads import attachment
 from opsconsole.web.forms import Given, act_on
 from opsconsole.web.keys import key_from
-from opsconsole.web.pages import new_key, page_of
+from opsconsole.web.pages import new_key, stretch_of
 from opsconsole.web.polling import polled
 
 LINES_AT_ONCE = 2000
@@ -42,7 +43,7 @@ def run_list(request: ConsoleRequest) -> HttpResponse:
         rows = Run.objects.for_list().filter(
             environment__in=visible_environments(request.user), **chosen
         )
-    context = {"page": page_of(request, rows), "form": form}
+    context = {"page": stretch_of(request, rows), "form": form}
     status = 200 if form.is_valid() else 422
     return render(request, "opsconsole/run_list.html", context, status=status)
 
@@ -96,6 +97,8 @@ def _rest_context(request: ConsoleRequest, run: Run, steps: list[Step]) -> dict[
         "ends": ENDS,
         "panels": [part(request, run) for part in RUN_PANELS],
     }
+    timeline, text = timeline_of(run, steps, health, usual_seconds(run))
+    context |= {"timeline": timeline, "timeline_text": text}
     if not run.state.is_moving:
         context["outcome"] = ended_outcome(run, steps, health, _next_acts(request, run))
     if _is_undecided(run):
