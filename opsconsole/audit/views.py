@@ -20,7 +20,7 @@ from opsconsole.audit.visibility import visible_events
 from opsconsole.events.models import AuditEvent, AuditQuerySet
 from opsconsole.formats import visible
 from opsconsole.web.downloads import attachment
-from opsconsole.web.pages import page_of
+from opsconsole.web.pages import stretch_of
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -62,7 +62,7 @@ def _form(request: ConsoleRequest) -> AuditFilterForm:
 
 def _page(request: ConsoleRequest, form: AuditFilterForm) -> HttpResponse:
     status = 200 if form.is_valid() else 422
-    page = page_of(request, _events(request, form))
+    page = stretch_of(request, _events(request, form))
     return render(
         request, "opsconsole/audit_list.html", {"form": form, "page": page}, status=status
     )

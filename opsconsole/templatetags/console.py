@@ -178,8 +178,10 @@ def can_somewhere(context: template.Context, action: str) -> bool:
 
 @register.simple_tag(takes_context=True)
 def query(context: template.Context, **changes: Any) -> str:
-    """The current query string with some parameters changed."""
+    """The current query string with some parameters changed; those given as "" are left out."""
     parameters = context["request"].GET.copy()
     for name, value in changes.items():
         parameters[name] = value
+        if value == "":
+            del parameters[name]
     return f"?{parameters.urlencode()}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -11,6 +13,7 @@ from django.utils import timezone
 from migrations_app.reading.drift import drift_of
 from opsconsole.access.models import Membership, User
 from opsconsole.environments.models import Environment, Target
+from opsconsole.events.models import AuditEvent
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
 from opsconsole.runs.choices import RunKind, RunStatus
@@ -237,3 +240,40 @@ def test_home_reads_one_run_of_each_environment(as_role, environment):
         cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {asked.captured_queries[0]['sql']}")
         plan = cursor.fetchone()[0][0]["Plan"]
     assert rows_read(plan, "opsconsole_run") == 2
+
+
+MAKE_EVENTS = """
+    INSERT INTO opsconsole_auditevent (action, outcome, actor_label, actor_kind, user_agent,
+        request_id, object_type, object_id, object_label, reason, details, app_version)
+    SELECT 'x', 'ok', CASE WHEN n % 2 = 0 THEN 'even' ELSE 'odd' END, 'user', '', '', '', '', '',
+        '', '{}', '1' FROM generate_series(1, 5000) n
+"""
+
+
+def test_deep_page_of_a_list_reads_no_row_to_skip_it_and_turns_both_ways(as_role):
+    with connection.cursor() as cursor:
+        cursor.execute(MAKE_EVENTS)
+        cursor.execute("ANALYZE opsconsole_auditevent")
+    client = as_role("admin")
+
+    def page(query: str) -> tuple[list[int], dict[str, str]]:
+        answer = client.get(f"/audit{query}")
+        turns = re.findall(r'href="(\?[^"]*)">(Older|Newer)<', answer.content.decode())
+        links = {word: query.replace("&amp;", "&") for query, word in turns}
+        return [row.pk for row in answer.context["page"].rows], links
+
+    keys = list(AuditEvent.objects.filter(actor_label="even").values_list("pk", flat=True))
+    first, turn = page("?who=even")
+    assert (first, set(turn)) == (keys[:30], {"Older"})
+    second, turn = page(turn["Older"])
+    assert (second, set(turn)) == (keys[30:60], {"Older", "Newer"})
+    assert page(turn["Newer"])[0] == first
+    last, turn = page(f"?who=even&before={keys[-30] + 1}")
+    assert (last, set(turn)) == (keys[-30:], {"Newer"})
+    assert page(turn["Newer"])[0] == keys[-60:-30]
+    with CaptureQueriesContext(connection) as asked:
+        page(f"?before={keys[1250]}")
+    with connection.cursor() as cursor:
+        for sql in (q["sql"] for q in asked if 'FROM "opsconsole_auditevent"' in q["sql"]):
+            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
+            assert rows_read(cursor.fetchone()[0][0]["Plan"], "opsconsole_auditevent") <= 31
