@@ -23,7 +23,7 @@ from opsconsole.runs.lookup import run_or_404
 from opsconsole.runs.models import Run, Step
 from opsconsole.runs.outcome import ended_outcome, moving_outcome, usual_seconds
 from opsconsole.runs.panels import NEXT_ACTS, RUN_CHOICES, RUN_PANELS, NextAct
-from opsconsole.runs.timeline_of import timeline_of
+from opsconsole.runs.run_timeline import timeline_of
 from opsconsole.web.downloads import attachment
 from opsconsole.web.forms import Given, act_on
 from opsconsole.web.keys import key_from

@@ -315,15 +315,24 @@ def test_session_of_a_role_that_may_not_be_ended_leaves_the_live_database_open(
     psycopg.connect(environment.dsn).close()
 
 
-def test_swap_that_cannot_empty_the_database_reopens_it(backup, environment, operator, monkeypatch):
-
+@pytest.mark.parametrize(
+    ("sees_whose", "why"),
+    [(False, "is being accessed by other users"), (True, "do not end: 1 left")],
+)
+def test_swap_that_cannot_empty_the_database_reopens_it(
+    backup, environment, operator, monkeypatch, sees_whose, why
+):
     for module in (swapping, restore_check):
         monkeypatch.setattr(module, "sessions_not_ours_to_end", lambda *_: [])
     name = psycopg.conninfo.conninfo_to_dict(environment.dsn)["dbname"]
-    with superuser(name):
+    with superuser(name) as stranger:
+        if sees_whose:
+            user = psycopg.conninfo.conninfo_to_dict(environment.dsn)["user"]
+            stranger.execute(f'GRANT pg_read_all_stats TO "{user}"')
         run = restore(operator, backup, environment)
     assert run.status == RunStatus.FAILED
     assert "were not exchanged, the live one is open" in run.summary
+    assert why in run.summary
     assert "reopened" in log_of(run)
     psycopg.connect(environment.dsn).close()
     assert not ReplacedDatabase.objects.exclude(swapped_at=None).exists()

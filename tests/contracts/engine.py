@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -103,12 +104,18 @@ class EngineContract(ABC):
         return {s.name: s.state for s in engine.compare(reading.scripts, rows, is_locked=False)}
 
     def apply(
-        self, engine: Engine, connection: psycopg.Connection, name: str, log=None, sleep=None
+        self,
+        engine: Engine,
+        connection: psycopg.Connection,
+        name: str,
+        log=None,
+        sleep=None,
+        limits=LIMITS,
     ):
         engine.ensure_history(connection)
         script = {s.name: s for s in engine.read_folder().scripts}[name]
         return engine.apply(
-            connection, script, LIMITS, log or (lambda *_: None), sleep or (lambda _seconds: None)
+            connection, script, limits, log or (lambda *_: None), sleep or (lambda _seconds: None)
         )
 
     def fail(
@@ -217,7 +224,9 @@ class EngineContract(ABC):
                     pauses.append(seconds)
                     other.commit()
 
-            self.apply(engine, connection, self.first, sleep=sleep)
+            # On a busy machine the tool alone takes seconds to start.
+            patient = replace(LIMITS, lock_patience=120)
+            self.apply(engine, connection, self.first, sleep=sleep, limits=patient)
         assert len(pauses) == 1
         assert self.states(engine, connection) == {self.first: "applied"}
 

@@ -61,8 +61,21 @@ def test_run_without_a_step_has_no_drawing():
 def test_page_draws_the_run_and_says_the_same_in_words(as_role, migrate, folder):
     folder.add("20250201000000_add", "ALTER TABLE users ADD COLUMN x int;\n")
     run = migrate()
-    page = as_role("viewer").get(run.get_absolute_url()).content.decode()
-    drawing = page[page.index('<svg class="timeline"') :]
-    assert "the database always answered" in drawing[: drawing.index(">")]
-    assert "Preflight" in drawing[: drawing.index(">")]
-    assert drawing[: drawing.index("</svg>")].count('class="step"') == run.steps.count()
+    viewer = as_role("viewer")
+
+    def drawing() -> tuple[str, str]:
+        page = viewer.get(run.get_absolute_url()).content.decode()
+        words, _end, rest = page[page.index('<svg class="timeline"') :].partition(">")
+        return words, rest[: rest.index("</svg>")]
+
+    words, lines = drawing()
+    assert "Preflight" in words
+    assert "the database always answered" in words
+    assert lines.count('class="step"') == run.steps.count()
+    assert 'class="down"' not in lines
+    outage = {"at": run.started_at.timestamp(), "ms": 1500.0}
+    run.result["availability"] |= {"outages": [outage], "down_ms": 1500.0}
+    run.save(update_fields=["result"])
+    words, lines = drawing()
+    assert "the database did not answer for 1.5 s" in words
+    assert lines.count('class="down"') == 1

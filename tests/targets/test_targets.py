@@ -20,6 +20,7 @@ from opsconsole.targets import activity, content, schema, server
 from opsconsole.targets.availability import Answers
 from opsconsole.targets.dsn import Dsn
 from opsconsole.targets.tools import ClientTools, choose_tools
+from opsconsole.targets.trial import Trial, empty_database
 from tests.conftest import autovacuum_at_work
 
 
@@ -367,6 +368,16 @@ def test_table_that_is_being_copied_is_named_with_its_row(database):
                     pass
     assert len(said) == 1
     assert re.fullmatch(r"public\.large, row [\d,]+ of about 40,000", said[0])
+
+
+def test_empty_database_is_dropped_when_what_is_tried_there_fails(database):
+    dsn = Dsn.parse(database())
+    trial = Trial(dsn, f"{dsn.database}__trial1", "opsconsole:1:trial")
+    with pytest.raises(psycopg.errors.UndefinedTable), empty_database(trial) as made:
+        assert made.info.dbname == trial.database
+        made.execute("SELECT 1 FROM missing")
+    with server.connect(dsn, application_name="opsconsole:test") as session:
+        assert server.database_oid(session, trial.database) is None
 
 
 def test_database_in_which_autovacuum_is_at_work_is_dropped(database):

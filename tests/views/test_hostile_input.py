@@ -23,6 +23,7 @@ PARAMETERS = {
     "q",
     "page",
     "after",
+    "before",
     "environment",
     "who",
     "what",
