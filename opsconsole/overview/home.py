@@ -159,7 +159,7 @@ def stages_of(targets: list[Target], runs: list[Run]) -> list[Stage]:
 def applications_of(
     user: User, stages: list[Stage], coming: list[Coming]
 ) -> list[tuple[Application, list[Card]]]:
-    """Each application with its path, in order; the first change of a path is the next one."""
+    """Each application with its path, in order."""
     soonest = {each.environment.pk: each for each in reversed(coming)}
     targets = [stage.target for stage in stages]
     facts = [source(targets) for source in ENVIRONMENT_FACTS]
@@ -178,10 +178,17 @@ def applications_of(
         for application, path in groupby(cards, key=lambda c: c.stage.environment.application)
     ]
     for _application, path in found:
-        first = next((card for card in path if card.change), None)
-        if first:
-            first.is_next = True
+        _mark_next(path)
     return found
+
+
+def _mark_next(path: list[Card]) -> None:
+    """The first change of a path, unless a stage before it is not settled: then none is urged."""
+    for card in path:
+        if card.change:
+            card.is_next = True
+        if card.change or not card.stage.is_settled:
+            return
 
 
 def late_rows(user: User) -> list[Late]:

@@ -13,6 +13,7 @@ from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import User
 from opsconsole.choices import Shown
 from opsconsole.environments.models import Application, Environment, Target, TargetState
+from opsconsole.health.choices import Health
 from opsconsole.health.services import HealthDay
 from opsconsole.runs.models import Run
 
@@ -32,6 +33,20 @@ class Stage:
     change: Run | None = None
     holder: Run | None = None
     moving: Run | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it was read, has nothing to be done, and no check of it fails."""
+        state = self.state
+        return not (
+            state is None
+            or state.error
+            or state.troubled
+            or state.pending
+            or self.holder
+            or self.moving
+            or self.day.now is Health.UNHEALTHY
+        )
 
 
 class Concern(Shown):

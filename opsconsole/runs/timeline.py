@@ -109,8 +109,10 @@ def draw(
         rows.append(Row(step.word, [bar], bar.seconds))
     if answers and answers[1]:
         y = next(heights)
+        # Several checks answer at once: a bad answer is drawn over the good ones.
         marks = [
-            axis.bar(Span("", at, at), y, "up" if is_good else "down") for at, is_good in answers[1]
+            axis.bar(Span("", at, at), y, "up" if is_good else "down")
+            for at, is_good in sorted(answers[1], key=lambda answer: not answer[1])
         ]
         rows.append(Row(answers[0], marks))
     if outages:

@@ -54,6 +54,13 @@ def test_lengths_are_to_scale_and_an_outage_stands_on_the_same_axis():
     assert outage.x == (a.bars[0].end + b.bars[0].end) / 2 - outage.width / 2
 
 
+def test_bad_answer_is_drawn_over_the_good_ones_of_the_same_moment():
+    answers = [(BEGAN + 1, False), (BEGAN + 1, True), (BEGAN + 2, True)]
+    drawn = draw([Span("a", BEGAN, BEGAN + 3)], answers=("checks", answers))
+    assert drawn is not None
+    assert [bar.tone for bar in drawn.rows[1].bars] == ["up", "up", "down"]
+
+
 def test_run_without_a_step_has_no_drawing():
     assert draw([], usual=("usual", 3)) is None
 

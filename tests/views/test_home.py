@@ -121,6 +121,13 @@ def lines(client: Client) -> list[str]:
     return [f"{text_of(item)} -> {address.findall(item)[-1]}" for item in items]
 
 
+def buttons(page: str) -> list[tuple[str, str]]:
+    """Look and text of each button on the path that leads to a migration."""
+    path = page[page.index('class="path"') :]
+    found = re.findall(r'<a class="(button[ \w]*)" href="[^"]*/migrate">(.*?)</a>', path)
+    return [(look, text_of(text)) for look, text in found]
+
+
 @pytest.fixture
 def client(as_role) -> Client:
     return as_role("admin")
@@ -336,12 +343,31 @@ def test_next_change_of_a_path_is_its_one_primary_button(as_role, place):
     place("staging", 1, **{ADD: "pending"})
     place("live", 2, protected=True, **{ADD: "pending"})
     page = as_role("operator").get("/").content.decode()
-    buttons = re.findall(r'<a class="(button[ \w]*)" href="[^"]*/migrate">(.*?)</a>', page)
-    assert [(css, text_of(text)) for css, text in buttons] == [
+    assert buttons(page) == [
         ("button primary", "Migrate staging: 1 pending"),
         ("button", "Migrate live: 1 pending"),
     ]
     assert "/migrate" not in as_role("viewer").get("/").content.decode()
+
+
+@pytest.mark.parametrize("why", ["unhealthy", "undecided", "moving", "unreadable", "in trouble"])
+def test_no_change_is_urged_behind_a_stage_that_is_not_settled(as_role, place, why):
+    staging, _live = both(place)
+    operator = as_role("operator")
+    assert ("button primary", "Migrate live: 1 pending") in buttons(
+        operator.get("/").content.decode()
+    )
+    if why == "unhealthy":
+        sample(staging, healthy=False)
+    if why == "undecided":
+        ran(staging, RunStatus.NEEDS_ATTENTION, "migrate")
+    if why == "moving":
+        ran(staging, RunStatus.RUNNING, "migrate", finished_at=None)
+    if why == "unreadable":
+        staging.targets.get().states.create(error="No answer.")
+    if why == "in trouble":
+        read(staging.targets.get(), {INIT: "applied", ADD: "failed"})
+    assert buttons(operator.get("/").content.decode()) == [("button", "Migrate live: 1 pending")]
 
 
 def test_last_change_is_no_backup(as_role, place):
