@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 import psycopg
@@ -42,9 +43,11 @@ OVERLAP_SECONDS = 30
 class Seen:
     """A schema that a target has now, and what its log of changes says since the last reading.
 
-    `log` is as `ddl_log.read_changes` returns it; None where the target keeps none.
+    `begun_at` is before the first of it was read: a change made later may be missing. `log` is as
+    `ddl_log.read_changes` returns it; None where the target keeps none.
     """
 
+    begun_at: datetime
     objects: dict[str, str]
     log: list[dict[str, Any]] | None = None
 
@@ -107,8 +110,10 @@ def concerns(logged: str, name: str) -> bool:
 def look_at(connection: psycopg.Connection, target: Target) -> Seen:
     """Read the schema, and the log of its changes since the last reading."""
     latest = target.schema_readings.first()
-    since = (timezone.now() - latest.last_read_at).total_seconds() if latest else 0
-    return Seen(read_schema(connection), ddl_log.read_changes(connection, since + OVERLAP_SECONDS))
+    begun = timezone.now()
+    since = (begun - latest.last_read_at).total_seconds() if latest else 0
+    schema = read_schema(connection)
+    return Seen(begun, schema, ddl_log.read_changes(connection, since + OVERLAP_SECONDS))
 
 
 def keep_reading(target: Target, seen: Seen) -> SchemaReading:
@@ -125,7 +130,7 @@ def keep_reading(target: Target, seen: Seen) -> SchemaReading:
     fresh = seen.log or []
     reading.log = (fresh + [entry for entry in before if entry not in fresh])[: ddl_log.LATEST]
     reading.has_log = seen.log is not None
-    reading.last_read_at = timezone.now()
+    reading.last_read_at = seen.begun_at
     reading.save()
     if expected is None:
         expect(target, schema, ExpectedSchema.Because.FIRST)

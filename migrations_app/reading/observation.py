@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from migrations_app.assess.baseline import missing_baseline
@@ -219,7 +220,11 @@ def store_scripts(scripts: list[MigrationScript]) -> None:
 
 
 def observe_target(target: Target) -> TargetState:
-    """Read the target now and store what was seen, or why nothing could be. On a worker."""
+    """Read the target now and store what was seen, or why nothing could be. On a worker.
+
+    Its moment is when the reading began: what was asked for later is not answered by it.
+    """
+    state = TargetState(target=target, observed_at=timezone.now())
     try:
         dsn = resolve_dsn(target)
         engine = engine_for(target.environment, dsn)
@@ -231,20 +236,27 @@ def observe_target(target: Target) -> TargetState:
         ):
             seen = observe(engine, connection, dsn, is_protected=target.environment.is_protected)
         _remember_identity(target, seen.facts)
+        state.data = seen.reading.stored()
         with transaction.atomic():
-            state = TargetState.objects.create(target=target, data=seen.reading.stored())
+            state.save()
     except psycopg.errors.CharacterNotInRepertoire as error:
-        reason = f"{server.reason_of(error)}. {NAME_NOT_UTF8}"
-        return TargetState.objects.create(target=target, error=reason)
+        return _failed(state, f"{server.reason_of(error)}. {NAME_NOT_UTF8}")
     except (AdapterError, psycopg.Error) as error:
         reason = server.reason_of(error) if isinstance(error, psycopg.Error) else str(error)
-        return TargetState.objects.create(target=target, error=reason)
+        return _failed(state, reason)
     except Exception as error:
         # Whoever waits for the answer is told; else it looks as if nobody had been asked.
         logger.exception("the reading of %s crashed", target)
-        reason = f"the reading crashed: {type(error).__name__}: {one_line(str(error), 300)}"
-        return TargetState.objects.create(target=target, error=reason)
+        return _failed(
+            state, f"the reading crashed: {type(error).__name__}: {one_line(str(error), 300)}"
+        )
     _forget_old_states(target)
+    return state
+
+
+def _failed(state: TargetState, reason: str) -> TargetState:
+    state.data, state.error = {}, reason
+    state.save()
     return state
 
 

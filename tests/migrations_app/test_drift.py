@@ -7,6 +7,7 @@ import uuid
 
 import psycopg
 import pytest
+from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
+from opsconsole.targets.schema import read_schema
 from tests.conftest import log_of
 from tests.worker import check_drift, execute_run, observe_target
 
@@ -67,6 +69,17 @@ def test_change_by_hand_is_drift_and_its_undoing_is_none(drifted, target):
     target.execute("ALTER TABLE users DROP COLUMN phone")
     check_drift(drifted.targets.get())
     assert changes(drifted) == []
+
+
+def test_what_was_changed_during_a_reading_is_not_called_read(environment, monkeypatch):
+    moments = []
+
+    def read(connection):
+        moments.append(timezone.now())
+        return read_schema(connection)
+
+    monkeypatch.setattr(drift, "read_schema", read)
+    assert check_drift(environment.targets.get()).last_read_at < moments[0]
 
 
 def test_same_schema_is_one_reading_however_often_it_is_read(environment):

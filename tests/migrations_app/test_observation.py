@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from django.utils import timezone
 
-from migrations_app.reading.observation import plan_changes, plan_for
+from migrations_app.reading.observation import observe, plan_changes, plan_for
 from migrations_app.services.migrations import checklist_for, current_plan, request_observation
 from migrations_app.sources.folders import engine_for
 from opsconsole.exceptions import AdapterError, Refused
@@ -132,3 +133,18 @@ def test_reading_that_crashes_is_told_as_such(environment, monkeypatch):
     monkeypatch.setattr("migrations_app.reading.observation.observe", crash)
     state = observe_target(environment.targets.get())
     assert state.error.startswith("the reading crashed: UnicodeDecodeError: 'utf-8' codec")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_was_asked_during_a_reading_is_not_answered_by_it(environment, monkeypatch, fails):
+    moments = []
+
+    def read(*arguments, **named):
+        moments.append(timezone.now())
+        if fails:
+            raise AdapterError("connection refused")
+        return observe(*arguments, **named)
+
+    monkeypatch.setattr("migrations_app.reading.observation.observe", read)
+    state = observe_target(environment.targets.get())
+    assert (bool(state.error), state.observed_at < moments[0]) == (fails, True)

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -422,8 +423,12 @@ def test_host_that_the_console_does_not_call_is_refused(address):
 
 def test_of_several_addresses_the_one_that_answers_is_meant(monkeypatch):
     real = socket.getaddrinfo
-    with socket.create_server(("127.0.0.2", 0)) as server:
-        port = server.getsockname()[1]
+    with ExitStack() as held:
+        # Bound and not listening: nobody else on this machine answers there meanwhile.
+        silent = held.enter_context(socket.socket())
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        held.enter_context(socket.create_server(("127.0.0.2", port)))
         rows = [
             (socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port))
             for each in ("127.0.0.1", "127.0.0.2", "127.0.0.3")
