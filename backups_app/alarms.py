@@ -45,23 +45,28 @@ def alarms_of(
     for target in targets:
         own = backups[target.pk]
         policy = policies.get(target.environment_id)
-        found[target.pk] += _age_alarms(own, policy) + _size_alarms(own) + _proof_alarms(own)
+        since = target.environment.created_at
+        found[target.pk] += _age_alarms(own, policy, since) + _size_alarms(own) + _proof_alarms(own)
     for target_id, text in _missed(ids) + _bad_copies(ids):
         found[target_id].append(text)
     return found
 
 
-def _age_alarms(backups: list[Backup], policy: BackupPolicy | None) -> list[str]:
+def _age_alarms(backups: list[Backup], policy: BackupPolicy | None, since: datetime) -> list[str]:
+    """`since` is when the environment was added: a new one has as long as the policy allows."""
     hours = policy.alarm_hours if policy else None
     if not hours:
         return []
     newest = next((b.taken_at for b in backups if b.proof >= ProofLevel.RESTORED), None)
+    allowed = timedelta(hours=hours)
+    if newest is None and timezone.now() - since <= allowed:
+        return []
     if newest is None:
         return [
             _("No backup is proven; the policy asks for one every %(hours)s h.") % {"hours": hours}
         ]
     age = timezone.now() - newest
-    if age <= timedelta(hours=hours):
+    if age <= allowed:
         return []
     return [
         _("The newest proven backup is %(age)s h old; the policy allows %(hours)s h.")

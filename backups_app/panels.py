@@ -31,12 +31,14 @@ from opsconsole.overview.panels import (
     ENVIRONMENT_FACTS,
     ENVIRONMENT_PANELS,
     FINDERS,
+    FIRST_STEPS,
     NEEDS,
     SETTINGS_PANELS,
     Act,
     Coming,
     Concern,
     Fact,
+    FirstStep,
     Found,
     Need,
     Stage,
@@ -60,6 +62,7 @@ def register() -> None:
     FINDERS.append(find_backups)
     NEEDS.append(backup_needs)
     COMING.extend([scheduled, expiring])
+    FIRST_STEPS.append(first_backup)
 
 
 def newest_proven(targets: list[Target]) -> dict[int, Fact]:
@@ -75,6 +78,17 @@ def newest_proven(targets: list[Target]) -> dict[int, Fact]:
     return {
         target.pk: _fact(newest[target.pk]) if target.pk in newest else none for target in targets
     }
+
+
+def first_backup(user: User, target: Target) -> FirstStep:
+    environment = target.environment
+    address = reverse("back-up", args=[environment.application.slug, environment.slug])
+    act = Act(_("Back up now"), address, key=new_key())
+    return FirstStep(
+        _("A first backup, restored and compared, shows that there is a way back."),
+        Backup.objects.proven().filter(target=target).exists(),
+        act if can(user, "run.start", environment) else None,
+    )
 
 
 def backup_needs(user: User, stages: list[Stage]) -> Iterable[Need]:

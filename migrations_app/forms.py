@@ -6,16 +6,26 @@ from typing import Any
 
 from django import forms
 from django.utils.html import format_html
+from django.utils.translation import gettext as translated
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
 from migrations_app.assess.lint import RULES, Level
+from migrations_app.engines import ENGINES
 from migrations_app.models import LintLevel, Repository
 from migrations_app.services.migrations import CHECKLIST
-from migrations_app.sources.git import check_ref, check_url
+from migrations_app.sources.discovery import (
+    FoundFolder,
+    is_folder,
+    project_name,
+    usual_folders,
+)
+from migrations_app.sources.git import check_ref, check_url, host_of
+from opsconsole.environments.forms import short_name
 from opsconsole.environments.migration_status import MigrationStatus
-from opsconsole.environments.models import Application
+from opsconsole.environments.models import Application, Draft
 from opsconsole.exceptions import AdapterError
-from opsconsole.web.forms import KeyedForm, ReasonedForm
+from opsconsole.web.forms import KeyedForm, ReasonedForm, WithAdvanced
 
 LARGEST_PID = 2**31 - 1
 
@@ -123,10 +133,8 @@ class SecretArea(forms.Textarea):
         return ""
 
 
-class RepositoryForm(forms.ModelForm):
-    """A repository, what opens it (write-only), and what each environment follows."""
-
-    secret = forms.CharField(
+def _secret_field() -> forms.CharField:
+    return forms.CharField(
         label=_("Token or deploy key"),
         required=False,
         strip=True,
@@ -137,6 +145,12 @@ class RepositoryForm(forms.ModelForm):
             "encrypted, never shown again). Empty keeps the present one."
         ),
     )
+
+
+class RepositoryForm(forms.ModelForm):
+    """A repository, what opens it (write-only), and what each environment follows."""
+
+    secret = _secret_field()
     drops_secret = forms.BooleanField(label=_("Read it without a token or key"), required=False)
 
     class Meta:
@@ -180,6 +194,11 @@ class RepositoryForm(forms.ModelForm):
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        if self.new_secret is None and self._leads_elsewhere(cleaned.get("url", "")):
+            self.add_error(
+                "secret",
+                _("The address leads to another host: give its token or key, or read it without."),
+            )
         self.instance.refs = {}
         for environment in self.environments:
             name = f"ref_{environment.pk}"
@@ -193,12 +212,126 @@ class RepositoryForm(forms.ModelForm):
             self.instance.refs[str(environment.pk)] = ref
         return cleaned
 
+    def _leads_elsewhere(self, url: str) -> bool:
+        """Whether what is sealed was given for another host, which must not be sent it."""
+        stored = Repository.objects.filter(pk=self.instance.pk).first()
+        if stored is None or not stored.secret_encrypted or not url:
+            return False
+        return host_of(url) != host_of(stored.url)
+
     @property
     def new_secret(self) -> str | None:
         """The new secret, "" for none any more, None for no change."""
         if self.cleaned_data.get("drops_secret"):
             return ""
-        return self.cleaned_data["secret"] or None
+        return self.cleaned_data.get("secret") or None
+
+
+class SourceForm(WithAdvanced, forms.Form):
+    """Where the migrations of an application that is to be added are: what its draft keeps."""
+
+    source = forms.CharField(
+        label=_("Repository or folder"),
+        max_length=500,
+        widget=forms.TextInput(attrs={"spellcheck": "false", "autocapitalize": "off"}),
+        help_text=_(
+            "https://host/team/shop.git or git@host:team/shop.git; or a folder on the workers. "
+            "The migrations are looked for in it."
+        ),
+    )
+    secret = _secret_field()
+    ref = forms.CharField(
+        label=_("Branch or tag"),
+        required=False,
+        max_length=255,
+        help_text=_("Empty: the repository's own branch."),
+    )
+    advanced = frozenset({"secret", "ref"})
+
+    def __init__(self, data: Any = None, *, draft: Draft) -> None:
+        super().__init__(data)
+        self.draft = draft
+        if "secret" in draft.sealed:
+            self.fields["secret"].help_text = _(
+                "Kept encrypted since it was tried. Empty keeps it, as long as the address stays."
+            )
+
+    def clean_source(self) -> str:
+        source: str = self.cleaned_data["source"]
+        return source if is_folder(source) else _checked(check_url, source)
+
+    def clean_ref(self) -> str:
+        ref: str = self.cleaned_data["ref"]
+        return _checked(check_ref, ref) if ref else ""
+
+    def advanced_is_wrong(self) -> bool:
+        """A repository that was not let in needs its token: the field is open."""
+        return super().advanced_is_wrong() or bool(self.draft.error)
+
+    @property
+    def typed(self) -> dict[str, str]:
+        """What a draft keeps of it."""
+        return {name: self.cleaned_data[name] for name in ("source", "ref")}
+
+    @property
+    def secrets(self) -> dict[str, str | None]:
+        """A secret is only for the address that it was given for."""
+        is_same = self.draft.given.get("source") == self.cleaned_data["source"]
+        return {"secret": self.cleaned_data["secret"] or (None if is_same else "")}
+
+
+class NewApplicationForm(WithAdvanced, forms.ModelForm):
+    """An application whose migrations were found: which of the folders, and its name."""
+
+    folder = forms.ChoiceField(label=_("Migrations"), widget=forms.RadioSelect)
+
+    class Meta:
+        model = Application
+        fields = ["name", "slug"]
+
+    field_order = ["folder", "name", "slug"]
+    advanced = frozenset({"slug"})
+
+    def __init__(self, data: Any = None, *, draft: Draft) -> None:
+        super().__init__(data)
+        self.found = [FoundFolder(**each) for each in draft.found.get("folders", [])]
+        self.is_guess = not self.found
+        if self.is_guess:
+            self.found = usual_folders(draft.given.get("source", ""))
+        choices: Any = self.fields["folder"]
+        choices.choices = [(str(n), _described(each)) for n, each in enumerate(self.found)]
+        if not self.is_guess:
+            self.initial["folder"] = "0"
+        self.initial["name"] = project_name(draft.given.get("source", ""))
+        self.fields["slug"].required = False
+        self.fields["slug"].help_text = _("In addresses of pages. Empty: made of the name.")
+
+    def clean_slug(self) -> str:
+        slug = short_name(self.cleaned_data["slug"], self.cleaned_data.get("name", ""))
+        if Application.objects.filter(slug=slug).exists():
+            raise forms.ValidationError(
+                _("There is, or was, an application with the short name %(slug)s: give another."),
+                params={"slug": slug},
+            )
+        return slug
+
+    @property
+    def chosen(self) -> FoundFolder:
+        return self.found[int(self.cleaned_data["folder"])]
+
+
+def _described(found: FoundFolder) -> str:
+    tool = f"{translated(ENGINES[found.engine].label)} {found.tool_version}".strip()
+    if not found.migrations:
+        return translated("%(folder)s: %(tool)s, nothing there yet") % {
+            "folder": found.folder,
+            "tool": tool,
+        }
+    return ngettext(
+        "%(folder)s: %(tool)s, %(n)d migration",
+        "%(folder)s: %(tool)s, %(n)d migrations",
+        found.migrations,
+    ) % {"folder": found.folder, "tool": tool, "n": found.migrations}
 
 
 def _checked(check: Any, text: str) -> str:

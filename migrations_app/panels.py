@@ -40,11 +40,13 @@ from opsconsole.overview.panels import (
     ENVIRONMENT_FACTS,
     ENVIRONMENT_PANELS,
     FINDERS,
+    FIRST_STEPS,
     NEEDS,
     SETTINGS_PANELS,
     Act,
     Concern,
     Fact,
+    FirstStep,
     Found,
     Need,
     PartRefused,
@@ -71,6 +73,7 @@ def register() -> None:
     FINDERS.append(find_migrations)
     NEEDS.append(migration_needs)
     CHANGES.append(migrate_acts)
+    FIRST_STEPS.append(first_migration)
     SETTINGS_PANELS.append(migrations_settings)
     engines.ENGINES.extend((name, gettext_lazy(engine.label)) for name, engine in ENGINES.items())
 
@@ -135,6 +138,21 @@ def migrate_acts(user: User, stages: list[Stage]) -> dict[int, Act]:
         and can(user, "run.start", stage.environment)
         and not reading_of(stage.state).refusals
     }
+
+
+def first_migration(user: User, target: Target) -> FirstStep:
+    environment, state = target.environment, target.latest_state
+    pending = len(state.pending) if state else 0
+    text = (
+        ngettext("%(n)d migration is pending.", "%(n)d migrations are pending.", pending)
+        % {"n": pending}
+        if pending
+        else _("Nothing is pending.")
+    )
+    may = can(user, "run.start", environment) and not reading_of(state).refusals
+    return FirstStep(
+        text, not pending, Act(_("Migrate"), _migrate_url(environment)) if may else None
+    )
 
 
 def migration_needs(user: User, stages: list[Stage]) -> Iterable[Need]:

@@ -1,8 +1,11 @@
 from django.urls import path
 
-from migrations_app.views import drift, findings, migrations, repositories
+from migrations_app.views import applications, drift, findings, migrations, repositories
 
 urlpatterns = [
+    path("settings/applications/add", applications.add, name="application-add"),
+    path("settings/sources/<int:pk>", applications.source, name="source-edit"),
+    path("settings/sources/<int:pk>/save", applications.save, name="source-save"),
     path("settings/applications/<int:pk>/repository", repositories.edit, name="repository-edit"),
     path(
         "settings/applications/<int:pk>/repository/remove",

@@ -2,7 +2,7 @@
 
 from opsconsole.access.models import Membership, User
 from opsconsole.audit.models import StrangerCount
-from opsconsole.environments.models import Application, Environment, Target, TargetState
+from opsconsole.environments.models import Application, Draft, Environment, Target, TargetState
 from opsconsole.events.models import AuditEvent
 from opsconsole.health.models import HealthCheck, HealthResult, HealthRollup
 from opsconsole.runs.models import LogChunk, Plan, Run, Step
@@ -12,6 +12,7 @@ from opsconsole.work.models import WorkItem
 __all__ = [
     "Application",
     "AuditEvent",
+    "Draft",
     "Environment",
     "HealthCheck",
     "HealthResult",

@@ -21,8 +21,15 @@ from opsconsole.access import people
 from opsconsole.access.models import Membership, User
 from opsconsole.audit.models import StrangerCount
 from opsconsole.audit.refusals import record_strangers
+from opsconsole.environments import drafts
 from opsconsole.environments import services as environments
-from opsconsole.environments.models import Application, Environment, Target, TargetState
+from opsconsole.environments.models import (
+    Application,
+    Draft,
+    Environment,
+    Target,
+    TargetState,
+)
 from opsconsole.events import recording
 from opsconsole.events.catalogue import CATALOGUE
 from opsconsole.exceptions import Refused
@@ -196,6 +203,13 @@ ACTS: dict[str, Callable[[There], Callable[[], object]]] = {
     ),
     "health.check_requested": lambda x: partial(
         health.request_check, actor=x.admin, environment=x.environment
+    ),
+    "draft.tried": lambda x: partial(
+        drafts.keep_draft,
+        actor=x.admin,
+        draft=Draft(application=x.application),
+        given={"name": "New"},
+        secrets={"address": "postgresql://h/d"},
     ),
     "application.added": lambda x: partial(
         environments.save_application,

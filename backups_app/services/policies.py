@@ -22,9 +22,11 @@ from backups_app.services.backups import request_backup, request_verify
 from backups_app.services.storages import require_offered
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
-from opsconsole.environments.models import Target
+from opsconsole.environments.events import ENVIRONMENT_ADDED
+from opsconsole.environments.models import Environment, Target
 from opsconsole.events import recording as audit
-from opsconsole.events.catalogue import Changed
+from opsconsole.events.catalogue import Changed, Event
+from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.language import in_english
 from opsconsole.runs import services as runs
@@ -35,6 +37,21 @@ from opsconsole.work.sending import task_key
 TEND = task_key("backups_app.tend")
 DAYS_SIMULATED = 365
 LATE = timedelta(hours=24)
+# What a careful team chooses, for an environment that is added.
+NIGHTLY = "30 2 * * *"
+KEEP_DAYS = 30
+
+
+def back_up_nightly(event: Event[Any], row: AuditEvent) -> None:
+    """Listener: an environment that somebody adds is backed up every night until they say otherwise."""
+    if event is not ENVIRONMENT_ADDED or not isinstance(row.environment, Environment):
+        return
+    policy = BackupPolicy.objects.of(row.environment)
+    if policy.pk is None:
+        policy.backup_cron = NIGHTLY
+        policy.keep_days = policy.keep_days or KEEP_DAYS
+        policy.time_zone = timezone.get_current_timezone_name()
+        policy.save()
 
 
 def policy_values(policy: BackupPolicy) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import PurePosixPath
 
 import psycopg
 from psycopg import sql
@@ -47,6 +48,11 @@ class DbmateEngine(Engine):
     label = tool = "dbmate"
     history_table = TABLE
     records_starts = False
+    usual_folder = "db/migrations"
+
+    @classmethod
+    def folder_of(cls, path: PurePosixPath) -> PurePosixPath | None:
+        return path.parent if FILE.match(path.name) else None
 
     @property
     def table(self) -> sql.Identifier:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import psycopg
@@ -240,6 +240,17 @@ class Engine(ABC):
         self.folder = folder
         self.schema = schema
         self.revision = revision
+
+    # Where the tool keeps its migrations unless told otherwise.
+    usual_folder: ClassVar[str] = ""
+
+    @classmethod
+    def folder_of(cls, path: PurePosixPath) -> PurePosixPath | None:
+        """The migrations folder that a file at that path would be part of, None for no such file.
+
+        What is in the file is not looked at. An engine that reads another one's files claims none.
+        """
+        return None
 
     @abstractmethod
     def read_folder(self) -> FolderReading:

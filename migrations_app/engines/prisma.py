@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import PurePosixPath
 
 import psycopg
 from psycopg import sql
@@ -98,6 +99,12 @@ class PrismaEngine(Engine):
     advisory_lock = ADVISORY_LOCK
     history_table = TABLE
     refuses_tables = True
+    usual_folder = "prisma/migrations"
+
+    @classmethod
+    def folder_of(cls, path: PurePosixPath) -> PurePosixPath | None:
+        is_one = path.name == "migration.sql" and len(path.parts) > 1
+        return path.parent.parent if is_one else None
 
     @property
     def table(self) -> sql.Identifier:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote, urlencode
 
 import psycopg
@@ -69,6 +69,10 @@ class PrismaCliEngine(PrismaEngine):
     """
 
     label = gettext_noop("Prisma, by its own CLI")
+
+    @classmethod
+    def folder_of(cls, path: PurePosixPath) -> PurePosixPath | None:
+        return None
 
     def read_folder(self) -> FolderReading:
         reading = super().read_folder()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -225,39 +227,61 @@ def observe_target(target: Target) -> TargetState:
     Its moment is when the reading began: what was asked for later is not answered by it.
     """
     state = TargetState(target=target, observed_at=timezone.now())
-    try:
-        dsn = resolve_dsn(target)
-        engine = engine_for(target.environment, dsn)
-        with (
-            server.connect(
-                dsn, application_name="opsconsole:observe", timeout_seconds=STATEMENT_SECONDS
-            ) as connection,
-            server.cut_off_after(MOST_SECONDS, connection),
-        ):
-            seen = observe(engine, connection, dsn, is_protected=target.environment.is_protected)
+
+    def read_and_keep() -> None:
+        seen = _read(target)
         _remember_identity(target, seen.facts)
         state.data = seen.reading.stored()
         with transaction.atomic():
             state.save()
+
+    reason = _why_not(read_and_keep, target)
+    if reason:
+        state.data, state.error = {}, reason
+        state.save()
+    else:
+        _forget_old_states(target)
+    return state
+
+
+def try_target(target: Target) -> tuple[dict[str, Any], str]:
+    """Read a target that is not saved: what would be stored of it, or why nothing. On a worker."""
+    found: dict[str, Any] = {}
+
+    def read() -> None:
+        seen = _read(target)
+        with suppress(Target.DoesNotExist):
+            raise _taken(seen.facts)
+        found.update(seen.reading.stored())
+
+    return found, _why_not(read, target)
+
+
+def _read(target: Target) -> Observation:
+    dsn = resolve_dsn(target)
+    engine = engine_for(target.environment, dsn)
+    with (
+        server.connect(
+            dsn, application_name="opsconsole:observe", timeout_seconds=STATEMENT_SECONDS
+        ) as connection,
+        server.cut_off_after(MOST_SECONDS, connection),
+    ):
+        return observe(engine, connection, dsn, is_protected=target.environment.is_protected)
+
+
+def _why_not(read: Callable[[], None], target: Target) -> str:
+    """Why a target could not be read; "" when it was."""
+    try:
+        read()
     except psycopg.errors.CharacterNotInRepertoire as error:
-        return _failed(state, f"{server.reason_of(error)}. {NAME_NOT_UTF8}")
+        return f"{server.reason_of(error)}. {NAME_NOT_UTF8}"
     except (AdapterError, psycopg.Error) as error:
-        reason = server.reason_of(error) if isinstance(error, psycopg.Error) else str(error)
-        return _failed(state, reason)
+        return server.reason_of(error) if isinstance(error, psycopg.Error) else str(error)
     except Exception as error:
         # Whoever waits for the answer is told; else it looks as if nobody had been asked.
         logger.exception("the reading of %s crashed", target)
-        return _failed(
-            state, f"the reading crashed: {type(error).__name__}: {one_line(str(error), 300)}"
-        )
-    _forget_old_states(target)
-    return state
-
-
-def _failed(state: TargetState, reason: str) -> TargetState:
-    state.data, state.error = {}, reason
-    state.save()
-    return state
+        return f"the reading crashed: {type(error).__name__}: {one_line(str(error), 300)}"
+    return ""
 
 
 def _remember_identity(target: Target, facts: server.ServerFacts) -> None:
@@ -273,13 +297,18 @@ def _remember_identity(target: Target, facts: server.ServerFacts) -> None:
                 system_identifier=facts.system_identifier, database_name=facts.database
             )
     except IntegrityError:
-        other = Target.objects.get(
-            system_identifier=facts.system_identifier, database_name=facts.database
-        )
-        raise AdapterError(
-            f"{facts.database} on this server already belongs to {other.environment}: "
-            "two environments on one database are refused"
-        ) from None
+        raise _taken(facts) from None
+
+
+def _taken(facts: server.ServerFacts) -> AdapterError:
+    """That an environment is on this database already. Raises Target.DoesNotExist if none is."""
+    other = Target.objects.get(
+        system_identifier=facts.system_identifier, database_name=facts.database
+    )
+    return AdapterError(
+        f"{other.database_name} on this server already belongs to {other.environment}: "
+        "two environments on one database are refused"
+    )
 
 
 def _forget_old_states(target: Target) -> None:

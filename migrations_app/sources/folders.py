@@ -26,21 +26,23 @@ def engine_for(environment: Environment, dsn: Dsn, commit: str = "") -> Engine:
     engine = ENGINES[environment.application.engine]
     repository = Repository.objects.filter(application=environment.application_id).first()
     if repository is None:
-        return engine(_allowed(environment.migrations_folder), dsn.schema)
+        named = environment.migrations_folder or environment.application.migrations_folder
+        return engine(allowed_folder(named), dsn.schema)
     ref = repository.ref_for(environment)
     try:
         folder, revision = git.read_folder(
-            _as_read(repository), commit or ref, repository.folder, shown_ref=ref
+            as_read(repository), commit or ref, repository.folder, shown_ref=ref
         )
     except AdapterError as error:
         raise AdapterError(f"{repository.url}: {error}") from error
     return engine(folder, dsn.schema, revision)
 
 
-def _as_read(repository: Repository) -> git.Repository:
+def as_read(repository: Repository) -> git.Repository:
+    """The repository as it is read on a worker. Raises AdapterError where it may not be."""
     parts = urlsplit(repository.url)
     if parts.scheme == "file":
-        _allowed(unquote(parts.path))
+        allowed_folder(unquote(parts.path))
     secret = unseal(repository.secret_encrypted) if repository.secret_encrypted else ""
     return git.Repository(
         repository.url,
@@ -53,7 +55,8 @@ def _as_read(repository: Repository) -> git.Repository:
     )
 
 
-def _allowed(path: str) -> Path:
+def allowed_folder(path: str) -> Path:
+    """Raises AdapterError for a folder outside the allowed ones, and for none."""
     if not path:
         raise AdapterError(
             "no migrations folder is set, and the application has no git repository: set one of "

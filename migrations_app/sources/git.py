@@ -108,6 +108,37 @@ def read_folder(
     return checkout / inside, revision
 
 
+def list_files(repository: Repository, ref: str) -> tuple[Revision, list[PurePosixPath]]:
+    """The newest commit of `ref`, or of the repository's own branch for "", and all files in it.
+
+    Raises AdapterError for what is wrong, without the secret.
+    """
+    check_url(repository.url)
+    if ref:
+        check_ref(ref)
+    with _locked(repository):
+        _prepare(repository)
+        ref = ref or _own_branch(repository)
+        commit = _fetch(repository, ref)
+        listed = _git(repository, "ls-tree", "-r", "-z", "--name-only", "--full-tree", commit)
+        paths = [PurePosixPath(path) for path in listed.split("\0") if path]
+        return _describe(repository, ref, commit), paths
+
+
+def _own_branch(repository: Repository) -> str:
+    """What its HEAD names. Source: git's documentation of `ls-remote --symref`."""
+    asked = ["ls-remote", "--symref", repository.url, "HEAD"]
+    try:
+        said = _git(repository, *asked, route=_route_to(repository))
+    except AdapterError as error:
+        raise _if_redirected(error) from error
+    named = re.search(r"^ref: refs/heads/(\S+)\tHEAD$", said, re.MULTILINE)
+    if named is None:
+        raise AdapterError("it has no branch of its own: is it empty? Name a branch")
+    check_ref(named[1])
+    return named[1]
+
+
 def _inside(folder: str) -> PurePosixPath:
     path = PurePosixPath(folder.strip("/") or ".")
     if ".." in path.parts or ".git" in path.parts or "\0" in folder:
@@ -142,12 +173,17 @@ def _known_commit(repository: Repository, ref: str) -> str:
     return ""
 
 
-def _fetch(repository: Repository, ref: str) -> str:
+def _prepare(repository: Repository) -> None:
+    """Its folder in the cache is there, and not too large."""
     bare = repository.place / "git"
     if bare.exists() and _size(bare) > repository.cache_bytes:
         shutil.rmtree(bare)
     if not bare.exists():
         _git(repository, "init", "--quiet", "--bare", str(bare), is_there=False)
+
+
+def _fetch(repository: Repository, ref: str) -> str:
+    _prepare(repository)
     name = f"refs/console/{hashlib.sha256(ref.encode()).hexdigest()[:20]}"
     route = _route_to(repository)
     try:
@@ -167,10 +203,14 @@ def _fetch(repository: Repository, ref: str) -> str:
     except AdapterError as error:
         if "couldn't find remote ref" in str(error) or "not our ref" in str(error):
             raise AdapterError(f"there is no branch, tag or commit {ref} in it") from error
-        if REDIRECTED.search(str(error)):
-            raise AdapterError("it redirects: give the address that it leads to") from error
-        raise
+        raise _if_redirected(error) from error
     return _git(repository, "rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
+
+
+def _if_redirected(error: AdapterError) -> AdapterError:
+    if REDIRECTED.search(str(error)):
+        return AdapterError("it redirects: give the address that it leads to")
+    return error
 
 
 def _describe(repository: Repository, ref: str, commit: str) -> Revision:
@@ -210,6 +250,11 @@ def _route_to(repository: Repository) -> _Route:
         return _Route(ssh_options=f" -o HostName={found[0]} -o HostKeyAlias={quote(known_as)}")
     pinned = ",".join(f"[{one}]" if one.version == 6 else str(one) for one in found)
     return _Route({"http.curloptResolve": f"{host}:{port}:{pinned}"} if pinned != host else {})
+
+
+def host_of(url: str) -> tuple[str, int]:
+    """Host and port that an address leads to; it has to be one that `check_url` takes."""
+    return _where(url)[1:]
 
 
 def _where(url: str) -> tuple[str, str, int]:

@@ -54,3 +54,10 @@ TARGET_TESTED = event(
     data=NoData,
     tone="idle",
 )
+DRAFT_TRIED = event(
+    "draft.tried",
+    _("%(actor)s had %(object)s tried."),
+    data=NoData,
+    tone="idle",
+    seen_by=Audience.CONSOLE,
+)

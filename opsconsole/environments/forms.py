@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from django import forms
 from django.conf import settings
+from django.utils.text import slugify
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.environments.choices import AutoRollback
 from opsconsole.environments.engines import ENGINES
-from opsconsole.environments.models import Application, Environment, Target
+from opsconsole.environments.models import Application, Draft, Environment, Target
 from opsconsole.environments.secrets import check_reference, is_reference
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.exceptions import AdapterError
 from opsconsole.targets.dsn import Dsn
+from opsconsole.web.forms import WithAdvanced
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise
@@ -25,7 +27,15 @@ class ApplicationForm(forms.ModelForm):
 
     class Meta:
         model = Application
-        fields = ["name", "slug", "engine"]
+        fields = ["name", "slug", "engine", "migrations_folder"]
+
+
+def short_name(given: str, name: str) -> str:
+    """The short name that was given, or one made of the name. Raises ValidationError for neither."""
+    made = given or slugify(name)[:50]
+    if not made:
+        raise forms.ValidationError(_("Give a short name: none can be made of this name."))
+    return made
 
 
 # Left empty, they stay as they are.
@@ -49,14 +59,17 @@ def _address_field(label: _StrOrPromise, help_text: _StrOrPromise) -> forms.Char
     )
 
 
-class EnvironmentForm(forms.ModelForm):
-    """An environment and where its database is. The address is write-only."""
+ADDRESSES = ("address", "scratch_address", "quarantine_address")
+
+
+class EnvironmentForm(WithAdvanced, forms.ModelForm):
+    """An environment and where its database is. The addresses are write-only."""
 
     address = _address_field(
         _("Database address"),
         _(
             "postgresql://user:password@host:5432/name (kept encrypted, never shown again), or "
-            "env:NAME or file:PATH on the workers. Empty keeps the present one."
+            "env:NAME or file:PATH on the workers."
         ),
     )
     scratch_address = _address_field(
@@ -84,11 +97,19 @@ class EnvironmentForm(forms.ModelForm):
     class Meta:
         model = Environment
         fields = [
-            "name", "slug", "position", "migrations_folder", "is_protected",
-            "backup_before_migrate", "auto_rollback", "settle_seconds", "queue",
-            "lock_timeout_seconds", "lock_patience_seconds", "blocking_limit_seconds",
-            "statement_timeout_seconds",
+            "name", "is_protected", "backup_before_migrate", "auto_rollback", "slug", "position",
+            "migrations_folder", "settle_seconds", "queue", "lock_timeout_seconds",
+            "lock_patience_seconds", "blocking_limit_seconds", "statement_timeout_seconds",
         ]  # fmt: skip
+
+    field_order = ["name", "address", "is_protected", "backup_before_migrate", "auto_rollback"]
+    advanced = frozenset(
+        {
+            "slug", "position", "migrations_folder", "settle_seconds", "queue", *WAITS,
+            "scratch_address", "drops_scratch_address", "quarantine_address",
+            "drops_quarantine_address",
+        }
+    )  # fmt: skip
 
     def __init__(self, data: Any, *, target: Target, application: Application) -> None:
         super().__init__(data, instance=target.environment)
@@ -100,10 +121,10 @@ class EnvironmentForm(forms.ModelForm):
             del self.fields["drops_scratch_address"]
         if not target.quarantine_dsn_encrypted:
             del self.fields["drops_quarantine_address"]
-        if self.instance.pk is None:
-            self.initial["backup_before_migrate"] = settings.MIGRATION_BACKUP_ENABLED
-            if not settings.MIGRATION_ROLLBACK_ENABLED:
-                self.initial["auto_rollback"] = AutoRollback.NEVER
+        if self.instance.pk:
+            self.fields["address"].help_text = _("%(help)s Empty keeps the present one.") % {
+                "help": self.fields["address"].help_text
+            }
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
@@ -119,10 +140,7 @@ class EnvironmentForm(forms.ModelForm):
         return cleaned
 
     def clean_address(self) -> str:
-        address = self.cleaned_data["address"]
-        if not address and self.instance.pk is None:
-            raise forms.ValidationError(_("Say where the database is."))
-        return _checked_address(address)
+        return _checked_address(self.cleaned_data["address"])
 
     def clean_scratch_address(self) -> str:
         return _checked_address(self.cleaned_data["scratch_address"])
@@ -142,6 +160,91 @@ class EnvironmentForm(forms.ModelForm):
         if taken.exclude(pk=self.instance.pk).exists():
             raise forms.ValidationError(_("This application already has such an environment."))
         return str(slug)
+
+
+class NewEnvironmentForm(EnvironmentForm):
+    """An environment that is to be added, as a draft keeps it: only its address has to be given."""
+
+    BY_NAME, YES, NO = "by_name", "yes", "no"
+    SUGGESTED = (_("Staging"), _("Production"), _("Development"))
+
+    protection = forms.ChoiceField(
+        label=_("Protected"),
+        choices=[
+            (BY_NAME, _("When its name says production")),
+            (YES, _("Yes: ask for the checklist and the typed name, and never skip the backup")),
+            (NO, _("No")),
+        ],
+        initial=BY_NAME,
+        required=False,
+    )
+
+    class Meta(EnvironmentForm.Meta):
+        fields = [name for name in EnvironmentForm.Meta.fields if name != "is_protected"]
+
+    field_order = ["address", "name", "protection"]
+    advanced = EnvironmentForm.advanced | {
+        "protection", "backup_before_migrate", "auto_rollback"
+    }  # fmt: skip
+
+    def __init__(self, data: Any, *, draft: Draft) -> None:
+        application = draft.application
+        assert application is not None
+        others = list(application.environments.filter(archived_at=None))
+        environment = Environment(application=application, position=len(others) + 1)
+        super().__init__(data, target=Target(environment=environment), application=application)
+        self.draft = draft
+        self.fields["slug"].required = False
+        self.fields["slug"].help_text = _("In addresses of pages. Empty: made of the name.")
+        names = {other.name for other in others}
+        free = (str(name) for name in self.SUGGESTED if str(name) not in names)
+        self.initial["name"] = next(free, "")
+        self.initial["backup_before_migrate"] = settings.MIGRATION_BACKUP_ENABLED
+        if not settings.MIGRATION_ROLLBACK_ENABLED:
+            self.initial["auto_rollback"] = AutoRollback.NEVER
+        for name in ADDRESSES:
+            self.fields[name].help_text = (
+                _("Kept encrypted since it was tried. Empty keeps it.")
+                if name in draft.sealed
+                else self.base_fields[name].help_text
+            )
+
+    def clean_address(self) -> str:
+        address = super().clean_address()
+        if not address and "address" not in self.draft.sealed:
+            raise forms.ValidationError(_("Say where the database is."))
+        return address
+
+    def clean_slug(self) -> str:
+        self.cleaned_data["slug"] = short_name(
+            self.cleaned_data["slug"], self.cleaned_data.get("name", "")
+        )
+        return super().clean_slug()
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        said, name = cleaned.get("protection"), cleaned.get("name", "")
+        self.instance.is_protected = said == self.YES or (said != self.NO and says_production(name))
+        return cleaned
+
+    @property
+    def typed(self) -> dict[str, str]:
+        """What was typed, without what is secret: what a draft keeps."""
+        given = {name: str(self.data[name]) for name in self.fields if name in self.data}
+        secret = {name for name in ADDRESSES if not is_reference(given.get(name, ""))}
+        return {name: text for name, text in given.items() if name not in secret}
+
+    @property
+    def secrets(self) -> dict[str, str | None]:
+        """The addresses that were typed; None for one that stays, "" for one that a reference replaces."""
+        given = {name: str(self.cleaned_data.get(name, "")) for name in ADDRESSES}
+        return {name: "" if is_reference(text) else text or None for name, text in given.items()}
+
+
+def says_production(name: str) -> bool:
+    """Whether a name says that real users are on it: "Production", "prod-eu", "Live"."""
+    words = slugify(name).replace("_", "-").split("-")
+    return any(word in {"live", "prd"} or word.startswith("prod") for word in words)
 
 
 class EnvironmentFilterForm(forms.Form):

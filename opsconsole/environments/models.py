@@ -11,7 +11,8 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.access.places import Spot
+from opsconsole.access.models import User
+from opsconsole.access.places import CONSOLE, Place, Spot
 from opsconsole.environments.choices import AutoRollback
 from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.readings import MigrationSeen, TargetRead
@@ -23,6 +24,16 @@ class Application(models.Model):
     name = models.CharField(_("name"), max_length=80)
     slug = models.SlugField(_("short name"), unique=True)
     engine = models.CharField(_("migration engine"), max_length=32, default="prisma")
+    migrations_folder = models.CharField(
+        _("migrations folder"),
+        max_length=500,
+        blank=True,
+        db_default="",
+        help_text=_(
+            "The folder on the workers that holds the migrations. Empty where they come from git, "
+            "or where each environment names its own."
+        ),
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     archived_at = models.DateTimeField(null=True, blank=True)
 
@@ -63,10 +74,7 @@ class Environment(models.Model):
         _("migrations folder"),
         max_length=500,
         blank=True,
-        help_text=_(
-            "The folder that holds the migrations, on the workers. Empty where the application has "
-            "a git repository."
-        ),
+        help_text=_("Where it differs from the application's: a folder on the workers."),
     )
     is_protected = models.BooleanField(
         _("protected"),
@@ -240,3 +248,41 @@ class TargetState(models.Model):
 
     def is_fresh(self, seconds: float) -> bool:
         return timezone.now() - self.observed_at < timedelta(seconds=seconds)
+
+
+class Draft(models.Model):
+    """What somebody is about to add, which a worker tries before it is saved.
+
+    With an application it is an environment of it, without one an application. `given` is what was
+    typed, by field, for the form that judges it again; addresses and tokens are `sealed`. `found`
+    is what the worker found, or `error` why it found nothing: of try number `tries`, begun at
+    `tried_at`.
+    """
+
+    application = models.ForeignKey(
+        Application, null=True, on_delete=models.CASCADE, related_name="drafts"
+    )
+    made_by = models.ForeignKey(User, on_delete=models.PROTECT, related_name="+")
+    made_at = models.DateTimeField(default=timezone.now)
+    given = models.JSONField(default=dict)
+    sealed = models.JSONField(default=dict)
+    tries = models.PositiveIntegerField(default=0)
+    tried_at = models.DateTimeField(null=True)
+    found = models.JSONField(default=dict)
+    error = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["-made_at"]
+
+    def __str__(self) -> str:
+        if self.application is None:
+            return "a new application"
+        return f"a new environment of {self.application}"
+
+    @property
+    def place(self) -> Place:
+        """Where one needs the right to add it."""
+        return self.application or CONSOLE
+
+    def get_absolute_url(self) -> str:
+        return reverse("draft-edit" if self.application else "source-edit", args=[self.pk])

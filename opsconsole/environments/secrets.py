@@ -35,8 +35,14 @@ def allow_opening() -> None:
     _may_open = True
 
 
+class Sealed(str):
+    """Text that is encrypted already."""
+
+
 def seal(text: str) -> str:
-    """Encrypt with the newest key."""
+    """Encrypt with the newest key; what is sealed stays as it is."""
+    if isinstance(text, Sealed):
+        return str(text)
     return _fernet().encrypt(text.encode()).decode()
 
 

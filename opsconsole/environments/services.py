@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 
@@ -13,7 +13,13 @@ from opsconsole.access.permissions import authorize
 from opsconsole.access.places import CONSOLE
 from opsconsole.environments import events
 from opsconsole.environments.holders import require_idle
-from opsconsole.environments.models import Application, Environment, Target
+from opsconsole.environments.models import (
+    Application,
+    Draft,
+    Environment,
+    Target,
+    TargetState,
+)
 from opsconsole.environments.secrets import is_reference, seal
 from opsconsole.events import recording as audit
 from opsconsole.events.catalogue import Changed
@@ -63,7 +69,8 @@ def save_environment(
 ) -> Environment:
     """Save the new or changed environment of a target, and have a worker test its connection.
 
-    A non-empty `address` replaces the target's; a new one needs it.
+    A non-empty `address` replaces the target's; a new one needs it. Each address is text, or
+    `Sealed` already.
 
     `scratch_address` replaces that of its scratch server; "" builds beside the database again,
     None keeps it. `quarantine_address` likewise; "" restores no archive made elsewhere. The
@@ -90,6 +97,36 @@ def save_environment(
             ),
         )
         _add_connection_test(target, event)
+    return environment
+
+
+def add_from_draft(*, actor: User, draft: Draft, target: Target, **addresses: Any) -> Environment:
+    """Save the environment of a draft that was tried, with what was found as its first reading.
+
+    `target` and `addresses` are as for `save_environment`. Refused (conflict) where it was not
+    tried, or another took its short name meanwhile.
+    """
+    authorize(actor, "settings.edit", draft.place)
+    with transaction.atomic():
+        tried = Draft.objects.select_for_update().filter(pk=draft.pk, tries=draft.tries).first()
+        if tried is None or tried.tried_at is None:
+            raise Refused(
+                _("It was changed, and has not been tried since: wait for the test."),
+                kind=Kind.CONFLICT,
+            )
+        try:
+            with transaction.atomic():
+                environment = save_environment(actor=actor, target=target, before={}, **addresses)
+        except IntegrityError:
+            raise Refused(
+                _("This application already has such an environment."),
+                kind=Kind.CONFLICT,
+                field="slug",
+            ) from None
+        TargetState.objects.create(
+            target=target, data=tried.found, error=tried.error, observed_at=tried.tried_at
+        )
+        tried.delete()
     return environment
 
 

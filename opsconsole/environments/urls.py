@@ -1,9 +1,8 @@
 from django.urls import path
 
-from opsconsole.environments import views
+from opsconsole.environments import draft_views, views
 
 urlpatterns = [
-    path("settings/applications/add", views.edit_application, name="application-add"),
     path("settings/applications/<int:pk>", views.edit_application, name="application-edit"),
     path(
         "settings/applications/<int:pk>/archive",
@@ -12,7 +11,7 @@ urlpatterns = [
     ),
     path(
         "settings/applications/<int:application_id>/environments/add",
-        views.edit_environment,
+        draft_views.add_environment,
         name="environment-add",
     ),
     path(
@@ -25,6 +24,9 @@ urlpatterns = [
         views.archive_environment,
         name="environment-archive",
     ),
+    path("settings/drafts/<int:pk>", draft_views.edit_draft, name="draft-edit"),
+    path("settings/drafts/<int:pk>/save", draft_views.save_draft, name="draft-save"),
+    path("settings/drafts/<int:pk>/discard", draft_views.discard_draft, name="draft-discard"),
     path("settings/connections/<int:pk>", views.connection_test, name="connection-test"),
     path("settings/connections/<int:pk>/test", views.test_connection, name="test-connection"),
 ]

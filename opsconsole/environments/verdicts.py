@@ -35,12 +35,23 @@ def verdicts_of(target: Target, state: TargetState) -> list[Verdict]:
     in_the_way = obstacles(read.server)
     found = [
         *map(_of, in_the_way),
+        *_server(read.server),
         _role(read.server),
         *_rights(in_the_way),
         _migrations(state),
-        _health(target),
+        *([_health(target)] if target.environment.pk else []),
     ]
     return sorted(found, key=lambda verdict: WORST_FIRST.index(verdict.tone))
+
+
+def _server(server: ServerRead) -> list[Verdict]:
+    if server.tools_problem:
+        return []
+    text = _(
+        "PostgreSQL %(version)s answers directly, not through a pooler, and the workers have "
+        "pg_dump for it."
+    )
+    return [Verdict("good", text % {"version": server.version})]
 
 
 def _role(server: ServerRead) -> Verdict:

@@ -9,11 +9,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET, require_POST
 
 from opsconsole.access.http import ConsoleRequest
-from opsconsole.access.permissions import (
-    authorize,
-    require,
-)
-from opsconsole.access.places import CONSOLE
+from opsconsole.access.permissions import require
 from opsconsole.environments import services as environments
 from opsconsole.environments.forms import ApplicationForm, EnvironmentForm
 from opsconsole.environments.lookup import (
@@ -21,17 +17,14 @@ from opsconsole.environments.lookup import (
     environment_by_key_or_404,
     target_by_key_or_404,
 )
-from opsconsole.environments.models import Application, Environment, Target
 from opsconsole.environments.verdicts import verdicts_of
 from opsconsole.web.forms import Given, act_on, form_page, values_before
 from opsconsole.web.polling import polled
 
 
 @require("settings.edit")
-def edit_application(request: ConsoleRequest, pk: int | None = None) -> HttpResponse:
-    if pk is None:
-        authorize(request.user, "settings.edit", CONSOLE)
-    application = Application() if pk is None else application_or_404(request, pk, "settings.edit")
+def edit_application(request: ConsoleRequest, pk: int) -> HttpResponse:
+    application = application_or_404(request, pk, "settings.edit")
     form = ApplicationForm(request.POST or None, instance=application)
     if request.method == "POST" and form.is_valid():
         environments.save_application(
@@ -39,23 +32,15 @@ def edit_application(request: ConsoleRequest, pk: int | None = None) -> HttpResp
         )
         messages.success(request, _("Saved."))
         return redirect("settings")
-    title = _("Edit application") if pk else _("Add an application")
-    return form_page(request, form, title, "settings")
+    return form_page(request, form, _("Edit application"), "settings")
 
 
 @require("settings.edit")
-def edit_environment(
-    request: ConsoleRequest, application_id: int, pk: int | None = None
-) -> HttpResponse:
-    if pk is None:
-        application = application_or_404(request, application_id, "settings.edit")
-        environment = Environment(position=application.environments.count() + 1)
-        target = Target(environment=environment)
-    else:
-        target = target_by_key_or_404(request, pk, "settings.edit")
-        application = target.environment.application
-        if application.pk != application_id:
-            raise Http404
+def edit_environment(request: ConsoleRequest, application_id: int, pk: int) -> HttpResponse:
+    target = target_by_key_or_404(request, pk, "settings.edit")
+    application = target.environment.application
+    if application.pk != application_id:
+        raise Http404
     form = EnvironmentForm(request.POST or None, target=target, application=application)
 
     def act(given: Given) -> HttpResponse:
@@ -70,8 +55,9 @@ def edit_environment(
         messages.success(request, _("Saved. A worker will test the connection."))
         return redirect("connection-test", saved.pk)
 
-    title = _("Edit environment") if pk else _("Add an environment")
-    return act_on(request, form, act, title=title, back="settings", submit=_("Save"))
+    return act_on(
+        request, form, act, title=_("Edit environment"), back="settings", submit=_("Save")
+    )
 
 
 @require_GET

@@ -13,9 +13,12 @@ from opsconsole.events.catalogue import Changed
 from opsconsole.events.recording import fields_of
 from opsconsole.health import events
 from opsconsole.health.models import HealthCheck
+from opsconsole.health.services import SAMPLE_HEALTH
+from opsconsole.work.sending import send_short
 
 
 def save_health_check(*, actor: User, check: HealthCheck, before: dict[str, Any]) -> HealthCheck:
+    """Save a new or changed check; a worker asks it at once if the broker answers, else in its turn."""
     authorize(actor, "settings.edit", check.environment)
     with transaction.atomic():
         event = events.CHECK_CHANGED if check.pk else events.CHECK_ADDED
@@ -28,6 +31,7 @@ def save_health_check(*, actor: User, check: HealthCheck, before: dict[str, Any]
             about=check,
             data=Changed(before=before, after=after),
         )
+    send_short(SAMPLE_HEALTH, check.environment_id)
     return check
 
 

@@ -45,9 +45,9 @@ def edit_health_check(
     if request.method == "POST" and form.is_valid():
         save_health_check(actor=request.user, check=form.instance, before=values_before(form))
         messages.success(request, _("Saved."))
-        return redirect("settings")
+        return redirect(environment)
     title = _("Edit health check") if pk else _("Add a health check")
-    return form_page(request, form, title, "settings")
+    return form_page(request, form, title, environment)
 
 
 @require_POST

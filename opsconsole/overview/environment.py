@@ -15,6 +15,7 @@ from opsconsole.environments.lookup import environment_or_404, target_or_404
 from opsconsole.environments.models import Environment, TargetState
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
+from opsconsole.overview.first_steps import first_steps
 from opsconsole.overview.panels import ENVIRONMENT_ACTIONS, ENVIRONMENT_PANELS
 from opsconsole.runs.choices import RunStatus
 from opsconsole.web.pages import new_key
@@ -40,6 +41,7 @@ def environment_page(request: ConsoleRequest, application: str, environment: str
         "panels": [part(request, target) for part in ENVIRONMENT_PANELS],
         "holder": next((r for r in rows if r.status == RunStatus.NEEDS_ATTENTION), None),
         "runs": rows[:RUNS_SHOWN],
+        "first_steps": first_steps(request.user, target, rows),
     }
     return render(request, "opsconsole/environment_page.html", context)
 

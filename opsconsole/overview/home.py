@@ -19,6 +19,7 @@ from opsconsole.access.permissions import require
 from opsconsole.environments.models import Application, Target, TargetState
 from opsconsole.environments.visibility import visible_environments, visible_targets
 from opsconsole.health.services import health_days
+from opsconsole.overview.first_steps import begun
 from opsconsole.overview.forms import FindForm
 from opsconsole.overview.lately import coming_in, ended_runs, going_on, moving_runs, placed
 from opsconsole.overview.needs import needs_of
@@ -113,6 +114,7 @@ def home(request: ConsoleRequest) -> HttpResponse:
         "applications": applications,
         "cards": cards if len(cards) >= MANY else [],
         "labels": list(dict.fromkeys(fact.label for card in cards for fact in card.facts)),
+        "begun": begun(user),
         "needs": needs_of(user, stages),
         "moving": moving_runs(runs),
         "ended": ended_runs(targets),

@@ -115,6 +115,15 @@ class Need:
 
 
 @dataclass(frozen=True)
+class FirstStep:
+    """One line of what a new environment still wants. `act` is None where the viewer may not."""
+
+    text: str
+    is_done: bool
+    act: Act | None = None
+
+
+@dataclass(frozen=True)
 class Fact:
     """One line of an environment's card on the dashboard."""
 
@@ -168,3 +177,5 @@ NEEDS: list[Callable[[User, list[Stage]], Iterable[Need]]] = []
 CHANGES: list[Callable[[User, list[Stage]], dict[int, Act]]] = []
 # What will happen in these targets before the given moment, each schedule at its next time only.
 COMING: list[Callable[[list[Target], datetime], Iterable[Coming]]] = []
+# What a new environment wants first, in the order in which a person does it.
+FIRST_STEPS: list[Callable[[User, Target], FirstStep]] = []

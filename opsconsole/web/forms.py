@@ -24,6 +24,22 @@ Given = dict[str, Any]
 NOT_OF_FORMS = {Kind.FORBIDDEN, Kind.NOT_FOUND}
 
 
+class WithAdvanced:
+    """A form whose `advanced` fields are shown closed, until one of them is wrong."""
+
+    advanced: frozenset[str] = frozenset()
+
+    def visible_fields(self) -> list[forms.BoundField]:
+        """Those that everybody has to see."""
+        return [field for field in super().visible_fields() if field.name not in self.advanced]  # type: ignore[misc]
+
+    def advanced_fields(self) -> list[forms.BoundField]:
+        return [field for field in super().visible_fields() if field.name in self.advanced]  # type: ignore[misc]
+
+    def advanced_is_wrong(self) -> bool:
+        return any(field.errors for field in self.advanced_fields())
+
+
 class KeyField(forms.CharField):
     """An idempotency key. What can be none counts as not given, and a fresh one is taken."""
 
@@ -49,10 +65,10 @@ class ReasonedForm(forms.Form):
     reason = forms.CharField(label=_("Reason"), required=False, max_length=LONGEST)
 
 
-def form_page(request: HttpRequest, form: Any, title: str, back: str) -> HttpResponse:
+def form_page(request: HttpRequest, form: Any, title: str, back: Any) -> HttpResponse:
     """A form on a page of its own; a refused one comes back with what was typed, as 422.
 
-    `back` is the name of the address that its link leads to.
+    `back` is where its link leads: an address, the name of one, or a model that has one.
     """
     status = 422 if form.is_bound and not form.is_valid() else 200
     return _shown(request, form, title, back, submit=gettext("Save"), status=status)

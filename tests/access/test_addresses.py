@@ -16,7 +16,7 @@ from backups_app.models import Backup, ReplacedDatabase, RestoreCheck, Storage
 from migrations_app.models import ExpectedSchema, Repository, SchemaReading, SchemaText, Waiver
 from opsconsole.access.models import Membership, User
 from opsconsole.environments import secrets
-from opsconsole.environments.models import Application, Environment, Target
+from opsconsole.environments.models import Application, Draft, Environment, Target
 from opsconsole.events.models import AuditEvent
 from opsconsole.health.models import HealthCheck
 from opsconsole.runs.models import Run
@@ -96,6 +96,8 @@ def objects_of(environment: Environment, admin: User) -> dict[str, int]:
         "storage": storage.pk, "role": role.pk, "person": admin.pk, "audit": event.pk,
         "check": RestoreCheck.objects.create(backup=backup, target=environment.targets.get()).pk,
         "work": WorkItem.objects.create(work="x", key="x", environment=environment).pk,
+        "draft": Draft.objects.create(application=application, made_by=admin).pk,
+        "source": Draft.objects.create(made_by=admin).pk,
     }  # fmt: skip
 
 
@@ -263,6 +265,11 @@ TABLE: dict[str, tuple[Needs | None, Needs | None]] = {
     "repository-edit": (ADMIN_OF_ALL_OF_IT, ADMIN_OF_ALL_OF_IT),
     "repository-remove": (ABSENT, ADMIN_OF_ALL_OF_IT),
     "lint-levels": (ADMIN_OF_ALL_OF_IT, ADMIN_OF_ALL_OF_IT),
+    "source-edit": (ADMIN_OF_ALL, ADMIN_OF_ALL),
+    "source-save": (ABSENT, ADMIN_OF_ALL),
+    "draft-edit": (ADMIN_OF_ALL_OF_IT, ADMIN_OF_ALL_OF_IT),
+    "draft-save": (ABSENT, ADMIN_OF_ALL_OF_IT),
+    "draft-discard": (ABSENT, ADMIN_OF_ALL_OF_IT),
     "environment-add": (ADMIN_OF_ALL_OF_IT, ADMIN_OF_ALL_OF_IT),
     "environment-edit": (ADMIN_HERE, ADMIN_HERE),
     "environment-archive": (ABSENT, ADMIN_HERE),

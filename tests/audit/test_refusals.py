@@ -122,9 +122,10 @@ def test_refusal_that_cannot_be_recorded_stays_one(run, monkeypatch, caplog):
 def test_views_that_are_polled_are_those_that_say_so():
     tags = re.findall(r"<[^<>]*hx-get=[^<>]*>", "".join(_templates()))
     asked = {
-        re.search(r"{% url '([\w-]+)'", tag)[1]
+        name
         for tag in tags
         if re.search(r'hx-trigger="[^"]*every', tag)
+        for name in re.findall(r"{% url '([\w-]+)'", tag)
     }
     marked = {
         pattern.name

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.chaos.conftest import console  # noqa: F401  (the running console as a fixture)
 from tests.chaos.console import Console
+from tests.migrations_app.test_git import Work
 from tests.toolbox import chromium
 
 pytestmark = [pytest.mark.needs_browser, pytest.mark.chaos]
@@ -97,6 +99,9 @@ LOOKS = {"light": (1280, "light"), "dark": (1280, "dark"), "narrow": (320, "ligh
 WIDTHS = (
     320, 360, 390, 480, 560, 641, 700, 768, 834, 900, 960, 1024, 1100, 1280, 1440, 1680, 1920,
 )  # fmt: skip
+if not os.environ.get("OPSCONSOLE_TEST_LONG"):
+    # One of each layout; all of them by hand.
+    WIDTHS = (320, 641, 900, 1280)
 WIDE = """() => {
   const beyond = [...document.querySelectorAll("main .card *")].filter((one) => {
     const scrolls = one.closest("pre, .term, .table-wrap, .scroll-x, .visually-hidden, svg, [hidden]");
@@ -142,3 +147,95 @@ def test_sign_in_page_passes_axe(console, browser):  # noqa: F811
     page = browser.new_page()
     page.goto(f"{console.url}/sign-in")
     assert axe_problems(page) == []
+
+
+class Newcomer:
+    """Somebody with an application of their own: its repository, its database, its /health."""
+
+    def __init__(self, console: Console, name: str) -> None:  # noqa: F811
+        self.name = name
+        place = console.home / name
+        place.mkdir()
+        work = Work(place)
+        table = 'CREATE TABLE "users" (id int PRIMARY KEY);\n'
+        work.commit({"packages/db/prisma/migrations/20260101000000_init/migration.sql": table})
+        self.repository = f"file://{work.bare.rename(place / f'{name}.git')}"
+        with console.superuser() as cluster:
+            cluster.execute(f"CREATE ROLE {name} LOGIN CREATEDB PASSWORD 'own-password'")
+            cluster.execute(f"CREATE DATABASE {name} OWNER {name}")
+            host = cluster.info.host
+        self.database = f"postgresql://{name}:own-password@/{name}?host={host}"
+        self.page = None
+        self.acts = {"clicks": 0, "fields": 0}
+
+    def press(self, role: str, name: str) -> None:
+        self.acts["clicks"] += 1
+        self.page.get_by_role(role, name=name, exact=True).first.click()
+
+    def fill(self, label: str, text: str) -> None:
+        self.acts["fields"] += 1
+        self.page.get_by_label(label, exact=True).fill(text)
+
+    def see(self, text: str) -> None:
+        self.page.get_by_text(text).first.wait_for(timeout=60_000)
+
+
+class ByKeyboard(Newcomer):
+    """The same, without a pointer."""
+
+    def press(self, role: str, name: str) -> None:
+        self.acts["clicks"] += 1
+        self.reach(self.page.get_by_role(role, name=name, exact=True).first)
+        self.page.keyboard.press("Enter")
+
+    def fill(self, label: str, text: str) -> None:
+        self.acts["fields"] += 1
+        self.reach(self.page.get_by_label(label, exact=True))
+        self.page.keyboard.press("Control+a")
+        self.page.keyboard.type(text)
+
+    def reach(self, wanted) -> None:
+        wanted.wait_for()
+        for _stop in range(60):
+            if wanted.evaluate("one => one === document.activeElement"):
+                return
+            self.page.keyboard.press("Tab")
+        raise AssertionError(f"Tab does not lead to {wanted}")
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Newcomer, "shop"), (ByKeyboard, "books")])
+def test_newcomer_adds_an_application_and_migrates_it(console, browser, kind, name):  # noqa: F811
+    password = json.loads((console.home / "keys.json").read_text())["demo_password"]
+    someone = kind(console, name)
+    with console.database() as connection:
+        health = connection.execute(
+            "SELECT address FROM opsconsole_healthcheck WHERE kind = 'http' LIMIT 1"
+        ).fetchone()[0]
+    page = someone.page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    page.goto(f"{console.url}/")
+    someone.fill("Username", "admin")
+    someone.fill("Password", password)
+    someone.press("button", "Sign in")
+    someone.press("link", "Add application")
+    someone.fill("Repository or folder", someone.repository)
+    someone.press("button", "Look for migrations")
+    someone.see("packages/db/prisma/migrations: Prisma, 1 migration")
+    assert axe_problems(page) == []
+    someone.press("button", "Add the application")
+    someone.fill("Database address", someone.database)
+    someone.press("button", "Test it")
+    someone.see("It works.")
+    assert axe_problems(page) == []
+    someone.press("button", "Add the environment")
+    someone.press("link", "Add a health check")
+    someone.fill("Address or query", health)
+    someone.press("button", "Save")
+    someone.press("button", "Back up now")
+    someone.see("content equal")
+    someone.press("link", "Staging")
+    someone.see("First steps")
+    assert axe_problems(page) == []
+    someone.press("link", "Migrate")
+    someone.press("button", "Migrate staging: 1 pending")
+    someone.see("1 migration was applied to staging")
+    assert someone.acts == {"clicks": 12, "fields": 5}

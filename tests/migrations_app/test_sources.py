@@ -173,6 +173,18 @@ class TestSettings:
         self.post(client, environment, drops_secret="on")
         assert Repository.objects.get().secret_encrypted == ""
 
+    def test_secret_is_not_sent_to_another_host(self, environment, as_role):
+        client = as_role("admin")
+        self.post(client, environment, secret="one")
+        other = "https://elsewhere.example/shop.git"
+        answer = self.post(client, environment, url=other)
+        assert (answer.status_code, "leads to another host" in answer.content.decode()) == (
+            422,
+            True,
+        )
+        assert self.post(client, environment, url=other, drops_secret="on").status_code == 302
+        assert Repository.objects.get().secret_encrypted == ""
+
     def test_each_environment_can_follow_another_ref(self, environment, as_role):
         self.post(as_role("admin"), environment, **{f"ref_{environment.pk}": "release/1"})
         assert Repository.objects.get().ref_for(environment) == "release/1"

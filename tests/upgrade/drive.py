@@ -150,6 +150,7 @@ SEGMENTS = {
     "checks": "HealthCheck",
     "check": "RestoreCheck",
     "samples": "HealthResult",
+    "sources": "Draft",
 }
 # A row with one of these is no longer shown: its pages may be gone, too.
 HIDDEN = ("archived_at", "dropped_at", "undone_at")

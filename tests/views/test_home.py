@@ -226,6 +226,8 @@ def test_protected_environment_without_a_proven_backup_asks_for_one(client, plac
     where = place("live", protected=True)
     assert lines(client) == []
     Backup.objects.update(proof=ProofLevel.NONE)
+    assert lines(client)[0].startswith("No backup is proven yet.")
+    Environment.objects.update(created_at=timezone.now() - timedelta(hours=49))
     (line,) = lines(client)
     assert line.startswith("No backup is proven; the policy asks for one every 48 h.")
     assert line.endswith(f"Back up now -> {where.get_absolute_url()}/backup")
@@ -324,7 +326,7 @@ def test_worst_comes_first_and_protected_before_others(client, place):
         f"{run} needs a decision",
         "The application is unhealthy",
         "The application is unhealthy",
-        "No backup is proven",
+        "No backup is proven yet",
     ]
     assert "Shop live" in lines(client)[1]
 

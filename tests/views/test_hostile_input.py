@@ -12,7 +12,7 @@ from django.urls import URLPattern, get_resolver, reverse
 
 from backups_app import services as backups
 from backups_app.models import Storage
-from opsconsole.environments.models import Environment
+from opsconsole.environments.models import Draft, Environment
 from opsconsole.events.models import AuditEvent
 from opsconsole.health.models import HealthCheck
 from opsconsole.runs.models import Run
@@ -72,6 +72,8 @@ def addresses(environment: Environment, run: Run, migration: str) -> list[str]:
         "lint": environment.application_id, "environment": environment.pk,
         "connection": environment.pk, "test": environment.pk, "health": check,
         "backup": backup, "restore": backup, "storage": Storage.objects.first().pk,
+        "draft": Draft.objects.exclude(application=None).get().pk,
+        "source": Draft.objects.get(application=None).pk,
     }  # fmt: skip
     found = []
     for pattern in patterns(get_resolver().url_patterns):
@@ -97,6 +99,8 @@ def places(transactional_db, environment, folder, operator) -> list[str]:
     execute_run(run.pk, "worker")
     run.refresh_from_db()
     observe_target(environment.targets.get())
+    for application in (None, environment.application):
+        Draft.objects.create(application=application, made_by=operator, tried_at=run.created_at)
     return addresses(environment, run, "20250201000000_add")
 
 

@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError, connection, connections
 
 from opsconsole.audit.refusals import record_strangers
+from opsconsole.environments.drafts import forget_old_drafts
 from opsconsole.environments.models import Target
 from opsconsole.exceptions import Refused
 from opsconsole.health import services as health
@@ -71,6 +72,7 @@ class Command(BaseCommand):
         if time.monotonic() > self._housekeeping_at:
             self._housekeeping_at = time.monotonic() + 3600
             health.forget_old_samples()
+            forget_old_drafts()
             work.forget_done()
 
     def _send_what_is_due(self) -> bool:

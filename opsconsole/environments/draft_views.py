@@ -1,0 +1,134 @@
+"""Adding an environment: typed once, tried on a worker, then saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import Http404, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST
+
+from opsconsole.access.http import ConsoleRequest
+from opsconsole.access.permissions import authorize, can, require
+from opsconsole.environments import drafts
+from opsconsole.environments import services as environments
+from opsconsole.environments.forms import NewEnvironmentForm
+from opsconsole.environments.lookup import application_or_404
+from opsconsole.environments.models import Draft, Environment, Target, TargetState
+from opsconsole.environments.secrets import Sealed
+from opsconsole.environments.verdicts import verdicts_of
+from opsconsole.exceptions import Refused
+from opsconsole.web.errors import status_of
+from opsconsole.web.forms import Given, act_on, add_refusal
+from opsconsole.web.polling import polled
+
+
+@require("settings.edit")
+def add_environment(request: ConsoleRequest, application_id: int) -> HttpResponse:
+    application = application_or_404(request, application_id, "settings.edit")
+    form = NewEnvironmentForm(request.POST or None, draft=Draft(application=application))
+
+    def act(_given: Given) -> HttpResponse:
+        return _try(request, form)
+
+    title = _("Add an environment of %(application)s") % {"application": application}
+    return act_on(request, form, act, title=title, back="settings", submit=_("Test it"))
+
+
+def draft_or_404(request: ConsoleRequest, pk: int) -> Draft:
+    """One that the person may save. Raises Http404, also where the right is missing."""
+    draft = get_object_or_404(Draft.objects.select_related("application"), pk=pk)
+    if not can(request.user, "settings.edit", draft.place):
+        raise Http404
+    if draft.application and draft.application.archived_at:
+        raise Http404
+    return draft
+
+
+@require("settings.edit")
+@polled
+def edit_draft(request: ConsoleRequest, pk: int) -> HttpResponse:
+    """What a worker found, and the form below it: changed, it is tried again."""
+    draft = _environment_draft_or_404(request, pk)
+    form = NewEnvironmentForm(request.POST or draft.given, draft=draft)
+    if request.method == "POST" and form.is_valid():
+        return _try(request, form)
+    return _shown(request, draft, form, status=422 if request.method == "POST" else 200)
+
+
+def _environment_draft_or_404(request: ConsoleRequest, pk: int) -> Draft:
+    draft = draft_or_404(request, pk)
+    if draft.application is None:
+        raise Http404
+    return draft
+
+
+def _try(request: ConsoleRequest, form: NewEnvironmentForm) -> HttpResponse:
+    kept = drafts.keep_draft(
+        actor=request.user, draft=form.draft, given=form.typed, secrets=form.secrets
+    )
+    return redirect(kept)
+
+
+def _shown(
+    request: ConsoleRequest, draft: Draft, form: NewEnvironmentForm, status: int = 200
+) -> HttpResponse:
+    waiting = drafts.pending_try(draft)
+    state = _as_state(draft)
+    verdicts = verdicts_of(state.target, state) if state and not state.error else []
+    context: dict[str, Any] = {
+        "draft": draft,
+        "form": form,
+        "state": state,
+        "waiting": waiting,
+        "verdicts": verdicts,
+        "will_work": bool(verdicts) and verdicts[0].tone != "bad",
+    }
+    template = "_connection_test" if request.htmx else "draft_page"
+    return render(request, f"opsconsole/{template}.html", context, status=status)
+
+
+def _as_state(draft: Draft) -> TargetState | None:
+    """What was found, as the state of the target that it may become; None until it was tried."""
+    if draft.tried_at is None:
+        return None
+    target = Target(environment=Environment(application=draft.application))
+    return TargetState(
+        target=target, data=draft.found, error=draft.error, observed_at=draft.tried_at
+    )
+
+
+@require_POST
+@require("settings.edit")
+def save_draft(request: ConsoleRequest, pk: int) -> HttpResponse:
+    draft = _environment_draft_or_404(request, pk)
+    form = NewEnvironmentForm(draft.given, draft=draft)
+    if not form.is_valid():
+        return _shown(request, draft, form, status=422)
+    sealed = {name: Sealed(text) for name, text in draft.sealed.items()}
+    try:
+        environment = environments.add_from_draft(
+            actor=request.user,
+            draft=draft,
+            target=Target(environment=form.instance),
+            address=form.cleaned_data["address"] or sealed["address"],
+            scratch_address=form.new_address("scratch") or sealed.get("scratch_address"),
+            quarantine_address=form.new_address("quarantine") or sealed.get("quarantine_address"),
+        )
+    except Refused as refusal:
+        add_refusal(form, refusal)
+        return _shown(request, draft, form, status=status_of(refusal))
+    messages.success(request, _("%(environment)s is added.") % {"environment": environment.name})
+    return redirect(environment)
+
+
+@require_POST
+@require("settings.edit")
+def discard_draft(request: ConsoleRequest, pk: int) -> HttpResponse:
+    draft = draft_or_404(request, pk)
+    authorize(request.user, "settings.edit", draft.place)
+    drafts.discard_draft(actor=request.user, draft=draft)
+    messages.success(request, _("Discarded, and what was typed with it."))
+    return redirect("settings")
