@@ -46,7 +46,8 @@ class ProveForm(KeyedForm):
 
 
 class ExchangeForm(KeyedForm):
-    """Starts an exchange of databases. `behind` is what is known to stay behind in one."""
+    """Starts an exchange of databases. `behind` is what is known to stay behind in one, `names` are
+    the short names of the environments that it may be of: one of them is typed."""
 
     consents = forms.MultipleChoiceField(
         label=_("May stay behind"),
@@ -58,8 +59,11 @@ class ExchangeForm(KeyedForm):
         ),
     )
 
-    def __init__(self, *args: Any, behind: list[str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, behind: list[str], names: list[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.fields["typed_name"].label = _("Type %(names)s to confirm") % {
+            "names": _(" or ").join(names)
+        }
         self.fields["consents"].choices = [  # type: ignore[attr-defined]
             (what, format_html('<span lang="en">{}</span>', what)) for what in behind
         ]
@@ -70,9 +74,7 @@ class ExchangeForm(KeyedForm):
 class WayBackForm(ReasonedForm, ExchangeForm):
     """The way back of a run that needs a decision; a protected environment's name is typed."""
 
-    typed_name = forms.CharField(
-        label=_("Type the environment's short name"), max_length=50, required=False
-    )
+    typed_name = forms.CharField(max_length=50, required=False)
 
 
 class CheckForm(forms.Form):
@@ -102,14 +104,22 @@ class RestoreForm(ExchangeForm):
         # The page names environments.
         to_field_name="environment",
     )
+    REPLACE, BESIDE = "replace", "beside"
+
+    how = forms.ChoiceField(
+        label=_("How"),
+        widget=forms.RadioSelect,
+        choices=[
+            (BESIDE, _("As a new database beside the live one. Nothing is replaced.")),
+            (REPLACE, _("Replace the live database. It is kept, closed, until it is dropped.")),
+        ],
+        error_messages={"required": _("Say whether the live database is replaced.")},
+    )
     new_database = forms.CharField(
-        label=_("As a new database"),
+        label=_("Name of the new database"),
         max_length=63,
         required=False,
-        help_text=_(
-            "A name gives a new database on that environment's server, beside the live one; "
-            "nothing is replaced. Empty replaces the live database."
-        ),
+        help_text=_("On the same server. Not used where the live database is replaced."),
     )
     backs_up_first = forms.BooleanField(
         label=_("Back the live database up first, and prove that backup"),
@@ -134,10 +144,9 @@ class RestoreForm(ExchangeForm):
     )
     reason = forms.CharField(label=_("Why"), max_length=500)
     typed_name = forms.CharField(
-        label=_("Type the short name of the environment it replaces"),
         max_length=50,
         required=False,
-        help_text=_("Not needed for a new database."),
+        help_text=_("Only to replace its live database."),
     )
 
     def __init__(
@@ -149,7 +158,8 @@ class RestoreForm(ExchangeForm):
         **kwargs: Any,
     ) -> None:
         """`targets` may be named; those `offered` will not be refused for a missing right."""
-        super().__init__(*args, **kwargs)
+        names = [target.environment.slug for target in offered]
+        super().__init__(*args, names=names, **kwargs)
         self.fields["environment"].queryset = targets  # type: ignore[attr-defined]
         self.fields["environment"].choices = [  # type: ignore[attr-defined]
             (t.environment_id, str(t.environment)) for t in offered
@@ -161,6 +171,14 @@ class RestoreForm(ExchangeForm):
             del self.fields["consents_unmasked"]
         if not backup.is_imported:
             del self.fields["trusts_source"]
+
+    def clean(self) -> dict[str, Any]:
+        given: dict[str, Any] = super().clean() or self.cleaned_data
+        if given.get("how") == self.REPLACE:
+            given["new_database"] = ""
+        elif given.get("how") == self.BESIDE and not given.get("new_database", "").strip():
+            self.add_error("new_database", _("Name the new database."))
+        return given
 
 
 class ImportForm(KeyedForm):
@@ -208,7 +226,7 @@ class ImportForm(KeyedForm):
 
 class UndoForm(ExchangeForm):
     reason = forms.CharField(label=_("Why"), max_length=500)
-    typed_name = forms.CharField(label=_("Type the environment's short name"), max_length=50)
+    typed_name = forms.CharField(max_length=50)
 
 
 class DropForm(forms.Form):

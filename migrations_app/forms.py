@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from django import forms
@@ -23,7 +24,7 @@ from migrations_app.sources.discovery import (
 from migrations_app.sources.git import check_ref, check_url, host_of
 from opsconsole.environments.forms import short_name
 from opsconsole.environments.migration_status import MigrationStatus
-from opsconsole.environments.models import Application, Draft
+from opsconsole.environments.models import Application, Draft, Environment
 from opsconsole.exceptions import AdapterError
 from opsconsole.web.forms import KeyedForm, ReasonedForm, WithAdvanced
 
@@ -34,13 +35,39 @@ class MigrateForm(ReasonedForm, KeyedForm):
     """The confirmation of a plan: its hash, and each line of the checklist with a note."""
 
     plan = forms.CharField(required=False, widget=forms.HiddenInput)
-    typed_name = forms.CharField(required=False, max_length=50)
+    typed_name = forms.CharField(
+        label=_("Name to confirm"),
+        required=False,
+        max_length=50,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for key, text in CHECKLIST:
             self.fields[f"check-{key}"] = forms.BooleanField(label=text, required=False)
-            self.fields[f"note-{key}"] = forms.CharField(required=False, max_length=300)
+            self.fields[f"note-{key}"] = forms.CharField(label=text, required=False, max_length=300)
+        # As they are on the page.
+        lines = [f"{part}-{key}" for key, _text in CHECKLIST for part in ("check", "note")]
+        self.order_fields([*lines, "reason", "typed_name"])
+
+    def ask_of(self, environment: Environment, open_lines: Iterable[str]) -> None:
+        """Say at each field what a protected environment still wants; `open_lines` are the keys of
+        the checklist's lines that a person has to answer."""
+        given = self.cleaned_data
+        for key in open_lines:
+            if not given[f"check-{key}"]:
+                self.add_error(f"check-{key}", _("Tick it once it is so."))
+            elif not given[f"note-{key}"].strip():
+                self.add_error(f"note-{key}", _("Say how you know."))
+        if given["typed_name"].strip() != environment.slug:
+            self.add_error(
+                "typed_name",
+                forms.ValidationError(
+                    _("Type %(name)s, the environment's short name."),
+                    params={"name": environment.slug},
+                ),
+            )
 
     def line(self, key: str) -> dict[str, forms.BoundField]:
         """Tick and note of a line of the checklist."""

@@ -121,7 +121,11 @@ def way_back(request: ConsoleRequest, run_id: int) -> HttpResponse:
         )
         return redirect(run)
 
-    form = WayBackForm(request.POST, behind=needing.result.get("left_behind", []))
+    form = WayBackForm(
+        request.POST,
+        behind=needing.result.get("left_behind", []),
+        names=[needing.environment.slug],
+    )
     return act_on(request, form, act, title=_("Restore"), back=needing)
 
 
@@ -139,7 +143,11 @@ def _kept_or_404(request: ConsoleRequest, pk: int, action: str) -> ReplacedDatab
 def undo(request: ConsoleRequest, pk: int) -> HttpResponse:
     """Exchange the replaced database with the live one again; both stay."""
     replaced = _kept_or_404(request, pk, "restore.start")
-    form = UndoForm(request.POST or None, behind=services.known_to_stay_behind([replaced.target]))
+    form = UndoForm(
+        request.POST or None,
+        behind=services.known_to_stay_behind([replaced.target]),
+        names=[replaced.target.environment.slug],
+    )
     status = 200
     if request.method == "POST":
         status = 422

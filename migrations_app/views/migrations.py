@@ -31,8 +31,7 @@ from opsconsole.runs.gates import judge
 from opsconsole.runs.models import Run
 from opsconsole.runs.registry import outlook
 from opsconsole.web.downloads import attachment
-from opsconsole.web.errors import status_of
-from opsconsole.web.forms import Given, act_on
+from opsconsole.web.forms import Given, act_on, add_refusal
 from opsconsole.web.pages import new_key
 from opsconsole.web.polling import polled
 
@@ -107,11 +106,13 @@ def _confirm_page(
 
 def _start(request: ConsoleRequest, target: Target) -> HttpResponse:
     state, form = target.latest_state, MigrateForm(request.POST)
-    if not form.is_valid():
-        why = _("Nothing was started. Correct what is marked below.")
-        return _confirm_page(request, target, state, form, why, status=422)
-    given = form.cleaned_data
     plan_names = state.pending if state and not state.error else []
+    if form.is_valid() and target.environment.is_protected:
+        lines = services.checklist_for(target, plan_names)
+        form.ask_of(target.environment, (line.key for line in lines if not line.is_known))
+    if not form.is_valid():
+        return _confirm_page(request, target, state, form, status=422)
+    given = form.cleaned_data
     try:
         run = services.request_migrate(
             actor=request.user,
@@ -125,7 +126,8 @@ def _start(request: ConsoleRequest, target: Target) -> HttpResponse:
     except Refused as refusal:
         if state is None or state.error:
             raise
-        return _confirm_page(request, target, state, form, str(refusal), status_of(refusal))
+        status = add_refusal(form, refusal)
+        return _confirm_page(request, target, state, form, str(refusal), status)
     return redirect(run)
 
 

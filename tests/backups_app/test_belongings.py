@@ -139,7 +139,9 @@ def test_what_cannot_be_carried_over_stops_an_exchange_until_it_is_consented_to(
     assert [
         what for what, _ in client.get(page).context["form"].fields["consents"].choices
     ] == stays
-    asked |= {"typed_name": environment.slug, "consents": [*stays, "something else"]}
+    asked |= {
+        "typed_name": environment.slug, "how": "replace", "consents": [*stays, "something else"],
+    }  # fmt: skip
     assert client.post(page, asked).status_code == 422
     assert client.post(page, asked | {"consents": stays}).status_code == 302
     run = execute(Run.objects.latest("pk"))

@@ -108,7 +108,9 @@ def test_page_offers_only_what_is_not_refused(backup, other, its_admin, admin, s
     assert sorted(offered(admin)) == ["Shop development", "Shop staging"]
     assert offered(its_admin) == []
     assert NAMES_THE_SOURCE in client_of(its_admin).get(address).text
-    asked = {"environment": other.pk, "reason": "x", "typed_name": "development"}
+    asked = {
+        "environment": other.pk, "reason": "x", "typed_name": "development", "how": "replace",
+    }  # fmt: skip
     answer = client_of(its_admin).post(address, asked)
     assert (answer.status_code, NAMES_THE_SOURCE in answer.text) == (403, True)
     set_policy(masking_sql="DELETE FROM targets")

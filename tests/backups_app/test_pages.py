@@ -237,9 +237,14 @@ def test_restore_into_a_new_database_needs_no_typed_name(as_role, make_backup, e
     backup, client = make_backup(), as_role("operator")
     address = reverse("backup-restore", args=[backup.pk])
     key = re.search(r'name="key" value="(\w+)"', client.get(address).content.decode())[1]
-    values = {"key": key, "environment": environment.pk, "reason": "look", "typed_name": ""}
-    refused = client.post(address, values | {"new_database": "postgres"})
-    assert refused.status_code == 422
+    values = {
+        "key": key, "environment": environment.pk, "reason": "look", "typed_name": "",
+        "how": "beside",
+    }  # fmt: skip
+    for name in ("postgres", ""):
+        refused = client.post(address, values | {"new_database": name})
+        assert refused.status_code == 422
+    assert "Name the new database." in refused.content.decode()
     done = client.post(address, values | {"new_database": "shop_copy"})
     assert (done.status_code, Run.objects.latest("id").parameters["database"]) == (302, "shop_copy")
 
@@ -296,9 +301,16 @@ def test_restore_form_keeps_what_was_typed_and_queues_when_right(as_role, enviro
     address = reverse("backup-restore", args=[Backup.objects.get().pk])
     client = as_role("operator")
     form = {"environment": environment.pk, "reason": "try", "typed_name": "wrong", "key": "k" * 32}
+    # Whether it replaces is never left to an empty field.
+    answer = client.post(address, form | {"typed_name": "staging"})
+    page = answer.content.decode()
+    assert (answer.status_code, "Say whether the live database is replaced." in page) == (422, True)
+    assert ('value="try"' in page, "checked" in page, Run.objects.count()) == (True, False, 1)
+    form |= {"how": "replace", "new_database": "not_used"}
     answer = client.post(address, form)
     assert answer.status_code == 422
-    assert 'value="try"' in answer.content.decode()
+    assert "Type staging to confirm" in answer.content.decode()
     assert client.post(address, {}).status_code == 422
     assert client.post(address, form | {"typed_name": "staging"}).status_code == 302
+    assert "not_used" not in str(Run.objects.latest("id").parameters)
     assert client.post(reverse("backup-prove", args=[Backup.objects.get().pk])).status_code == 302

@@ -132,6 +132,7 @@ def test_restore_of_an_archive_made_elsewhere_asks_whether_it_is_trusted(
             "environment": environment.pk,
             "reason": "x",
             "typed_name": environment.slug,
+            "how": "replace",
             "key": "k" * 32,
         },
     )

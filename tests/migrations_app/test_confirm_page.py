@@ -65,18 +65,22 @@ def test_protected_environment_asks_for_name_and_checklist_and_loses_nothing(as_
     client = as_role("operator")
     form = confirm_form(client, pending)
     answer = client.post(url(pending, "migrate"), form | {"reason": "my reason"})
+    page = answer.content.decode()
     assert answer.status_code == 422
-    assert "Type the environment&#x27;s name" in answer.content.decode()
-    assert 'value="my reason"' in answer.content.decode()
-    answer = client.post(url(pending, "migrate"), form | {"typed_name": "staging"})
-    assert answer.status_code == 422
-    assert "Not confirmed yet" in answer.content.decode()
+    assert 'value="my reason"' in page
+    said = re.findall(r'<li>\s*<a href="#([\w-]+)">[^<]*</a>: <span>([^<]*)</span>', page)
+    asked = ("tested_earlier", "staging_validated", "team_notified")
+    name = ("id_typed_name", "Type staging, the environment&#x27;s short name.")
+    assert said == [*((f"id_check-{key}", "Tick it once it is so.") for key in asked), name]
+    for field, _problem in said:
+        assert f'id="{field}"' in page, field
 
-    ticked = {
-        f"{kind}-{key}": "asked in chat"
-        for key in ("tested_earlier", "staging_validated", "team_notified")
-        for kind in ("check", "note")
-    }
+    ticks = {f"check-{key}": "on" for key in asked}
+    answer = client.post(url(pending, "migrate"), form | ticks | {"typed_name": "staging"})
+    assert answer.status_code == 422
+    assert answer.content.decode().count("Say how you know.") == 2 * len(asked)
+
+    ticked = ticks | {f"note-{key}": "asked in chat" for key in asked}
     answer = client.post(url(pending, "migrate"), form | ticked | {"typed_name": "staging"})
     assert answer.status_code == 302, answer.content.decode()
     kept = Run.objects.get().parameters["checklist"]

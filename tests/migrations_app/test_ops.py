@@ -413,7 +413,13 @@ def test_backup_page_actions_reach_their_runs(client, shop, operator, admin):
     backup = Backup.objects.get()
     client.post(
         reverse("backup-restore", args=[backup.pk]),
-        {"environment": shop.pk, "reason": "r", "typed_name": "staging", "key": "b" * 32},
+        {
+            "environment": shop.pk,
+            "reason": "r",
+            "typed_name": "staging",
+            "key": "b" * 32,
+            "how": "replace",
+        },
     )
     replaced = ReplacedDatabase.objects.get()
     drop = reverse("replaced-drop", args=[replaced.pk])
