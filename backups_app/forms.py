@@ -61,9 +61,12 @@ class ExchangeForm(KeyedForm):
 
     def __init__(self, *args: Any, behind: list[str], names: list[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["typed_name"].label = _("Type %(names)s to confirm") % {
-            "names": _(" or ").join(names)
-        }
+        typed = self.fields["typed_name"]
+        if len(names) == 1:
+            typed.label = _("Type %(name)s to confirm") % {"name": names[0]}
+        else:
+            typed.label = _("Type the environment's short name to confirm")
+            typed.help_text = f"{', '.join(names)}. {typed.help_text}"
         self.fields["consents"].choices = [  # type: ignore[attr-defined]
             (what, format_html('<span lang="en">{}</span>', what)) for what in behind
         ]

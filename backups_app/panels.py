@@ -30,6 +30,7 @@ from opsconsole.overview.panels import (
     ENVIRONMENT_ACTIONS,
     ENVIRONMENT_FACTS,
     ENVIRONMENT_PANELS,
+    ENVIRONMENT_TILES,
     FINDERS,
     FIRST_STEPS,
     NEEDS,
@@ -53,6 +54,7 @@ from opsconsole.web.pages import new_key
 
 def register() -> None:
     ENVIRONMENT_FACTS.append(newest_proven)
+    ENVIRONMENT_TILES.append(lambda target: newest_proven([target])[target.pk])
     ENVIRONMENT_ACTIONS.append(back_up_button)
     ENVIRONMENT_PANELS.append(backups_card)
     RUN_PANELS.append(run_backups)
@@ -74,7 +76,7 @@ def newest_proven(targets: list[Target]) -> dict[int, Fact]:
         .order_by("target_id", "-taken_at")
         .distinct("target_id")
     }
-    none = Fact(_("Backup"), _("none proven yet"))
+    none = Fact(_("Backup"), _("none proven yet"), tone="warn")
     return {
         target.pk: _fact(newest[target.pk]) if target.pk in newest else none for target in targets
     }
@@ -192,11 +194,14 @@ def _address(name: str, environment: Environment) -> str:
 
 
 def _fact(backup: Backup) -> Fact:
+    is_new = now() - backup.taken_at < timedelta(minutes=1)
     age = timesince(backup.taken_at, now(), depth=1)
     return Fact(
         _("Backup"),
-        _("proven, %(age)s old, %(size)s") % {"age": age, "size": size(backup.size_bytes)},
+        _("proven just now") if is_new else _("proven, %(age)s old") % {"age": age},
         backup.get_absolute_url(),
+        detail=_("%(size)s, %(level)s")
+        % {"size": size(backup.size_bytes), "level": backup.proof_level.label},
     )
 
 

@@ -39,6 +39,7 @@ from opsconsole.overview.panels import (
     ENVIRONMENT_ACTIONS,
     ENVIRONMENT_FACTS,
     ENVIRONMENT_PANELS,
+    ENVIRONMENT_TILES,
     FINDERS,
     FIRST_STEPS,
     NEEDS,
@@ -67,6 +68,7 @@ def register() -> None:
     ENVIRONMENT_PANELS.insert(0, migrations_card)
     ENVIRONMENT_PANELS.append(drift_card)
     ENVIRONMENT_FACTS.append(drift_facts)
+    ENVIRONMENT_TILES.append(drift_tile)
     APPLICATION_PANELS.append(board_card)
     RUN_PANELS.append(run_migrations)
     NEXT_ACTS.append(after_run)
@@ -91,16 +93,16 @@ def migrate_button(request: ConsoleRequest, target: Target) -> SafeString:
 def migrations_card(request: ConsoleRequest, target: Target) -> SafeString:
     environment, state = target.environment, target.latest_state
     reading = reading_of(state)
-    rows = as_shown(environment, reading.migrations)
+    pending = [m for m in reading.migrations if m.state.is_pending]
     context = {
         "environment": environment,
         "state": state,
         "reading": reading,
-        "pending": [m for m in rows if m["state"].is_pending],
+        "pending": as_shown(environment, pending),
         "diagnoses": doctor.diagnose(target, state),
         "holder": doctor.lock_holder(state),
         "tool": ENGINES[environment.application.engine].tool,
-        "applied": [m for m in reversed(rows) if m["state"] is MigrationStatus.APPLIED],
+        "applied": [m for m in reversed(reading.migrations) if m.state is MigrationStatus.APPLIED],
         "key": new_key(),
     }
     return render_to_string("migrations_app/_environment_panel.html", context, request)
@@ -228,15 +230,28 @@ def drift_facts(targets: list[Target]) -> dict[int, Fact]:
     """Only where there is drift: its absence is no news."""
     found = drifts_of(targets)
     return {
-        target.pk: Fact(
-            _("Schema"),
-            ngettext("%(n)d object drifted", "%(n)d objects drifted", count) % {"n": count},
-            f"{target.environment.get_absolute_url()}#drift",
-            "warn",
-        )
+        target.pk: _drifted(target, count)
         for target in targets
         if target.pk in found and (count := len(found[target.pk].changes))
     }
+
+
+def drift_tile(target: Target) -> Fact:
+    compared = comparisons_of([target])[target.pk]
+    if compared.drift and compared.drift.changes:
+        return _drifted(target, len(compared.drift.changes))
+    if compared.reading is None:
+        return Fact(_("Schema"), _("not read yet"), "#drift")
+    return Fact(_("Schema"), _("as expected"), "#drift", read_at=compared.reading.last_read_at)
+
+
+def _drifted(target: Target, count: int) -> Fact:
+    return Fact(
+        _("Schema"),
+        ngettext("%(n)d object drifted", "%(n)d objects drifted", count) % {"n": count},
+        f"{target.environment.get_absolute_url()}#drift",
+        "warn",
+    )
 
 
 def board_card(

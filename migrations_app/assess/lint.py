@@ -230,6 +230,13 @@ def _squawk(sql: str, server_major: int, in_transaction: bool) -> tuple[Finding,
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise AdapterError(f"the linter squawk could not be run: {error}") from error
     return tuple(
-        Finding(row["rule_name"], row["line"] + 1, row["message"], row["help"] or "")
+        Finding(
+            row["rule_name"], row["line"] + 1, _plain(row["message"]), _plain(row["help"] or "")
+        )
         for row in rows
     )
+
+
+def _plain(text: str) -> str:
+    """squawk's words without its Markdown: what it quotes is in capitals or lower case anyway."""
+    return text.replace("`", "")

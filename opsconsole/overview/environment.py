@@ -16,7 +16,13 @@ from opsconsole.environments.models import Environment, TargetState
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
 from opsconsole.overview.first_steps import first_steps
-from opsconsole.overview.panels import ENVIRONMENT_ACTIONS, ENVIRONMENT_PANELS
+from opsconsole.overview.panels import (
+    ENVIRONMENT_ACTIONS,
+    ENVIRONMENT_PANELS,
+    ENVIRONMENT_TILES,
+    Stage,
+)
+from opsconsole.overview.standing import standing_of
 from opsconsole.runs.choices import RunStatus
 from opsconsole.web.pages import new_key
 from opsconsole.web.polling import polled
@@ -35,11 +41,22 @@ def environment_page(request: ConsoleRequest, application: str, environment: str
     recent = found.runs.for_list()
     holding = recent.filter(status=RunStatus.NEEDS_ATTENTION).order_by()
     rows = list(recent[:RUNS_SHOWN].union(holding).order_by("-id"))
-    context = _health_context(found) | {
+    health_now = _health_context(found)
+    stage = Stage(
+        target=target,
+        environment=found,
+        state=target.latest_state,
+        day=health_now["day"],
+        holder=next((r for r in rows if r.status == RunStatus.NEEDS_ATTENTION), None),
+        moving=next((r for r in rows if r.changes_target and r.state in RunStatus.active()), None),
+    )
+    context = health_now | {
+        "stage": stage,
+        "standing": standing_of(stage),
+        "facts": [tile(target) for tile in ENVIRONMENT_TILES],
         "key": new_key(),
         "actions": [part(request, target) for part in ENVIRONMENT_ACTIONS],
         "panels": [part(request, target) for part in ENVIRONMENT_PANELS],
-        "holder": next((r for r in rows if r.status == RunStatus.NEEDS_ATTENTION), None),
         "runs": rows[:RUNS_SHOWN],
         "first_steps": first_steps(request.user, target, rows),
     }

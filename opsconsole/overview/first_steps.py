@@ -28,7 +28,8 @@ def first_steps(user: User, target: Target, newest: list[Run]) -> list[FirstStep
     if state is None or state.error or any(migrated) or len(newest) > NEW:
         return []
     steps = [step(user, target) for step in [_check_health, *FIRST_STEPS]]
-    return [] if all(step.is_done for step in steps) else steps
+    # The page itself has the button of the last one, the migration.
+    return [] if all(step.is_done for step in steps[:-1]) else steps
 
 
 def begun(user: User) -> list[FirstStep]:

@@ -34,6 +34,7 @@ from opsconsole.overview.panels import (
     Stage,
 )
 from opsconsole.overview.settings import people_for
+from opsconsole.overview.standing import Standing, standing_of
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.runs.workers import Worker
@@ -62,30 +63,7 @@ class Card:
 
     @property
     def standing(self) -> Standing:
-        """Where its migrations stand; what holds the stage comes before that."""
-        stage = self.stage
-        if stage.holder:
-            return Standing(_("Needs a decision"), "warn", stage.holder)
-        if stage.moving:
-            return Standing(stage.moving.get_status_display(), "info", stage.moving)
-        if not stage.state:
-            return Standing(_("Not read yet"))
-        if stage.state.error:
-            return Standing(_("Cannot be read"), "bad")
-        if count := len(stage.state.troubled):
-            return Standing(_("%(n)d in trouble") % {"n": count}, "bad")
-        if count := len(stage.state.pending):
-            return Standing(_("%(n)d pending") % {"n": count}, "info")
-        return Standing(_("Up to date"))
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A word for a stage, and the run that it is about."""
-
-    text: str
-    tone: str = ""
-    run: Run | None = None
+        return standing_of(self.stage)
 
 
 @dataclass

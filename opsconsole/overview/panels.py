@@ -125,12 +125,15 @@ class FirstStep:
 
 @dataclass(frozen=True)
 class Fact:
-    """One line of an environment's card on the dashboard."""
+    """One line of an environment's card on the dashboard, and a tile of its page, which has room
+    for the detail."""
 
     label: str
     text: str
     url: str = ""
     tone: str = ""
+    detail: str = ""
+    read_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,8 @@ APPLICATION_PANELS: list[Callable[[ConsoleRequest, Application, list[Target]], S
 ENVIRONMENT_ACTIONS: list[Callable[[ConsoleRequest, Target], SafeString]] = []
 # One fact per target, for all of them at once: `{target id: Fact}`.
 ENVIRONMENT_FACTS: list[Callable[[list[Target]], dict[int, Fact]]] = []
+# One tile of the environment page.
+ENVIRONMENT_TILES: list[Callable[[Target], Fact]] = []
 # A rendered card on the settings page.
 SETTINGS_PANELS: list[Callable[[ConsoleRequest], SafeString]] = []
 # Answers to a search text, for a user.

@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -18,6 +19,7 @@ from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from backups_app import services
 from backups_app.alarms import alarms_of
@@ -211,6 +213,7 @@ def test_imported_backup_does_not_count_as_one_of_the_environment(
     upload, custom, environment, set_policy
 ):
     set_policy(alarm_hours=1)
+    environment.created_at = timezone.now() - timedelta(hours=2)
     execute(upload(custom))
     assert Backup.objects.get().proof == ProofLevel.RESTORED
     assert not Backup.objects.proven().exists()

@@ -135,6 +135,9 @@ def test_alarm_when_the_newest_proven_backup_is_too_old(backup, environment, set
         "The newest proven backup is 30 h old; the policy allows 24 h."
     ]
     Backup.objects.update(proof=ProofLevel.CHECKSUM)
+    # A new environment has as long for its first one as the policy allows.
+    assert alarms.alarms_of([environment.targets.get()])[environment.targets.get().pk] == []
+    environment.created_at = timezone.now() - timedelta(hours=25)
     assert (
         "No backup is proven"
         in alarms.alarms_of([environment.targets.get()])[environment.targets.get().pk][0]

@@ -16,7 +16,7 @@ import pytest
 
 from opsconsole.embedded.postgres import set_role
 from opsconsole.embedded.valkey import binary
-from tests.chaos.console import ROOT, Console, free_port
+from tests.chaos.console import ROOT, Console, free_port, wait_for
 from tests.https import https_in_front_of, write_certificate
 from tests.servers import postgres_15
 
@@ -119,18 +119,22 @@ def test_up_on_own_servers_behind_https_restores_a_postgres_15_with_its_own_tool
 
 def add_shop(console: Console, client: httpx.Client, address: str) -> None:
     shutil.copytree(ROOT / "opsconsole/demo/sales-commission/prisma", console.home / "prisma")
-    console.post(client, "/settings/applications/add", name="Shop", slug="shop", engine="prisma")
-    answer = console.post(
-        client,
-        "/settings/applications/1/environments/add",
-        name="Staging",
-        slug="staging",
-        position="1",
-        auto_rollback="no_writes",
-        settle_seconds="1",
-        queue="runs",
-        backup_before_migrate="on",
-        migrations_folder=str(console.home / "prisma/migrations"),
-        address=address,
-    )
+    source = str(console.home / "prisma/migrations")
+    page = tried(console, client, "/settings/applications/add", source=source)
+    console.post(client, f"{page}/save", name="Shop", folder="0")
+    fields = {
+        "position": "1", "auto_rollback": "no_writes", "settle_seconds": "1", "queue": "runs",
+        "name": "Staging", "backup_before_migrate": "on", "address": address,
+    }  # fmt: skip
+    page = tried(console, client, "/settings/applications/1/environments/add", **fields)
+    answer = console.post(client, f"{page}/save")
     assert answer.status_code == 302, answer.text
+
+
+def tried(console: Console, client: httpx.Client, path: str, **fields: str) -> str:
+    """The page of the draft that is made of the fields, once a worker has tried it."""
+    answer = console.post(client, path, **fields)
+    assert answer.status_code == 302, answer.text
+    page = answer.headers["location"]
+    wait_for(lambda: f"{page}/save" in client.get(page).text, "it is not tried")
+    return page
