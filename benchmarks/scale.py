@@ -21,6 +21,8 @@ TIMES = 20
 SERVED: dict[str, Any] = {"headers": {"host": "localhost"}, "secure": True}
 ENVIRONMENTS = 6
 CHUNK = 1000
+# A query that takes longer is printed.
+SLOW_MS = 50
 RUNS = """
     INSERT INTO opsconsole_run (
         operation, kind, changes_target, excludes, status, environment_id, target_id,
@@ -94,12 +96,16 @@ def addresses(run: int, runs: int, lines: int) -> dict[str, str]:
         "runs, deep": f"/runs?before={deep}",
         "runs, failed migrations": "/runs?status=failed&kind=migrate",
         "runs, none such": "/runs?status=cancelled",
+        "runs, no such kind": "/runs?kind=import",
         "runs of one environment": "/runs?environment=1",
         "audit": "/audit",
         "audit, deep": f"/audit?before={deep}",
         "audit, who and what": "/audit?who=admin&what=ended",
         "audit, words": "/audit?what=requested+run",
         "audit, nobody": "/audit?who=nobody",
+        "audit, nothing": "/audit?what=nothing+such",
+        "audit of a run": f"/audit?what=run+{deep}",
+        "audit, a reason": f"/audit?what=quarter+end+{deep}",
         "audit, a month": "/audit?since=2026-01-01&until=2026-01-31",
         "find a run": f"/find?q=run+{deep}",
         "find words": "/find?q=quarter",
@@ -116,15 +122,21 @@ def measure(client: Any, address: str) -> tuple[int, float, float]:
     """Queries, median and 95th percentile in milliseconds."""
     from django.db import connection
 
-    asked = []
+    asked: list[tuple[float, str]] = []
 
     def count(execute: Any, sql: str, *rest: Any) -> Any:
-        asked.append(sql)
-        return execute(sql, *rest)
+        began = time.perf_counter()
+        found = execute(sql, *rest)
+        asked.append(((time.perf_counter() - began) * 1000, sql))
+        return found
 
+    client.get(address, **SERVED)
     with connection.execute_wrapper(count):
         answer = client.get(address, **SERVED)
         assert answer.status_code in {200, 302}, (address, answer.status_code)
+    slowest, sql = max(asked)
+    if slowest > SLOW_MS:
+        print(f"{address}: {slowest:.0f} ms for {sql}")
     taken = []
     for _time in range(TIMES):
         began = time.perf_counter()

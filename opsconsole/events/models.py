@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
+from django.db.models.lookups import IContains
 from django.utils import translation
 from django.utils.functional import SimpleLazyObject
 from django.utils.translation import gettext
@@ -14,6 +16,21 @@ from django.utils.translation import gettext_lazy as _
 
 from opsconsole.events.catalogue import CATALOGUE, LOOKS, Look
 from opsconsole.language import ENGLISH
+
+# A run by its number, as people name it.
+RUN = re.compile(r"run #?(\d{1,18})", re.IGNORECASE)
+
+
+class Words(models.Func):
+    """Everything that people search an event by, in one text. Its index is made by a migration,
+    where the server has pg_trgm."""
+
+    template = "(%(expressions)s)"
+    arg_joiner = " || ' ' || "
+    output_field = models.TextField()
+
+    def __init__(self) -> None:
+        super().__init__("actor_label", "action", "object_label", "reason", "sentence")
 
 
 class AuditQuerySet(models.QuerySet["AuditEvent"]):
@@ -27,17 +44,18 @@ class AuditQuerySet(models.QuerySet["AuditEvent"]):
         until: object = None,
         environment: models.Model | None = None,
     ) -> AuditQuerySet:
-        """Filter by part of the actor's label, of the event's key or sentence, and so on.
+        """Filter by part of the actor's label, by words of the event (its key, sentence, object or
+        reason; `run 6` is that run and no other), and so on.
 
-        Rows from before sentences were kept are found by their key only.
+        Rows from before sentences were kept are not found by theirs.
         """
         events = self.select_related("environment__application", "run")
         if who:
             events = events.filter(actor_label__icontains=who)
-        if what:
-            events = events.filter(
-                models.Q(action__icontains=what) | models.Q(sentence__icontains=what)
-            )
+        if run := RUN.fullmatch(what.strip()):
+            events = events.filter(run=int(run[1]))
+        elif what:
+            events = events.filter(IContains(Words(), what))
         if event:
             events = events.filter(action=event)
         if since:

@@ -152,6 +152,12 @@ class Run(Summed):
         indexes = [
             models.Index(fields=["environment", "-id"]),
             models.Index(fields=["target", "-id"], name="run_newest_of_target"),
+            models.Index(
+                fields=["target", "-id"],
+                condition=models.Q(changes_target=True),
+                name="run_newest_change",
+            ),
+            models.Index(fields=["kind", "-id"], name="run_newest_of_kind"),
         ]
         constraints = [
             models.UniqueConstraint(

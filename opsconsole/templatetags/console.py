@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, tzinfo
 from functools import lru_cache
 from typing import Any
 
@@ -11,10 +11,10 @@ from django import template
 from django.contrib.humanize.templatetags.humanize import naturaltime
 from django.template.defaultfilters import date as format_date
 from django.templatetags.static import static
-from django.utils.html import format_html
+from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import capfirst
-from django.utils.timezone import localtime
+from django.utils.timezone import get_current_timezone, localtime
 from django.utils.translation import gettext as _
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -25,6 +25,7 @@ from opsconsole.access.permissions import can as user_can
 from opsconsole.access.permissions import can_somewhere as user_can_somewhere
 from opsconsole.access.places import CONSOLE, Place
 from opsconsole.choices import look_of
+from opsconsole.runs.models import LogLine
 
 register = template.Library()
 STRIP_TONES = {0: "", 1: "w", 2: "b", None: "n"}
@@ -124,6 +125,23 @@ def as_text(value: Any) -> str:
 def clock(seconds_since_epoch: float) -> str:
     moment = localtime(datetime.fromtimestamp(seconds_since_epoch).astimezone())
     return f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}"
+
+
+@register.simple_tag
+def log_lines(lines: list[LogLine]) -> SafeString:
+    """The lines of a log as list items. Thousands of them: a template takes ten times as long."""
+    zone = get_current_timezone()
+    return mark_safe("".join(_log_line(line, zone) for line in lines))  # noqa: S308
+
+
+def _log_line(line: LogLine, zone: tzinfo) -> str:
+    moment = datetime.fromtimestamp(line.at, zone)
+    label = escape(_("Line %(n)s") % {"n": line.number})
+    return (
+        f'<li id="L{line.number}"><a href="#L{line.number}" aria-label="{label}">{line.number}</a>'
+        f"<time>{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}</time>"
+        f'<span class="{escape(line.tone)}">{escape(line.text)}</span></li>\n'
+    )
 
 
 @register.simple_tag

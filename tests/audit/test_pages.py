@@ -102,6 +102,42 @@ def test_audit_filters_by_who_what_and_environment(as_role, environment, operato
     assert not found("until=2020-01-01")
 
 
+def test_audit_is_searched_by_what_people_type(as_role, make_environment, operator):
+    runs = [
+        backups.request_backup(
+            actor=operator,
+            target=make_environment(name).targets.get(),
+            idempotency_key=name[:1] * 32,
+            reason=reason,
+        )
+        for name, reason in (("staging", "Quarter end"), ("demo", "because"))
+    ]
+    client = as_role("reviewer")
+
+    def found(what: str) -> list[bool]:
+        page = client.get("/audit", {"what": what}).content.decode().split("</form>")[-1]
+        return [f"requested run {run.pk} " in page for run in runs]
+
+    first, second = (run.pk for run in runs)
+    assert found("quarter end") == [True, False]
+    assert (found(f"run {first}"), found(f"Run #{second}")) == ([True, False], [False, True])
+    assert found(f"run {first}{second}") == [False, False]
+    assert found("run " + "9" * 18) == [False, False]
+    assert found("100%") == [False, False]
+    page = client.get("/find", {"q": "quarter end"}).content.decode()
+    assert 'href="/audit?what=quarter%20end"' in page
+
+
+def test_search_of_the_audit_trail_reads_an_index(db):
+    for events, index in (
+        (AuditEvent.objects.matching(what="quarter end"), "audit_event_words"),
+        (AuditEvent.objects.matching(who="nobody"), "audit_event_actor"),
+    ):
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_indexscan = off")
+        assert index in events.order_by().explain()
+
+
 def test_audit_csv_starts_no_formula(as_role, environment, operator):
     backups.request_backup(
         actor=operator, target=environment.targets.get(), idempotency_key="b" * 32, reason="=1+1"
