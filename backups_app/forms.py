@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zoneinfo
 from typing import Any
 
 from django import forms
@@ -19,10 +18,11 @@ from backups_app.exceptions import BadKey
 from backups_app.models import Backup, BackupPolicy, Storage
 from backups_app.stores.kinds import Credentials, canonical_key
 from backups_app.stores.opening import open_store
+from opsconsole.clock import time_zones
 from opsconsole.environments.models import Application, Target, TargetQuerySet
 from opsconsole.environments.visibility import visible_targets
 from opsconsole.exceptions import AdapterError
-from opsconsole.web.forms import KeyedForm, ReasonedForm
+from opsconsole.web.forms import KeyedForm, ReasonedForm, SizeField
 
 LEVELS = tuple(level for level in ProofLevel if level >= 0)
 
@@ -284,7 +284,13 @@ class PolicyForm(forms.ModelForm):
 
     time_zone = forms.ChoiceField(
         label=_("Time zone of both"),
-        choices=lambda: [(name, name) for name in sorted(zoneinfo.available_timezones())],
+        choices=lambda: [(name, name) for name in time_zones()],
+    )
+    maximum_bytes = SizeField(
+        label=_("Delete the oldest beyond"),
+        required=False,
+        max_length=40,
+        help_text=_("A size in all, such as 20 GB. Empty: no limit."),
     )
     # The fingerprint of the preview that was shown.
     confirmed = forms.CharField(required=False, widget=forms.HiddenInput)

@@ -8,6 +8,16 @@ from zoneinfo import ZoneInfo
 from cron_descriptor import Options, get_description
 from croniter import CroniterError, croniter
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+# What each field of an expression is, and what it may be.
+PARTS = (
+    (gettext_lazy("minute"), "0-59"),
+    (gettext_lazy("hour"), "0-23"),
+    (gettext_lazy("day of the month"), "1-31"),
+    (gettext_lazy("month"), "1-12"),
+    (gettext_lazy("day of the week"), "0-6, sun-sat"),
+)
 
 
 class BadCron(ValueError):
@@ -18,10 +28,22 @@ def check(expression: str) -> None:
     """Raise BadCron unless it is five fields (minute hour day month weekday) that can come due."""
     if len(expression.split()) != 5:
         raise BadCron(_("give five fields: minute, hour, day of the month, month, day of the week"))
+    for place, (part, (name, most)) in enumerate(zip(expression.split(), PARTS, strict=True)):
+        alone = ["*"] * 5
+        alone[place] = part
+        try:
+            croniter(" ".join(alone))
+        except (CroniterError, ValueError, KeyError):
+            raise BadCron(
+                _(
+                    "%(part)s is no %(name)s: give %(most)s, * for every one, or */2 for every second"
+                )
+                % {"part": part, "name": name, "most": most}
+            ) from None
     try:
         croniter(expression).get_next(datetime)
-    except (CroniterError, ValueError, KeyError) as error:
-        raise BadCron(str(error)) from None
+    except (CroniterError, ValueError, KeyError):
+        raise BadCron(_("it never comes due: no month has such a day")) from None
 
 
 def in_words(expression: str) -> str:

@@ -1,8 +1,9 @@
-"""Moments by the database's clock, the only one that all processes share."""
+"""Moments by the database's clock, the only one that all processes share, and people's zones."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from zoneinfo import available_timezones
 
 from django.db.models import DateTimeField, ExpressionWrapper, Value
 from django.db.models.functions import Now
@@ -13,3 +14,8 @@ def in_seconds(seconds: float) -> ExpressionWrapper:
     return ExpressionWrapper(
         Now() + Value(timedelta(seconds=seconds)), output_field=DateTimeField()
     )
+
+
+def time_zones() -> list[str]:
+    """The names of time zones that a person may choose: no aliases of machines."""
+    return sorted(name for name in available_timezones() if "/" in name or name == "UTC")

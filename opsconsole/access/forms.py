@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zoneinfo
 from typing import Any
 
 from django import forms
@@ -12,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.access.choices import Role
 from opsconsole.access.models import Membership, User
 from opsconsole.access.permissions import reach_of
+from opsconsole.clock import time_zones
 
 
 class PersonForm(BaseUserCreationForm):
@@ -73,7 +73,7 @@ class MembershipForm(forms.ModelForm):
 class PreferencesForm(forms.ModelForm):
     time_zone = forms.ChoiceField(
         label=_("Time zone"),
-        choices=lambda: [(name, name) for name in sorted(zoneinfo.available_timezones())],
+        choices=lambda: [(name, name) for name in time_zones()],
     )
 
     class Meta:

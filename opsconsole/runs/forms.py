@@ -26,6 +26,12 @@ class RunFilterForm(EnvironmentFilterForm):
     )
 
 
+class CancelForm(ReasonedForm):
+    """Asked for where a protected environment's run is cancelled: one click is not enough."""
+
+    sure = forms.CharField(widget=forms.HiddenInput, initial="yes", required=False)
+
+
 class DecideForm(ReasonedForm):
     """How a run that needs attention ended, by a person's judgement."""
 

@@ -371,7 +371,7 @@ def _end_way_back(run: Run, status: RunStatus) -> None:
         Run.objects.filter(pk=needing.pk).update(way_back=None)
 
 
-def request_cancel(*, actor: User, run: Run) -> Run:
+def request_cancel(*, actor: User, run: Run, reason: str = "") -> Run:
     """Cancel a queued run at once, ask a running one to stop. Raises Refused when it is over."""
     authorize(actor, "run.cancel", run.environment)
     with transaction.atomic():
@@ -394,7 +394,7 @@ def request_cancel(*, actor: User, run: Run) -> Run:
                 _("%(run)s is %(status)s; only a queued or running one can be cancelled.")
                 % {"run": run, "status": run.state.label.lower()}
             )
-        audit.record(events.CANCEL_REQUESTED, actor=actor, run=run)
+        audit.record(events.CANCEL_REQUESTED, actor=actor, run=run, reason=reason)
     return run
 
 

@@ -18,7 +18,7 @@ from opsconsole.environments.visibility import visible_environments
 from opsconsole.events.models import AuditEvent
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus
-from opsconsole.runs.forms import ENDS, DecideForm, RunFilterForm
+from opsconsole.runs.forms import ENDS, CancelForm, DecideForm, RunFilterForm
 from opsconsole.runs.lookup import run_or_404
 from opsconsole.runs.models import Run, Step
 from opsconsole.runs.outcome import ended_outcome, moving_outcome, usual_seconds
@@ -155,9 +155,22 @@ def run_log_download(request: ConsoleRequest, run_id: int) -> HttpResponseBase:
 @require("run.cancel")
 def cancel(request: ConsoleRequest, run_id: int) -> HttpResponse:
     run = run_or_404(request, run_id, "run.cancel")
-    runs.request_cancel(actor=request.user, run=run)
-    messages.success(request, _("Asked the run to stop."))
-    return redirect(run)
+    sent = CancelForm(request.POST)
+    is_sure = not run.environment.is_protected or (sent.is_valid() and sent.cleaned_data["sure"])
+
+    def act(given: Given) -> HttpResponse:
+        runs.request_cancel(actor=request.user, run=run, reason=given["reason"])
+        messages.success(request, _("Asked the run to stop."))
+        return redirect(run)
+
+    return act_on(
+        request,
+        sent if is_sure else CancelForm(),
+        act,
+        title=_("Cancel %(run)s: %(title)s") % {"run": str(run).lower(), "title": run.title},
+        back=run,
+        submit=_("Cancel run"),
+    )
 
 
 @require_POST

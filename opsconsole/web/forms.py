@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 from django import forms
@@ -14,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.events.reasons import LONGEST
 from opsconsole.events.recording import fields_of
 from opsconsole.exceptions import Kind, Refused
+from opsconsole.formats import size
 from opsconsole.web.errors import is_of_a_part, refused_part, status_of
 from opsconsole.web.pages import is_key, new_key
 
@@ -51,6 +54,38 @@ class KeyField(forms.CharField):
 
     def clean(self, value: Any) -> str:
         return str(value) if is_key(value) else new_key()
+
+
+class SizeField(forms.CharField):
+    """A size with its unit, such as 20 GB; cleaned, it is a number of bytes, or None.
+
+    A number alone is refused: whoever thinks of GB would give bytes.
+    """
+
+    UNITS = ("B", "kB", "MB", "GB", "TB")
+    FORM = re.compile(r"(\d{1,18}(?:\.\d{1,6})?) ?([kmgt]?b)", re.IGNORECASE)
+
+    def prepare_value(self, value: Any) -> Any:
+        if not isinstance(value, int):
+            return value
+        shown = size(value)
+        return shown if self._bytes(shown) == value else f"{value} B"
+
+    def clean(self, value: Any) -> int | None:
+        text = str(super().clean(value))
+        if not text:
+            return None
+        amount = self._bytes(text)
+        if amount is None:
+            raise forms.ValidationError(_("Give a size with its unit, such as 20 GB."))
+        return amount
+
+    def _bytes(self, text: str) -> int | None:
+        found = self.FORM.fullmatch(text.replace(",", ""))
+        if found is None:
+            return None
+        power = [unit.lower() for unit in self.UNITS].index(found[2].lower())
+        return int(Decimal(found[1]) * 1000**power)
 
 
 class KeyedForm(forms.Form):

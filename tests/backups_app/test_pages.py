@@ -105,6 +105,9 @@ def test_policy_is_previewed_before_it_is_saved_and_saved_as_previewed(
     ("field", "value", "said"),
     [
         ("backup_cron", "every day", "give five fields"),
+        ("backup_cron", "0 25 * * *", "25 is no hour: give 0-23, * for every one"),
+        ("backup_cron", "0 3 30 2 *", "it never comes due"),
+        ("maximum_bytes", "20", "Give a size with its unit, such as 20 GB."),
         ("backup_cron", "99 3 * * *", "99"),
         ("verify_cron", "0 0 31 2 *", ""),
         ("level", "20", "less than or equal to 19"),

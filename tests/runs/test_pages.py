@@ -9,6 +9,7 @@ from django.urls import reverse
 
 from backups_app import services as backups
 from backups_app.models import Backup
+from opsconsole.events.models import AuditEvent
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from tests.conftest import rows_read
@@ -37,6 +38,26 @@ def test_run_page_fragments_and_log(as_role, environment, operator):
     backup = Backup.objects.get()
     assert client.get(backup.get_absolute_url()).status_code == 200
     assert client.get(reverse("backup-restore", args=[backup.pk])).status_code == 403
+
+
+def test_run_of_a_protected_environment_is_not_cancelled_by_one_click(
+    as_role, environment, operator
+):
+    environment.is_protected = True
+    environment.save()
+    run = backups.request_backup(
+        actor=operator, target=environment.targets.get(), idempotency_key="p" * 32
+    )
+    client, address = as_role("operator"), reverse("run-cancel", args=[run.pk])
+    asked = client.post(address)
+    assert (asked.status_code, 'name="sure"' in asked.content.decode()) == (200, True)
+    run.refresh_from_db()
+    assert run.status == RunStatus.QUEUED
+    assert client.post(address, {"sure": "yes", "reason": "too late today"}).status_code == 302
+    run.refresh_from_db()
+    assert run.status == RunStatus.CANCELLED
+    event = AuditEvent.objects.get(action="run.cancel_requested")
+    assert event.reason == "too late today"
 
 
 def test_cancel_and_decide_from_the_page(as_role, environment, operator):

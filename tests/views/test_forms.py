@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.urls import reverse
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 
 from opsconsole.events.models import AuditEvent
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
+from opsconsole.web.forms import SizeField
 from tests.worker import observe_target
 
 GIVEN = {"GET", "POST", "FILES"}
@@ -185,3 +189,29 @@ def test_empty_list_says_why_it_is_empty(environment, as_role, address, said):
         if each in page
     ]
     assert found == [said]
+
+
+@drawn(st.integers(0, 10**15))
+def test_size_is_shown_so_that_it_is_read_back_the_same(amount):
+    field = SizeField(required=False)
+    assert field.clean(field.prepare_value(amount)) == amount
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("20 GB", 20_000_000_000),
+        ("1.5kb", 1500),
+        ("812 B", 812),
+        ("1,024 MB", 1_024_000_000),
+        ("", None),
+    ],
+)
+def test_size_is_read_with_its_unit(text, expected):
+    assert SizeField(required=False).clean(text) == expected
+
+
+@pytest.mark.parametrize("text", ["20", "20 XB", "GB", "-1 GB", "1e9 B", "²0 GB"])
+def test_size_without_a_unit_or_a_number_is_refused(text):
+    with pytest.raises(ValidationError, match="Give a size with its unit"):
+        SizeField().clean(text)

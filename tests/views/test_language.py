@@ -147,7 +147,7 @@ def test_page_of_an_error_is_marked_for_translation(rf):
 
 def test_run_cancelled_by_a_reader_of_another_language_is_kept_in_english(reader, place):
     run = run_of(place, RunStatus.QUEUED)
-    assert reader.post(reverse("run-cancel", args=[run.pk])).status_code == 302
+    assert reader.post(reverse("run-cancel", args=[run.pk]), {"sure": "yes"}).status_code == 302
     run.refresh_from_db()
     assert run.summary == "Cancelled before it started. Nothing was changed."
     event = AuditEvent.objects.get(action="run.cancel_requested")

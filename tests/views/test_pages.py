@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from datetime import timedelta
 from unittest.mock import Mock
@@ -231,3 +232,14 @@ def test_file_of_a_stranger_is_not_read(client, operator, monkeypatch):
     client.force_login(operator)
     client.post(reverse("sign-in"), {"file": SimpleUploadedFile("a", b"x" * 1000)})
     assert read.call_count == 1
+
+
+def test_page_is_sent_compressed_and_an_archive_as_it_is(as_role, seen):
+    client = as_role("admin")
+    pages = {"Accept-Encoding": "gzip"}
+    page = client.get(seen.get_absolute_url(), headers=pages)
+    assert page.headers["content-encoding"] == "gzip"
+    assert "Pending" in gzip.decompress(page.content).decode()
+    export = client.get("/audit.csv", headers=pages)
+    assert "content-encoding" not in export.headers
+    assert b"".join(export.streaming_content).startswith(b"id,")
