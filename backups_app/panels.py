@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from django.db.models import Case, Count, Max, Min, Q, When
+from django.template.defaultfilters import date as date_format
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
-from django.utils.timezone import now
+from django.utils.timezone import localtime, now
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -54,7 +56,7 @@ from opsconsole.web.pages import new_key
 
 def register() -> None:
     ENVIRONMENT_FACTS.append(newest_proven)
-    ENVIRONMENT_TILES.append(lambda target: newest_proven([target])[target.pk])
+    ENVIRONMENT_TILES.append(backup_tile)
     ENVIRONMENT_ACTIONS.append(back_up_button)
     ENVIRONMENT_PANELS.append(backups_card)
     RUN_PANELS.append(run_backups)
@@ -91,6 +93,21 @@ def first_backup(user: User, target: Target) -> FirstStep:
         Backup.objects.proven().filter(target=target).exists(),
         act if can(user, "run.start", environment) else None,
     )
+
+
+def backup_tile(target: Target) -> Fact:
+    """The newest proven one, and when the next is due."""
+    fact = newest_proven([target])[target.pk]
+    policy = BackupPolicy.objects.by_environment([target.environment]).get(target.environment_id)
+    if not policy or not policy.backup_cron:
+        return replace(fact, detail=_joined(fact.detail, _("none scheduled")))
+    due = localtime(next_due(policy.backup_cron, policy.time_zone, now()))
+    said = _("next %(when)s") % {"when": date_format(due, "D H:i")}
+    return replace(fact, detail=_joined(fact.detail, said))
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
 
 
 def backup_needs(user: User, stages: list[Stage]) -> Iterable[Need]:

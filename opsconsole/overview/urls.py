@@ -1,11 +1,12 @@
 from django.urls import path
 
-from opsconsole.overview import application, console_health, environment, home, settings
+from opsconsole.overview import application, console_health, environment, home, settings, styleguide
 
 urlpatterns = [
     path("", home.home, name="home"),
     path("find", home.find, name="find"),
     path("health", console_health.console_health, name="console-health"),
+    path("styleguide", styleguide.styleguide, name="styleguide"),
     path("settings", settings.settings_page, name="settings"),
     path("applications/<slug:application>", application.application_page, name="application"),
     path(

@@ -257,6 +257,8 @@ TABLE: dict[str, tuple[Needs | None, Needs | None]] = {
     "backup-policy": (ADMIN_HERE, ADMIN_HERE),
     "prune": (ABSENT, ADMIN_HERE),
     # -- settings
+    # For whoever changes the looks, in debug mode.
+    "styleguide": (ABSENT, ABSENT),
     "settings": (ADMIN_SOMEWHERE, ABSENT),
     "settings-remove": (ABSENT, ADMIN_SOMEWHERE),
     "application-add": (ADMIN_OF_ALL, ADMIN_OF_ALL),

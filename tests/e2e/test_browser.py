@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -239,3 +240,52 @@ def test_newcomer_adds_an_application_and_migrates_it(console, browser, kind, na
     someone.press("button", "Migrate staging: 1 pending")
     someone.see("1 migration was applied to staging")
     assert someone.acts == {"clicks": 12, "fields": 5}
+
+
+# What somebody has to know within seconds, and where it stands: of a console in which a migration
+# broke the application while others wrote.
+RUN = "/runs/{run}"
+QUESTIONS = {
+    "what is wrong": ("/", "Run {run} needs a decision: Migrate staging"),
+    "is it only the database": ("/", "The application is unhealthy."),
+    "what do I do": ("/", "Decide"),
+    "why did it end so": (RUN, "Health failed: GET /health: 500 unhealthy"),
+    "what is in the database now": (RUN, "All migrations are applied"),
+    "what would I lose": (RUN, "rows written by others since the backup"),
+    "is there a way back": (RUN, "Swap backup {backup} in"),
+    "who changed this": (RUN, "Asked by admin"),
+    "is the application healthy": (STAGING, "Unhealthy"),
+    "when is the next backup": (STAGING, "next "),
+    "may I migrate production": (f"{DEMO}/production", "Migrate production: "),
+    "did somebody change the schema": (f"{DEMO}/production", "as expected"),
+}
+
+
+def test_answers_stand_in_the_first_screen_and_the_first_two_of_a_phone(console, browser):  # noqa: F811
+    console.reset()
+    client = console.sign_in("admin")
+    fields = {
+        "backup_cron": "30 2 * * *", "time_zone": "UTC", "verify_level": "3", "format": "custom",
+        "storage": "1", "level": "1", "jobs": "1", "minimum_kept": "1", "grace_days": "7",
+        "alarm_hours": "48",
+    }  # fmt: skip
+    preview = console.post(client, f"{STAGING}/backup-policy", **fields)
+    confirmed = re.search(r'name="confirmed" value="(\w+)"', preview.text)[1]
+    saved = console.post(client, f"{STAGING}/backup-policy", confirmed=confirmed, **fields)
+    assert saved.status_code == 302, saved.text
+    console.ops("demo", "break-health")
+    with console.traffic():
+        run = console.migrate_to_attention()
+        about = {"run": run["id"], "backup": run["backup"]}
+        page = sign_in(console, browser, "admin", viewport={"width": 1280, "height": 800})
+        far = {}
+        for width, most in ((1280, 800), (320, 1600)):
+            page.set_viewport_size({"width": width, "height": 800})
+            for question, (path, answer) in QUESTIONS.items():
+                page.goto(console.url + path.format(**about))
+                shown = page.locator("main").get_by_text(answer.format(**about)).first
+                box = shown.bounding_box(timeout=20_000)
+                if box is None or box["y"] + box["height"] > most:
+                    far[f"{question} at {width}"] = box
+    console.ops("decide", str(run["id"]), "failed", "--reason", "looked at")
+    assert far == {}

@@ -243,3 +243,12 @@ def test_page_is_sent_compressed_and_an_archive_as_it_is(as_role, seen):
     export = client.get("/audit.csv", headers=pages)
     assert "content-encoding" not in export.headers
     assert b"".join(export.streaming_content).startswith(b"id,")
+
+
+def test_styleguide_shows_every_component_in_debug_mode_only(as_role, settings):
+    client = as_role("viewer")
+    assert client.get("/styleguide").status_code == 404
+    settings.DEBUG = True
+    page = client.get("/styleguide").content.decode()
+    for shown in ("Needs a decision", "Nothing was done yet", "A refused form", "41.2 MB"):
+        assert shown in page, shown
