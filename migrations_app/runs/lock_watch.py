@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import psycopg
 
 from opsconsole.exceptions import AdapterError
-from opsconsole.formats import counted, duration
+from opsconsole.formats import counted, duration, one_line
 from opsconsole.runs.step import RunContext
+from opsconsole.sentences import say
 from opsconsole.targets import activity, server
 
 SAMPLE_SECONDS = 0.1
 # Ending the statement, and letting the others go on, takes its time too.
 MARGIN_SECONDS = 0.2
+SHOWN_EVERY_SECONDS = 1
+SHOWN_CHARACTERS = 120
 
 
 class Watch:
@@ -32,6 +36,7 @@ class Watch:
         self._limit = limit
         self._count = count
         self._begun = 0
+        self._shown_at = 0.0
         self._is_applied = False
         # Held for a look and what follows from it: neither may reach into the next script.
         self._looking = threading.Lock()
@@ -96,7 +101,27 @@ class Watch:
     def _show_progress(self) -> None:
         found = activity.index_progress(self._session, self._names)
         if found is None:
+            self._show_statement()
             return
         what, percent = found
         whole = 100 * (self._begun - 1 + percent / 100) / self._count
         self._context.progress(min(whole, 99), None, f"{what}, {percent:.0f} %")
+
+    def _show_statement(self) -> None:
+        """What runs now, once a second, when it takes that long."""
+        if time.monotonic() < self._shown_at + SHOWN_EVERY_SECONDS:
+            return
+        self._shown_at = time.monotonic()
+        running = activity.running_statement(self._session, self._names)
+        if running is None or running[1] < SHOWN_EVERY_SECONDS:
+            return
+        statement, seconds = running
+        self._context.progress(
+            100 * (self._begun - 1) / self._count,
+            None,
+            say(
+                "%(statement)s, for %(time)s",
+                statement=one_line(statement, SHOWN_CHARACTERS),
+                time=duration(round(seconds)),
+            ),
+        )

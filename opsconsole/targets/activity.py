@@ -134,6 +134,23 @@ def index_progress(connection: psycopg.Connection, names: list[str]) -> tuple[st
     return (f"index on {row[1]}: {row[0]}", row[2]) if row else None
 
 
+def running_statement(connection: psycopg.Connection, names: list[str]) -> tuple[str, float] | None:
+    """What a session of such a name runs now, and for how many seconds; None for nothing.
+
+    The server keeps the first `track_activity_query_size` bytes of it.
+    """
+    row = connection.execute(
+        """
+        SELECT query, extract(epoch FROM clock_timestamp() - query_start)::float
+          FROM pg_stat_activity
+         WHERE application_name = ANY(%s) AND datname = current_database() AND state = 'active'
+         ORDER BY query_start LIMIT 1
+        """,
+        [names],
+    ).fetchone()
+    return (row[0], row[1]) if row else None
+
+
 def blockers(connection: psycopg.Connection, database: str, long_seconds: float = 60) -> list[str]:
     """What would make a schema change wait, one line each: dumps, long and idle transactions."""
     rows = connection.execute(

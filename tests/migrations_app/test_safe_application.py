@@ -12,6 +12,7 @@ import pytest
 
 from opsconsole.environments.models import Environment
 from opsconsole.runs.choices import RunStatus
+from opsconsole.runs.recorder import Recorder
 from opsconsole.targets import activity
 from tests.conftest import log_of
 from tests.worker import observe_target
@@ -140,6 +141,15 @@ def test_index_build_is_seen_with_its_phase(environment, target):
             thread.join()
             assert seen == ("index on users: waiting for writers before build", 0.0)
             assert activity.index_progress(target, ["builder"]) is None
+
+
+def test_statement_under_way_is_shown_with_its_time(migrate, folder, monkeypatch):
+    said = []
+    monkeypatch.setattr(Recorder, "progress", lambda _self, *told: said.append(str(told[2])))
+    folder.add(NAME, "SELECT pg_sleep(1.6);\n")
+    run = migrate()
+    assert run.status == RunStatus.SUCCEEDED, run.summary
+    assert "SELECT pg_sleep(1.6), for 1 s" in said
 
 
 def test_policy_lets_nobody_promise_less_waiting_than_one_wait_for_a_lock(environment, as_role):
