@@ -228,15 +228,15 @@ def test_newcomer_adds_an_application_and_migrates_it(console, browser, kind, na
     someone.see("It works.")
     assert axe_problems(page) == []
     someone.press("button", "Add the environment")
+    someone.see("First steps")
+    assert axe_problems(page) == []
     someone.press("link", "Add a health check")
     someone.fill("Address or query", health)
     someone.press("button", "Save")
     someone.press("button", "Back up now")
     someone.see("content equal")
     someone.press("link", "Staging")
-    someone.see("First steps")
-    assert axe_problems(page) == []
-    someone.press("link", "Migrate")
+    someone.press("link", "Migrate staging: 1 pending")
     someone.press("button", "Migrate staging: 1 pending")
     someone.see("1 migration was applied to staging")
     assert someone.acts == {"clicks": 12, "fields": 5}
