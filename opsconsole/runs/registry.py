@@ -58,6 +58,14 @@ def outlook(parameters: Parameters, target: Target) -> Outlook:
     return Outlook(operation.promises(target, parameters), operation.on_failure(target, parameters))
 
 
+def steps_to_come(run: Run) -> list[str]:
+    """The names of the steps that a run will take; [] where this version cannot tell."""
+    asked = parameters_of(run)
+    if asked is None:
+        return []
+    return [step.name for step in OPERATIONS[run.operation].steps(run.target, asked)]
+
+
 def parameters_of(run: Run) -> Parameters | None:
     """What a run was asked to do; None where this version of the console cannot tell."""
     operation = OPERATIONS.get(run.operation)

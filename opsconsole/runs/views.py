@@ -23,6 +23,7 @@ from opsconsole.runs.lookup import run_or_404
 from opsconsole.runs.models import Run, Step
 from opsconsole.runs.outcome import ended_outcome, moving_outcome, usual_seconds
 from opsconsole.runs.panels import NEXT_ACTS, RUN_CHOICES, RUN_PANELS, NextAct
+from opsconsole.runs.registry import steps_to_come
 from opsconsole.runs.run_timeline import timeline_of
 from opsconsole.web.downloads import attachment
 from opsconsole.web.forms import Given, act_on
@@ -79,6 +80,10 @@ def run_rest(request: ConsoleRequest, run_id: int) -> HttpResponse:
 
 
 def _status_context(run: Run, steps: list[Step]) -> dict[str, object]:
+    if run.state is RunStatus.QUEUED and not steps:
+        # As its worker will write them down.
+        names = enumerate(steps_to_come(run))
+        steps = [Step(run=run, position=place, name=name) for place, name in names]
     context: dict[str, object] = {"run": run, "environment": run.environment, "steps": steps}
     if run.state.is_moving:
         context |= {"outcome": moving_outcome(run, steps), "usual": usual_seconds(run)}

@@ -32,6 +32,14 @@ def browser() -> Iterator:
         running.close()
 
 
+SHIFTS = """
+window.shifts = [];
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifts.push(entry.value);
+}).observe({ type: "layout-shift", buffered: true });
+"""
+
+
 def sign_in(console: Console, browser, name: str, **context):  # noqa: F811
     password = json.loads((console.home / "keys.json").read_text())["demo_password"]
     page = browser.new_context(**context).new_page()
@@ -49,6 +57,7 @@ def sign_in(console: Console, browser, name: str, **context):  # noqa: F811
 
 def test_new_operator_migrates_staging_and_finds_every_trace(console, browser):  # noqa: F811
     page = sign_in(console, browser, "operator", viewport={"width": 1280, "height": 900})
+    page.add_init_script(SHIFTS)
     page.get_by_role("link", name="Staging", exact=True).click()
     assert "parent_target_id" in page.locator("details[open] .sql").inner_text()
 
@@ -61,6 +70,8 @@ def test_new_operator_migrates_staging_and_finds_every_trace(console, browser): 
         page.locator("[data-log] li[id]").nth(3).wait_for()
         page.get_by_text("Succeeded").first.wait_for(timeout=60_000)
     page.get_by_role("button", name="Cancel run").wait_for(state="detached")
+    # web.dev/articles/cls: the sum of what moved by itself, while the run was live.
+    assert page.evaluate("shifts.reduce((sum, one) => sum + one, 0)") < 0.02
     log = page.locator("[data-log]").inner_text()
     assert "content equal" in log
     page.get_by_label("Find in the log").fill("health after")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -58,6 +60,18 @@ def test_run_of_a_protected_environment_is_not_cancelled_by_one_click(
     assert run.status == RunStatus.CANCELLED
     event = AuditEvent.objects.get(action="run.cancel_requested")
     assert event.reason == "too late today"
+
+
+def test_queued_run_shows_its_steps_to_come(as_role, environment, operator):
+    run = backups.request_backup(
+        actor=operator, target=environment.targets.get(), idempotency_key="q" * 32
+    )
+    page = _page(as_role("viewer"), run)
+    steps = re.findall(r"<b>(\w+)<span", page.partition('class="steps"')[2].partition("</ol>")[0])
+    assert steps == ["Preflight", "Backup", "Prove", "Copy"]
+    assert not run.steps.exists()
+    Run.objects.update(operation="of_another_version")
+    assert "Waiting for a worker" in _page(as_role("viewer"), run)
 
 
 def test_cancel_and_decide_from_the_page(as_role, environment, operator):
