@@ -10,6 +10,7 @@ from django.utils.timezone import now
 
 from migrations_app.reading.drift import drift_of
 from migrations_app.reading.readings import reading_of
+from migrations_app.services.applications import allow_folder
 from migrations_app.services.doctor import request_resolution
 from migrations_app.services.drift import request_check
 from migrations_app.services.migrations import (
@@ -119,7 +120,14 @@ def _mark_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mark", choices=["rolled_back", "applied", "finish"], required=True)
 
 
+def allow(call: Call) -> int:
+    folder = allow_folder(actor=call.actor(), folder=call.options.folder)
+    call.print({"folder": str(folder)}, [f"migrations may lie below {folder}"])
+    return DONE
+
+
 VERBS = [
+    Verb("allow-folder", "let migrations lie below a folder here", allow, takes("folder")),
     Verb("pending", "read what is pending", list_pending, takes("environment")),
     Verb("drift", "how the schema differs from what is expected", list_drift, takes("environment")),
     Verb("migrate", "apply what is pending", migrate, starts("environment", more=_migrate_arguments)),

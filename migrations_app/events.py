@@ -34,6 +34,10 @@ class RepositoryChanged(Changed):
     secret_changed: bool = False
 
 
+class FolderAllowed(Data):
+    folder: str = Field(examples=["/srv/checkouts"])
+
+
 class RepositoryRemoved(Data):
     before: Mapping[str, Any] = Field(examples=[{"url": "https://git.example.com/shop.git"}])
 
@@ -50,6 +54,13 @@ LEVELS_SET = event(
     "lint.levels_set",
     _("%(actor)s set what the lint rules do for %(object)s."),
     data=Changed,
+    seen_by=Audience.CONSOLE,
+)
+FOLDER_ALLOWED = event(
+    "folder.allowed",
+    _("%(actor)s allowed a folder of migrations on the workers."),
+    data=FolderAllowed,
+    tone="warn",
     seen_by=Audience.CONSOLE,
 )
 DRIFT_ACKNOWLEDGED = event(

@@ -16,7 +16,7 @@ from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
 from backups_app.parameters import BackupParameters
 from backups_app.services import backups, policies, restores, storages
 from migrations_app.models import ExpectedSchema, Repository, SchemaReading, SchemaText, Waiver
-from migrations_app.services import drift, findings, repositories
+from migrations_app.services import applications, drift, findings, repositories
 from opsconsole.access import people
 from opsconsole.access.models import Membership, User
 from opsconsole.audit.models import StrangerCount
@@ -203,6 +203,9 @@ ACTS: dict[str, Callable[[There], Callable[[], object]]] = {
     ),
     "health.check_requested": lambda x: partial(
         health.request_check, actor=x.admin, environment=x.environment
+    ),
+    "folder.allowed": lambda x: partial(
+        applications.allow_folder, actor=x.admin, folder="/usr/share"
     ),
     "draft.tried": lambda x: partial(
         drafts.keep_draft,

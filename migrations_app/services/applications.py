@@ -1,19 +1,40 @@
-"""Add an application whose migrations were found."""
+"""Add an application whose migrations were found, and allow folders where they may lie."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from django.db import IntegrityError, transaction
 from django.utils.translation import gettext as _
 
+from migrations_app import events
 from migrations_app.models import Repository
 from migrations_app.services.repositories import save_repository
 from migrations_app.sources.discovery import FoundFolder, is_folder
+from migrations_app.sources.roots import add_root, checked_root
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
+from opsconsole.access.places import CONSOLE
 from opsconsole.environments.models import Application, Draft
 from opsconsole.environments.secrets import Sealed
 from opsconsole.environments.services import save_application
+from opsconsole.events import recording as audit
 from opsconsole.exceptions import Kind, Refused
+
+
+def allow_folder(*, actor: User, folder: str) -> Path:
+    """Allow migrations to lie below a folder of this machine.
+
+    Raises AdapterError as `checked_root` does.
+    """
+    authorize(actor, "settings.edit", CONSOLE)
+    path = checked_root(folder)
+    with transaction.atomic():
+        audit.record(
+            events.FOLDER_ALLOWED, actor=actor, data=events.FolderAllowed(folder=str(path))
+        )
+        add_root(path)
+    return path
 
 
 def add_application(

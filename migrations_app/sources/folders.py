@@ -10,6 +10,7 @@ from django.conf import settings
 from migrations_app.engines import ENGINES, Engine
 from migrations_app.models import Repository
 from migrations_app.sources import git
+from migrations_app.sources.roots import allowed_roots
 from opsconsole.environments.calling import call_policy
 from opsconsole.environments.models import Environment
 from opsconsole.environments.secrets import unseal
@@ -63,11 +64,11 @@ def allowed_folder(path: str) -> Path:
             "them in the settings"
         )
     folder = Path(path).resolve()
-    if not any(folder.is_relative_to(root.resolve()) for root in settings.MIGRATIONS_ROOTS):
-        roots = ", ".join(str(root) for root in settings.MIGRATIONS_ROOTS)
+    if not any(folder.is_relative_to(root.resolve()) for root in allowed_roots()):
+        roots = ", ".join(str(root) for root in allowed_roots())
         raise AdapterError(
             f"{folder} is outside the allowed folders ({roots}): give the application an https:// "
-            "or ssh:// git repository in the settings, or add the folder to "
-            "OPSCONSOLE_MIGRATIONS_ROOTS and restart the workers"
+            "or ssh:// git repository in the settings, or allow the folder on the workers' machine: "
+            f"manage.py ops allow-folder {folder}"
         )
     return folder

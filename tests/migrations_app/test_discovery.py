@@ -9,7 +9,9 @@ import pytest
 from django.urls import reverse
 
 from migrations_app.models import Repository
+from migrations_app.services.applications import allow_folder
 from migrations_app.sources.discovery import FoundFolder, discover, project_name
+from migrations_app.sources.roots import FILE
 from opsconsole.environments.models import Application, Draft
 from opsconsole.exceptions import AdapterError
 from opsconsole.work.models import WorkItem
@@ -92,6 +94,36 @@ def test_what_cannot_be_looked_into_is_said(work, tmp_path, source, said):
 def test_branch_that_is_not_there_is_said(work):
     with pytest.raises(AdapterError, match="there is no branch, tag or commit nowhere"):
         found_in(work.url, ref="nowhere")
+
+
+@pytest.mark.django_db
+def test_folder_is_allowed_without_a_restart_and_takes_none_away(
+    work, tmp_path_factory, settings, admin
+):
+    other = tmp_path_factory.mktemp("checkouts")
+    (other / "db/migrations").mkdir(parents=True)
+    (other / "db/migrations/1_init.sql").write_text(DBMATE)
+    kept = Path(settings.OPSCONSOLE_HOME.path) / FILE
+    try:
+        with pytest.raises(AdapterError, match=f"ops allow-folder {other}"):
+            found_in(str(other))
+        for _twice in range(2):
+            assert allow_folder(actor=admin, folder=str(other)) == other
+        assert kept.read_text() == f"{other}\n"
+        assert found_in(str(other)) == [FoundFolder("dbmate", str(other / "db/migrations"), 1)]
+        assert found_in(str(work.tree))[0].migrations == 2
+    finally:
+        kept.unlink(missing_ok=True)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [("checkouts", "no absolute path"), ("/nowhere", "no folder here"), ("/", "whole machine")],
+)
+def test_folder_that_cannot_be_meant_is_not_allowed(admin, folder, said):
+    with pytest.raises(AdapterError, match=said):
+        allow_folder(actor=admin, folder=folder)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_same_state_gives_the_same_plan(environment, folder):
 
 def test_folder_outside_the_roots_is_refused(environment):
     environment.migrations_folder = "/etc"
-    with pytest.raises(AdapterError, match=r"outside the allowed folders.*git.*restart"):
+    with pytest.raises(AdapterError, match=r"outside the allowed folders.*git.*allow-folder /etc"):
         engine_for(environment, Dsn.parse(environment.dsn))
 
 
