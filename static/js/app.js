@@ -50,6 +50,26 @@
     }
   }
 
+  function show(line) {
+    if (!line) return;
+    following = false;
+    line.scrollIntoView({ block: "center" });
+    line.querySelector("a").focus({ preventScroll: true });
+  }
+
+  // A step leads to the first line of its time: both are written as the clock says.
+  function showSince(clock) {
+    const lines = [...document.querySelectorAll("[data-log] li[id]")];
+    show(lines.find((line) => line.querySelector("time").textContent >= clock));
+  }
+
+  function showNextError() {
+    const lines = [...document.querySelectorAll("[data-log] li[id]")].filter((line) => line.querySelector(".no"));
+    const here = document.activeElement.closest("[data-log] li");
+    const next = lines.find((line) => here && here.compareDocumentPosition(line) & Node.DOCUMENT_POSITION_FOLLOWING);
+    show(next || lines[0]);
+  }
+
   function keepTitle() {
     const state = document.querySelector("[data-title]");
     if (!state) return;
@@ -71,6 +91,12 @@
       following = true;
       follow();
     }
+    const step = event.target.closest("[data-since]");
+    if (step) {
+      event.preventDefault();
+      showSince(step.dataset.since);
+    }
+    if (event.target.closest("[data-next-error]")) showNextError();
     const pause = event.target.closest("[data-pause]");
     if (pause) {
       const paused = pause.getAttribute("aria-pressed") !== "true";

@@ -76,6 +76,9 @@ def test_new_operator_migrates_staging_and_finds_every_trace(console, browser): 
     assert "content equal" in log
     page.get_by_label("Find in the log").fill("health after")
     assert page.locator("[data-log] li.found").count() >= 2
+    page.locator("[data-since]", has_text="Migrate").click()
+    began = page.locator("[data-log] li:focus-within").inner_text()
+    assert "migrate: 20250728101500_add_parent_target_relationship" in began
     page.get_by_role("link", name="Line 1", exact=True).click()
     assert page.url.endswith("#L1")
     assert page.title().startswith("✓ Migrate staging")
