@@ -59,15 +59,13 @@ def _age_alarms(backups: list[Backup], policy: BackupPolicy | None, since: datet
         return []
     newest = next((b.taken_at for b in backups if b.proof >= ProofLevel.RESTORED), None)
     allowed = timedelta(hours=hours)
-    if newest is None and timezone.now() - since <= allowed:
+    age = timezone.now() - (newest or since)
+    if age <= allowed:
         return []
     if newest is None:
         return [
             _("No backup is proven; the policy asks for one every %(hours)s h.") % {"hours": hours}
         ]
-    age = timezone.now() - newest
-    if age <= allowed:
-        return []
     return [
         _("The newest proven backup is %(age)s h old; the policy allows %(hours)s h.")
         % {"age": count(round(age / timedelta(hours=1))), "hours": hours}

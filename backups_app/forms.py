@@ -100,6 +100,8 @@ class CheckForm(forms.Form):
 class RestoreForm(ExchangeForm):
     """Where a backup goes, why, and the typed name of what it replaces."""
 
+    REPLACE, BESIDE = "replace", "beside"
+
     environment = forms.ModelChoiceField(
         Target.objects.none(),
         label=_("Restore into"),
@@ -107,8 +109,6 @@ class RestoreForm(ExchangeForm):
         # The page names environments.
         to_field_name="environment",
     )
-    REPLACE, BESIDE = "replace", "beside"
-
     how = forms.ChoiceField(
         label=_("How"),
         widget=forms.RadioSelect,

@@ -62,6 +62,7 @@ def _as_read(draft: Draft) -> tuple[dict[str, object], str]:
         application=draft.application,
         name=draft.given.get("name", ""),
         migrations_folder=draft.given.get("migrations_folder", ""),
+        is_protected=draft.given.get("is_protected", False),
     )
     sealed = draft.sealed.get("address", "")
     reference = "" if sealed else draft.given.get("address", "")

@@ -60,10 +60,17 @@ def discover(source: str, *, ref: str = "", sealed: str = "") -> Discovery:
         return _in_folder(allowed_folder(source))
     repository = as_read(Repository(url=source, secret_encrypted=sealed))
     revision, paths = git.list_files(repository, ref)
-    found = []
+    found, problems = [], []
     for engine, inside in _candidates(paths):
-        folder, _revision = git.read_folder(repository, revision.commit, str(inside))
-        found.append(_look(engine, folder, str(inside)))
+        try:
+            folder, _revision = git.read_folder(repository, revision.commit, str(inside))
+        except AdapterError as error:
+            # One folder that cannot be written out (a link in it) hides no other.
+            problems.append(error)
+        else:
+            found.append(_look(engine, folder, str(inside)))
+    if problems and not any(each.migrations for each in found):
+        raise problems[0]
     return Discovery(_sorted(found), revision.ref, revision.commit)
 
 

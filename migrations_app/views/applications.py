@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
-from django.http import Http404, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
@@ -16,7 +16,7 @@ from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import authorize, require
 from opsconsole.access.places import CONSOLE
 from opsconsole.environments import drafts
-from opsconsole.environments.draft_views import draft_or_404
+from opsconsole.environments.lookup import draft_or_404
 from opsconsole.environments.models import Draft
 from opsconsole.exceptions import Refused
 from opsconsole.web.forms import Given, act_on, add_refusal
@@ -39,7 +39,7 @@ def add(request: ConsoleRequest) -> HttpResponse:
 @polled
 def source(request: ConsoleRequest, pk: int) -> HttpResponse:
     """What was found, with the name of the application, and below it what was looked into."""
-    draft = _application_draft_or_404(request, pk)
+    draft = draft_or_404(request, pk, of_application=True)
     form = SourceForm(request.POST or draft.given, draft=draft)
     if request.method == "POST" and form.is_valid():
         return _look(request, form)
@@ -49,7 +49,7 @@ def source(request: ConsoleRequest, pk: int) -> HttpResponse:
 @require_POST
 @require("settings.edit")
 def save(request: ConsoleRequest, pk: int) -> HttpResponse:
-    draft = _application_draft_or_404(request, pk)
+    draft = draft_or_404(request, pk, of_application=True)
     form = NewApplicationForm(request.POST, draft=draft)
     status = 422
     if form.is_valid():
@@ -72,13 +72,6 @@ def save(request: ConsoleRequest, pk: int) -> HttpResponse:
     return _shown(request, draft, shown, application=form, status=status)
 
 
-def _application_draft_or_404(request: ConsoleRequest, pk: int) -> Draft:
-    draft = draft_or_404(request, pk)
-    if draft.application is not None:
-        raise Http404
-    return draft
-
-
 def _look(request: ConsoleRequest, form: SourceForm) -> HttpResponse:
     kept = drafts.keep_draft(
         actor=request.user, draft=form.draft, given=form.typed, secrets=form.secrets
@@ -95,6 +88,7 @@ def _shown(
 ) -> HttpResponse:
     is_found = draft.tried_at is not None and not draft.error
     context: dict[str, Any] = {
+        "title": _("Add an application"),
         "draft": draft,
         "form": form,
         "waiting": drafts.pending_try(draft),

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
-from django.http import Http404, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from opsconsole.access.http import ConsoleRequest
-from opsconsole.access.permissions import authorize, can, require
+from opsconsole.access.permissions import require
 from opsconsole.environments import drafts
 from opsconsole.environments import services as environments
 from opsconsole.environments.forms import NewEnvironmentForm
-from opsconsole.environments.lookup import application_or_404
+from opsconsole.environments.lookup import application_or_404, draft_or_404
 from opsconsole.environments.models import Draft, Environment, Target, TargetState
 from opsconsole.environments.secrets import Sealed
 from opsconsole.environments.verdicts import verdicts_of
@@ -28,41 +28,28 @@ from opsconsole.web.polling import polled
 @require("settings.edit")
 def add_environment(request: ConsoleRequest, application_id: int) -> HttpResponse:
     application = application_or_404(request, application_id, "settings.edit")
-    form = NewEnvironmentForm(request.POST or None, draft=Draft(application=application))
+    draft = Draft(application=application)
+    form = NewEnvironmentForm(request.POST or None, draft=draft)
 
     def act(_given: Given) -> HttpResponse:
         return _try(request, form)
 
-    title = _("Add an environment of %(application)s") % {"application": application}
-    return act_on(request, form, act, title=title, back="settings", submit=_("Test it"))
+    return act_on(request, form, act, title=_title(draft), back="settings", submit=_("Test it"))
 
 
-def draft_or_404(request: ConsoleRequest, pk: int) -> Draft:
-    """One that the person may save. Raises Http404, also where the right is missing."""
-    draft = get_object_or_404(Draft.objects.select_related("application"), pk=pk)
-    if not can(request.user, "settings.edit", draft.place):
-        raise Http404
-    if draft.application and draft.application.archived_at:
-        raise Http404
-    return draft
+def _title(draft: Draft) -> str:
+    return _("Add an environment of %(application)s") % {"application": draft.application}
 
 
 @require("settings.edit")
 @polled
 def edit_draft(request: ConsoleRequest, pk: int) -> HttpResponse:
     """What a worker found, and the form below it: changed, it is tried again."""
-    draft = _environment_draft_or_404(request, pk)
+    draft = draft_or_404(request, pk, of_application=False)
     form = NewEnvironmentForm(request.POST or draft.given, draft=draft)
     if request.method == "POST" and form.is_valid():
         return _try(request, form)
     return _shown(request, draft, form, status=422 if request.method == "POST" else 200)
-
-
-def _environment_draft_or_404(request: ConsoleRequest, pk: int) -> Draft:
-    draft = draft_or_404(request, pk)
-    if draft.application is None:
-        raise Http404
-    return draft
 
 
 def _try(request: ConsoleRequest, form: NewEnvironmentForm) -> HttpResponse:
@@ -79,6 +66,7 @@ def _shown(
     state = _as_state(draft)
     verdicts = verdicts_of(state.target, state) if state and not state.error else []
     context: dict[str, Any] = {
+        "title": _title(draft),
         "draft": draft,
         "form": form,
         "state": state,
@@ -103,7 +91,7 @@ def _as_state(draft: Draft) -> TargetState | None:
 @require_POST
 @require("settings.edit")
 def save_draft(request: ConsoleRequest, pk: int) -> HttpResponse:
-    draft = _environment_draft_or_404(request, pk)
+    draft = draft_or_404(request, pk, of_application=False)
     form = NewEnvironmentForm(draft.given, draft=draft)
     if not form.is_valid():
         return _shown(request, draft, form, status=422)
@@ -128,7 +116,6 @@ def save_draft(request: ConsoleRequest, pk: int) -> HttpResponse:
 @require("settings.edit")
 def discard_draft(request: ConsoleRequest, pk: int) -> HttpResponse:
     draft = draft_or_404(request, pk)
-    authorize(request.user, "settings.edit", draft.place)
     drafts.discard_draft(actor=request.user, draft=draft)
     messages.success(request, _("Discarded, and what was typed with it."))
     return redirect("settings")

@@ -70,5 +70,5 @@ def discard_draft(*, actor: User, draft: Draft) -> None:
 
 
 def forget_old_drafts() -> int:
-    """Delete those that nobody came back to for a week; returns how many."""
+    """Delete those begun over a week ago, with the secrets in them; returns how many."""
     return Draft.objects.filter(made_at__lt=Now() - KEEP).delete()[0]

@@ -228,11 +228,12 @@ class NewEnvironmentForm(EnvironmentForm):
         return cleaned
 
     @property
-    def typed(self) -> dict[str, str]:
-        """What was typed, without what is secret: what a draft keeps."""
+    def typed(self) -> dict[str, str | bool]:
+        """What a draft keeps: what was typed, without what is secret, and whether it is protected."""
         given = {name: str(self.data[name]) for name in self.fields if name in self.data}
         secret = {name for name in ADDRESSES if not is_reference(given.get(name, ""))}
-        return {name: text for name, text in given.items() if name not in secret}
+        shown = {name: text for name, text in given.items() if name not in secret}
+        return shown | {"is_protected": self.instance.is_protected}
 
     @property
     def secrets(self) -> dict[str, str | None]:

@@ -10,8 +10,8 @@ from django.http import Http404
 from django.shortcuts import get_object_or_404
 
 from opsconsole.access.http import ConsoleRequest
-from opsconsole.access.permissions import authorize
-from opsconsole.environments.models import Application, Environment, Target
+from opsconsole.access.permissions import authorize, can
+from opsconsole.environments.models import Application, Draft, Environment, Target
 from opsconsole.environments.visibility import (
     visible_applications,
     visible_environments,
@@ -22,6 +22,20 @@ from opsconsole.environments.visibility import (
 def application_or_404(request: ConsoleRequest, pk: int, action: str) -> Application:
     found = get_object_or_404(visible_applications(request.user), pk=pk)
     authorize(request.user, action, found)
+    return found
+
+
+def draft_or_404(request: ConsoleRequest, pk: int, *, of_application: bool | None = None) -> Draft:
+    """A draft that the user may save: of an application or of an environment, where that is said.
+
+    404 also where the right is missing: nobody else has anything to do with it.
+    """
+    drafts = Draft.objects.select_related("application").filter(application__archived_at=None)
+    if of_application is not None:
+        drafts = drafts.filter(application__isnull=of_application)
+    found = get_object_or_404(drafts, pk=pk)
+    if not can(request.user, "settings.edit", found.place):
+        raise Http404
     return found
 
 

@@ -47,10 +47,7 @@ def verdicts_of(target: Target, state: TargetState) -> list[Verdict]:
 def _server(server: ServerRead) -> list[Verdict]:
     if server.tools_problem:
         return []
-    text = _(
-        "PostgreSQL %(version)s answers directly, not through a pooler, and the workers have "
-        "pg_dump for it."
-    )
+    text = _("PostgreSQL %(version)s answers, and the workers have pg_dump for it.")
     return [Verdict("good", text % {"version": server.version})]
 
 

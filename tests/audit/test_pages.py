@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 from django.db import connection
@@ -136,6 +137,30 @@ def test_search_of_the_audit_trail_reads_an_index(db):
         with connection.cursor() as cursor:
             cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_indexscan = off")
         assert index in events.order_by().explain()
+
+
+def test_console_is_upgraded_where_pg_trgm_is_out_of_reach(db):
+    upgrade = import_module("opsconsole.migrations.0020_find_among_a_million")
+    there = (
+        "SELECT count(*) FROM pg_class WHERE relname IN ('audit_event_words', 'audit_event_actor')"
+    )
+
+    def indexes() -> int:
+        with connection.cursor() as cursor:
+            cursor.execute(there)
+            return cursor.fetchone()[0]
+
+    assert indexes() == 2
+    upgrade.forget_words(None, connection.schema_editor())
+    with connection.cursor() as cursor:
+        cursor.execute("DROP EXTENSION pg_trgm; CREATE SCHEMA elsewhere")
+        cursor.execute("CREATE EXTENSION pg_trgm SCHEMA elsewhere")
+    upgrade.index_words(None, connection.schema_editor())
+    assert indexes() == 0
+    with connection.cursor() as cursor:
+        cursor.execute("DROP EXTENSION pg_trgm")
+    upgrade.index_words(None, connection.schema_editor())
+    assert indexes() == 2
 
 
 def test_audit_csv_starts_no_formula(as_role, environment, operator):

@@ -15,7 +15,7 @@ from opsconsole.environments.forms import says_production
 from opsconsole.environments.models import Draft, Environment
 from opsconsole.events.models import AuditEvent
 from opsconsole.work.models import WorkItem
-from tests.worker import do_work
+from tests.worker import as_worker, do_work, unseal
 
 FIELDS = {
     "name": "Next",
@@ -58,6 +58,7 @@ class TestAdding:
         address = database()
         draft = tried(admin_client, add, FIELDS | {"name": "Live", "address": address})
         assert (draft.error, "address" in draft.given) == ("", False)
+        assert draft.given["is_protected"] is True
         page = admin_client.get(draft.get_absolute_url()).content.decode()
         for said in ("It works.", "1 migration, 1 pending", "Add the environment"):
             assert said in page, said
@@ -74,6 +75,8 @@ class TestAdding:
         assert (policy.backup_cron, policy.keep_days) == ("30 2 * * *", 30)
         assert not Draft.objects.exists()
         assert "postgresql" not in added.targets.get().dsn_encrypted
+        with as_worker():
+            assert unseal(added.targets.get().dsn_encrypted) == address
         page = admin_client.get(added.get_absolute_url()).content.decode()
         for said in ("First steps", "Add a health check", "Back up now", "1 migration is pending"):
             assert said in page, said

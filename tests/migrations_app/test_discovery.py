@@ -91,6 +91,25 @@ def test_what_cannot_be_looked_into_is_said(work, tmp_path, source, said):
 
 
 @pytest.mark.django_db
+def test_folder_with_a_link_hides_no_other(work):
+    link = work.tree / "old/db/migrations/2_link.sql"
+    link.symlink_to("1_init.sql")
+    work.commit_tree("Link")
+    assert found_in(work.url) == FOUND[:1]
+    work.git("rm", "-r", "--quiet", "packages")
+    work.commit_tree("Only the link")
+    with pytest.raises(AdapterError, match=r"2_link\.sql is a symbolic link"):
+        found_in(work.url)
+
+
+@pytest.mark.django_db
+def test_repository_without_a_commit_is_said(work, tmp_path):
+    work.git("init", "--quiet", "--bare", tmp_path / "empty.git", cwd=tmp_path)
+    with pytest.raises(AdapterError, match="no branch of its own: is it empty"):
+        found_in(f"file://{tmp_path / 'empty.git'}")
+
+
+@pytest.mark.django_db
 def test_branch_that_is_not_there_is_said(work):
     with pytest.raises(AdapterError, match="there is no branch, tag or commit nowhere"):
         found_in(work.url, ref="nowhere")
