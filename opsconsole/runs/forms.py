@@ -6,6 +6,7 @@ from django import forms
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.environments.forms import EnvironmentFilterForm
+from opsconsole.events.reasons import LONGEST
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.web.forms import ReasonedForm
 
@@ -29,6 +30,15 @@ class RunFilterForm(EnvironmentFilterForm):
 class CancelForm(ReasonedForm):
     """Asked for where a protected environment's run is cancelled: one click is not enough."""
 
+    reason = forms.CharField(
+        label=_("Reason"),
+        required=False,
+        max_length=LONGEST,
+        help_text=_(
+            "It stops as soon as its step can. Migrations that are applied stay applied; its page says "
+            "what is in the database then."
+        ),
+    )
     sure = forms.CharField(widget=forms.HiddenInput, initial="yes", required=False)
 
 

@@ -52,7 +52,9 @@ def test_run_of_a_protected_environment_is_not_cancelled_by_one_click(
     )
     client, address = as_role("operator"), reverse("run-cancel", args=[run.pk])
     asked = client.post(address)
-    assert (asked.status_code, 'name="sure"' in asked.content.decode()) == (200, True)
+    page = asked.content.decode()
+    assert (asked.status_code, 'name="sure"' in page) == (200, True)
+    assert "Migrations that are applied stay applied" in page
     run.refresh_from_db()
     assert run.status == RunStatus.QUEUED
     assert client.post(address, {"sure": "yes", "reason": "too late today"}).status_code == 302
