@@ -235,9 +235,10 @@ class Applying:
 
     def _log_notice(self, notice: psycopg.errors.Diagnostic) -> None:
         where = f" ({self.script.file} line {self.current[-1].line})" if self.current else ""
+        severity = notice.severity_nonlocalized
         self.log(
-            f"  {notice.severity} {notice.sqlstate}: {notice.message_primary}{where}",
-            "hm" if notice.severity_nonlocalized == "WARNING" else "",
+            f"  {severity} {notice.sqlstate}: {notice.message_primary}{where}",
+            "hm" if severity == "WARNING" else "",
         )
 
     def _drop_invalid_index(self, statement: Statement) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import os
 import tempfile
 import threading
 import time
+from bisect import bisect_right
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from opsconsole.formats import counted
+import orjson
 
-# Seconds since the epoch, tone, text.
-Line = tuple[float, str, str]
+from opsconsole.formats import counted
+from opsconsole.runs.lines import Line
+
 # What a line takes besides its text, in bytes.
 LINE_BYTES = 100
 # More than the longest line, quoted, takes.
@@ -40,10 +43,14 @@ class Backlog:
         with self._guard:
             return len(self._lines) + self._spill.count + self._dropped
 
-    def add(self, line: Line) -> None:
+    def add(self, lines: list[Line]) -> None:
         with self._guard:
-            if self._dropped or not self._keep(line):
-                self._dropped += 1
+            # What is in the file comes first, and what was dropped before what is added now.
+            if not self._spill.count and not self._dropped:
+                lines = lines[self._append(lines) :]
+            if lines and not self._dropped:
+                lines = lines[self._spill.add(lines) :]
+            self._dropped += len(lines)
 
     def holds(self, lines: int, size: int) -> bool:
         """Whether so many lines, or bytes of them, wait in memory."""
@@ -67,24 +74,21 @@ class Backlog:
         with self._guard:
             self._spill.close()
 
-    def _keep(self, line: Line) -> bool:
-        size = _size_of(line)
-        # What is in the file comes first.
-        if self._spill.count or self._bytes + size > self._memory_bytes:
-            return self._spill.add(line)
-        self._append(line)
-        return True
-
-    def _append(self, line: Line) -> None:
-        self._lines.append(line)
-        self._bytes += _size_of(line)
+    def _append(self, lines: list[Line]) -> int:
+        """Take into the memory what fits; returns how many."""
+        fits = _how_many_fit(map(_size_of, lines), self._memory_bytes - self._bytes)
+        taken = lines[:fits]
+        self._lines.extend(taken)
+        self._bytes += sum(map(_size_of, taken))
+        return fits
 
     def _read_back(self) -> None:
-        for line in self._spill.take():
-            self._append(line)
+        lines = self._spill.take()
         if self._dropped and not self._spill.count:
-            self._append((time.time(), "no", _told(self._dropped)))
+            lines.append((time.time(), "no", _told(self._dropped)))
             self._dropped = 0
+        self._lines.extend(lines)
+        self._bytes += sum(map(_size_of, lines))
 
 
 class Spill:
@@ -97,20 +101,20 @@ class Spill:
         self._file: BinaryIO | None = None
         self._begin = self._end = 0
 
-    def add(self, line: Line) -> bool:
-        """Write a line behind the others; False when it does not fit, or the disk refuses it."""
-        data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
-        if self._end + len(data) > self._limit:
-            return False
+    def add(self, lines: list[Line]) -> int:
+        """Write them behind the others; returns how many fit, none when the disk refuses them."""
+        whole = [orjson.dumps(line) + b"\n" for line in lines]
+        fits = _how_many_fit(map(len, whole), self._limit - self._end)
+        data = b"".join(whole[:fits])
         try:
             written = os.pwrite(self._opened().fileno(), data, self._end)
         except OSError:
-            return False
+            return 0
         if written < len(data):
-            return False
+            return 0
         self._end += written
-        self.count += 1
-        return True
+        self.count += fits
+        return fits
 
     def take(self) -> list[Line]:
         """Read back the first lines; the file is empty again after the last one."""
@@ -118,7 +122,7 @@ class Spill:
             return []
         data = os.pread(self._file.fileno(), min(READ_BYTES, self._end - self._begin), self._begin)
         whole = data[: data.rfind(b"\n") + 1]
-        lines: list[Line] = [tuple(json.loads(line)) for line in whole.splitlines()]
+        lines: list[Line] = [tuple(orjson.loads(line)) for line in whole.splitlines()]
         self._begin += len(whole)
         self.count -= len(lines)
         if not self.count:
@@ -140,6 +144,10 @@ class Spill:
 
 def _size_of(line: Line) -> int:
     return len(line[2]) + LINE_BYTES
+
+
+def _how_many_fit(sizes: Iterable[int], room: int) -> int:
+    return bisect_right(list(itertools.accumulate(sizes)), room)
 
 
 def _told(dropped: int) -> str:

@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import orjson
 from django.conf import settings
 from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.expressions import Expression
 from django.db.models.functions import Coalesce, Now
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _g
+from psycopg.types.json import Jsonb
 
 from opsconsole.environments.models import Target
 from opsconsole.language import tell_again
@@ -296,6 +300,24 @@ class LogChunkQuerySet(models.QuerySet["LogChunk"]):
         return self.filter(first_seq__gte=begin, first_seq__lte=last).order_by("first_seq")
 
 
+class LinesField(models.JSONField):  # type: ignore[explicit-any]  # what JSONField is one of
+    """JSON written and read by orjson: a log has millions of lines, and json needs far longer."""
+
+    def get_db_prep_value(
+        self, value: object, connection: BaseDatabaseWrapper, prepared: bool = False
+    ) -> object:
+        return Jsonb(value, dumps=orjson.dumps)
+
+    def from_db_value(
+        self, value: str | None, expression: Expression, connection: BaseDatabaseWrapper
+    ) -> object:
+        return value and orjson.loads(value)
+
+    def deconstruct(self) -> tuple[str, str, Sequence[object], dict[str, object]]:
+        name, _path, args, kwargs = super().deconstruct()
+        return name, "django.db.models.JSONField", args, kwargs
+
+
 class LogChunk(models.Model):
     """Log lines `first_seq` to `last_seq` of a run, one row a flush.
 
@@ -305,7 +327,7 @@ class LogChunk(models.Model):
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="log_chunks")
     first_seq = models.PositiveIntegerField()
     last_seq = models.PositiveIntegerField()
-    lines = models.JSONField()
+    lines = LinesField()
 
     objects = LogChunkQuerySet.as_manager()
 

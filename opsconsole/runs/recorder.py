@@ -13,10 +13,10 @@ from django.db import DatabaseError, connections, transaction
 from django.db.models.functions import Now
 
 from opsconsole.exceptions import FencedOut
-from opsconsole.formats import size
 from opsconsole.redaction import redact
-from opsconsole.runs.backlog import Backlog, Line
+from opsconsole.runs.backlog import Backlog
 from opsconsole.runs.choices import RunStatus, StepStatus
+from opsconsole.runs.lines import Line, lines_of
 from opsconsole.runs.models import LogChunk, Run, Step, summed
 from opsconsole.runs.patience import Lease
 from opsconsole.sentences import Sentence, Text
@@ -27,26 +27,12 @@ MAX_BYTES = 64 * 1024
 # In one transaction: each costs a few answers of the console's database, for which a thread that
 # logs without a pause lets this one wait.
 MAX_CHUNKS = 10
-MAX_LINE_BYTES = 16 * 1024
-MAX_CHARACTER_BYTES = 4
 RETRY_SECONDS = 0.1
 
 
-def clean_line(text: str) -> str:
-    """Drop NUL and control characters, and what exceeds 16 KiB, saying so."""
-    if not text.isprintable():
-        text = "".join(c for c in text if c == "\t" or c.isprintable())
-    if len(text) <= MAX_LINE_BYTES // MAX_CHARACTER_BYTES:
-        return text
-    encoded = text.encode(errors="replace")
-    if len(encoded) <= MAX_LINE_BYTES:
-        return text
-    kept = encoded[:MAX_LINE_BYTES].decode(errors="ignore")
-    return f"{kept} … ({size(len(encoded) - MAX_LINE_BYTES)} cut)"
-
-
 class Recorder:
-    """Keeps log lines and stores them every 250 ms, 500 lines or 64 KiB, by a thread of its own.
+    """Keeps log lines and stores them by a thread of its own, every 250 ms, or when a transaction's
+    fill waits (MAX_CHUNKS rows of at most 500 lines and 64 KiB).
 
     Use as a context manager: leaving it stores what is left. Lines wait while the console's
     database is away; whoever logs does not, but ending a step and leaving do, as long as the
@@ -59,6 +45,10 @@ class Recorder:
         self.fenced = False
         # Replaced, never changed: threads that redact go through the one they found.
         self._secrets = frozenset(secrets)
+        # As it was said, until there is enough for a chunk or it is time to store.
+        self._said: list[Line] = []
+        self._said_size = 0
+        self._listening = threading.Lock()
         self._backlog = Backlog(
             Path(settings.LOG_SPILL_FOLDER), settings.LOG_MEMORY_BYTES, settings.LOG_SPILL_BYTES
         )
@@ -98,12 +88,18 @@ class Recorder:
         return text.changed(self.redact) if isinstance(text, Sentence) else self.redact(text)
 
     def log(self, text: str, tone: str = "") -> None:
-        """Add lines; `tone` is "", "ok", "no" or "hm". A secret split by nothing but us is caught:
-        redaction sees the whole text before it is split into lines."""
-        now = time.time()
-        for line in self.redact(text).splitlines() or [""]:
-            self._backlog.add((now, tone, clean_line(line)))
-        if self._backlog.holds(MAX_LINES, MAX_BYTES) and not self._full.is_set():
+        """Add the lines of a text; `tone` is "", "ok", "no" or "hm"."""
+        with self._listening:
+            self._said.append((time.time(), tone, text))
+            self._said_size += len(text)
+            if len(self._said) >= MAX_LINES or self._said_size >= MAX_BYTES:
+                self._make_lines()
+
+    def _make_lines(self) -> None:
+        """Under `_listening`, so that lines stay in the order in which they were said."""
+        said, self._said, self._said_size = self._said, [], 0
+        self._backlog.add(lines_of(said, self._secrets))
+        if self._backlog.holds(MAX_CHUNKS * MAX_LINES, MAX_CHUNKS * MAX_BYTES):
             self._full.set()
 
     def flush(self) -> None:
@@ -123,6 +119,8 @@ class Recorder:
             return True
 
     def _take(self) -> list[list[Line]]:
+        with self._listening:
+            self._make_lines()
         chunks: list[list[Line]] = []
         while len(chunks) < MAX_CHUNKS and (lines := self._backlog.take(MAX_LINES, MAX_BYTES)):
             chunks.append(lines)
@@ -142,7 +140,8 @@ class Recorder:
                 log_seq=self.run.log_seq,
             ).update(log_seq=last)
             if held:
-                LogChunk.objects.bulk_create(chunks)
+                # One row a statement: many go as arrays, whose quoting is slow for such long values.
+                LogChunk.objects.bulk_create(chunks, batch_size=1)
         if not held and not self._are_stored(chunks, last):
             self._fence()
         self.run.log_seq = last
@@ -251,6 +250,8 @@ class Recorder:
             self._closed.wait(RETRY_SECONDS)
 
     def _end(self) -> None:
+        with self._listening:
+            self._make_lines()
         if left := sum(map(len, self._batch)) + len(self._backlog):
             logger.warning("run %s: %d lines of its log could not be stored", self.run.pk, left)
         self._backlog.close()

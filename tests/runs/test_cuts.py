@@ -82,13 +82,13 @@ def test_line_after_a_cut_is_stored(run):
 
 
 @pytest.mark.parametrize("differs", ["claim", "lines"])
-def test_lines_that_somebody_else_stored_are_fencing(run, differs):
+def test_lines_that_somebody_else_stored_are_fencing(run, differs, monkeypatch):
     recorder = Recorder(run)
+    monkeypatch.setattr(time, "time", lambda: 5.0)
     recorder.log("one")
-    (line,) = recorder._backlog._lines
     token = uuid.uuid4() if differs == "claim" else run.claim_token
     Run.objects.filter(pk=run.pk).update(log_seq=1, claim_token=token)
-    lines = [line if differs == "claim" else [line[0], "", "another"]]
+    lines = [[5.0, "", "one" if differs == "claim" else "another"]]
     chunk = LogChunk.objects.create(run=run, first_seq=1, last_seq=1, lines=lines)
     with pytest.raises(FencedOut):
         recorder.flush()

@@ -17,8 +17,9 @@ from opsconsole.redaction import REDACTED, is_wordlike, redact
 from opsconsole.runs import recorder as module
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import StepStatus
+from opsconsole.runs.lines import clean_line, lines_of
 from opsconsole.runs.models import LogChunk, Run
-from opsconsole.runs.recorder import Recorder, clean_line
+from opsconsole.runs.recorder import Recorder
 from tests.conftest import PASSWORD, log_of
 from tests.worker import execute_run
 
@@ -73,6 +74,20 @@ def test_clean_lines_hold_no_control_character_and_are_short(text):
 
 def test_long_line_is_cut_and_says_so():
     assert clean_line("x" * 20_000).endswith("… (3.6 kB cut)")
+
+
+SECRETS = ["hunter2", "sesame", ""]
+SAID = st.text() | st.sampled_from(
+    ["", "a\nb", "hunter2", "open hunter", "2 sesame\ttab", "\x1b[0m"]
+)
+
+
+@given(st.lists(SAID))
+def test_lines_made_at_once_are_those_made_one_by_one(texts):
+    said = [(float(at), "ok", text) for at, text in enumerate(texts)]
+    assert lines_of(said, SECRETS) == [
+        line for one in said for line in lines_of([(*one[:2], f"\x00{one[2]}")], SECRETS)
+    ]
 
 
 def test_lines_are_numbered_without_a_gap_over_many_flushes(run, monkeypatch):
