@@ -36,14 +36,15 @@ class MigrateForm(ReasonedForm, KeyedForm):
 
     plan = forms.CharField(required=False, widget=forms.HiddenInput)
     typed_name = forms.CharField(
-        label=_("Name to confirm"),
         required=False,
         max_length=50,
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, environment: Environment, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.environment = environment
+        self.fields["typed_name"].label = _("Type %(name)s to confirm") % {"name": environment.slug}
         for key, text in CHECKLIST:
             self.fields[f"check-{key}"] = forms.BooleanField(label=text, required=False)
             self.fields[f"note-{key}"] = forms.CharField(label=text, required=False, max_length=300)
@@ -51,7 +52,7 @@ class MigrateForm(ReasonedForm, KeyedForm):
         lines = [f"{part}-{key}" for key, _text in CHECKLIST for part in ("check", "note")]
         self.order_fields([*lines, "reason", "typed_name"])
 
-    def ask_of(self, environment: Environment, open_lines: Iterable[str]) -> None:
+    def ask(self, open_lines: Iterable[str]) -> None:
         """Say at each field what a protected environment still wants; `open_lines` are the keys of
         the checklist's lines that a person has to answer."""
         given = self.cleaned_data
@@ -60,12 +61,12 @@ class MigrateForm(ReasonedForm, KeyedForm):
                 self.add_error(f"check-{key}", _("Tick it once it is so."))
             elif not given[f"note-{key}"].strip():
                 self.add_error(f"note-{key}", _("Say how you know."))
-        if given["typed_name"].strip() != environment.slug:
+        if given["typed_name"].strip() != self.environment.slug:
             self.add_error(
                 "typed_name",
                 forms.ValidationError(
                     _("Type %(name)s, the environment's short name."),
-                    params={"name": environment.slug},
+                    params={"name": self.environment.slug},
                 ),
             )
 
@@ -280,7 +281,7 @@ class SourceForm(WithAdvanced, forms.Form):
         self.draft = draft
         if "secret" in draft.sealed:
             self.fields["secret"].help_text = _(
-                "Kept encrypted since it was tried. Empty keeps it, as long as the address stays."
+                "Kept encrypted since it was typed. Empty keeps it, as long as the address stays."
             )
 
     def clean_source(self) -> str:

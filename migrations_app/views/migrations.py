@@ -62,7 +62,7 @@ def confirm(request: ConsoleRequest, application: str, environment: str) -> Http
         return render(
             request, f"migrations_app/{template}.html", {"environment": found.environment}
         )
-    return _confirm_page(request, found, state, MigrateForm())
+    return _confirm_page(request, found, state, MigrateForm(environment=found.environment))
 
 
 def _confirm_page(
@@ -105,11 +105,12 @@ def _confirm_page(
 
 
 def _start(request: ConsoleRequest, target: Target) -> HttpResponse:
-    state, form = target.latest_state, MigrateForm(request.POST)
+    state = target.latest_state
+    form = MigrateForm(request.POST, environment=target.environment)
     plan_names = state.pending if state and not state.error else []
     if form.is_valid() and target.environment.is_protected:
         lines = services.checklist_for(target, plan_names)
-        form.ask_of(target.environment, (line.key for line in lines if not line.is_known))
+        form.ask(line.key for line in lines if not line.is_known)
     if not form.is_valid():
         return _confirm_page(request, target, state, form, status=422)
     given = form.cleaned_data

@@ -30,6 +30,8 @@ def add_environment(request: ConsoleRequest, application_id: int) -> HttpRespons
     application = application_or_404(request, application_id, "settings.edit")
     draft = Draft(application=application)
     form = NewEnvironmentForm(request.POST or None, draft=draft)
+    if _has_typed_a_secret(form):
+        return _kept(request, form)
 
     def act(_given: Given) -> HttpResponse:
         return _try(request, form)
@@ -49,6 +51,8 @@ def edit_draft(request: ConsoleRequest, pk: int) -> HttpResponse:
     form = NewEnvironmentForm(request.POST or draft.given, draft=draft)
     if request.method == "POST" and form.is_valid():
         return _try(request, form)
+    if request.method == "POST" and _has_typed_a_secret(form):
+        return _kept(request, form)
     return _shown(request, draft, form, status=422 if request.method == "POST" else 200)
 
 
@@ -57,6 +61,19 @@ def _try(request: ConsoleRequest, form: NewEnvironmentForm) -> HttpResponse:
         actor=request.user, draft=form.draft, given=form.typed, secrets=form.secrets
     )
     return redirect(kept)
+
+
+def _has_typed_a_secret(form: NewEnvironmentForm) -> bool:
+    """In a form that is wrong elsewhere: a page does not show it again, so that it would be lost."""
+    return form.is_bound and not form.is_valid() and any(form.secrets.values())
+
+
+def _kept(request: ConsoleRequest, form: NewEnvironmentForm) -> HttpResponse:
+    drafts.keep_typed(
+        actor=request.user, draft=form.draft, given=form.typed, secrets=form.secrets
+    )
+    again = NewEnvironmentForm(request.POST, draft=form.draft)
+    return _shown(request, form.draft, again, status=422)
 
 
 def _shown(

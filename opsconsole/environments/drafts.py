@@ -30,17 +30,8 @@ def keep_draft(
 
     Of `secrets`, by field, None keeps what is sealed already, and "" drops it.
     """
-    authorize(actor, "settings.edit", draft.place)
-    changed = {name: seal(text) for name, text in secrets.items() if text}
-    dropped = {name for name, text in secrets.items() if text == ""}
-    kept = {name: text for name, text in draft.sealed.items() if name not in dropped}
-    draft.given, draft.sealed = given, kept | changed
-    draft.tries += 1
-    draft.found, draft.error, draft.tried_at = {}, "", None
     with transaction.atomic():
-        if draft.pk is None:
-            draft.made_by = actor
-        draft.save()
+        keep_typed(actor=actor, draft=draft, given=given, secrets=secrets)
         event = audit.record(events.DRAFT_TRIED, actor=actor, about=draft)
         work.add(
             TRY_ENVIRONMENT if draft.application else TRY_APPLICATION,
@@ -49,6 +40,23 @@ def keep_draft(
             about=str(draft),
         )
     return draft
+
+
+def keep_typed(
+    *, actor: User, draft: Draft, given: dict[str, Any], secrets: dict[str, str | None]
+) -> None:
+    """Keep what cannot be tried yet, as `keep_draft` does: nobody types a secret twice. What was
+    found before is forgotten, for it is no answer to this."""
+    authorize(actor, "settings.edit", draft.place)
+    changed = {name: seal(text) for name, text in secrets.items() if text}
+    dropped = {name for name, text in secrets.items() if text == ""}
+    kept = {name: text for name, text in draft.sealed.items() if name not in dropped}
+    draft.given, draft.sealed = given, kept | changed
+    draft.tries += 1
+    draft.found, draft.error, draft.tried_at = {}, "", None
+    if draft.pk is None:
+        draft.made_by = actor
+    draft.save()
 
 
 def pending_try(draft: Draft) -> WorkItem | None:

@@ -155,11 +155,13 @@ class EnvironmentForm(WithAdvanced, forms.ModelForm):
         return self.cleaned_data[f"{which}_address"] or None
 
     def clean_slug(self) -> str:
-        slug = self.cleaned_data["slug"]
+        slug = str(self.cleaned_data["slug"])
         taken = Environment.objects.filter(application=self.application, slug=slug)
         if taken.exclude(pk=self.instance.pk).exists():
-            raise forms.ValidationError(_("This application already has such an environment."))
-        return str(slug)
+            # A short name that nobody typed was made of the name.
+            typed = "slug" if self.data.get("slug") else "name"
+            self.add_error(typed, _("This application already has such an environment."))
+        return slug
 
 
 class NewEnvironmentForm(EnvironmentForm):
@@ -204,7 +206,7 @@ class NewEnvironmentForm(EnvironmentForm):
             self.initial["auto_rollback"] = AutoRollback.NEVER
         for name in ADDRESSES:
             self.fields[name].help_text = (
-                _("Kept encrypted since it was tried. Empty keeps it.")
+                _("Kept encrypted since it was typed. Empty keeps it.")
                 if name in draft.sealed
                 else self.base_fields[name].help_text
             )
@@ -229,8 +231,10 @@ class NewEnvironmentForm(EnvironmentForm):
 
     @property
     def typed(self) -> dict[str, str | bool]:
-        """What a draft keeps: what was typed, without what is secret, and whether it is protected."""
-        given = {name: str(self.data[name]) for name in self.fields if name in self.data}
+        """What a draft keeps: what was typed and is not wrong, without what is secret, and whether
+        it is protected."""
+        kept = (name for name in self.fields if name in self.data and name not in self.errors)
+        given = {name: str(self.data[name]) for name in kept}
         secret = {name for name in ADDRESSES if not is_reference(given.get(name, ""))}
         shown = {name: text for name, text in given.items() if name not in secret}
         return shown | {"is_protected": self.instance.is_protected}

@@ -12,7 +12,8 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 from tests.chaos.console import Console
-from tests.e2e.test_browser import DEMO, FLAGS, PATHS, sign_in
+from tests.e2e.people import FLAGS, sign_in
+from tests.e2e.test_browser import DEMO, PATHS
 from tests.toolbox import chromium
 
 WIDTHS = (320, 768, 1024, 1280, 1920)

@@ -10,15 +10,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.conftest import console  # noqa: F401  (the running console as a fixture)
-from tests.chaos.console import Console
-from tests.migrations_app.test_git import Work
+from tests.e2e.mistakes import MISTAKES, Person
+from tests.e2e.people import FLAGS, ByKeyboard, Newcomer, sign_in
 from tests.toolbox import chromium
 
 pytestmark = [pytest.mark.needs_browser, pytest.mark.chaos]
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-]  # fmt: skip
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
 
@@ -39,21 +35,6 @@ new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifts.push(entry.value);
 }).observe({ type: "layout-shift", buffered: true });
 """
-
-
-def sign_in(console: Console, browser, name: str, **context):  # noqa: F811
-    password = json.loads((console.home / "keys.json").read_text())["demo_password"]
-    page = browser.new_context(**context).new_page()
-    page.problems = []
-    page.on(
-        "console",
-        lambda said: page.problems.append(said.text) if said.type in {"error", "warning"} else None,
-    )
-    page.goto(f"{console.url}/")
-    page.get_by_label("Username").fill(name)
-    page.get_by_label("Password").fill(password)
-    page.get_by_role("button", name="Sign in").click()
-    return page
 
 
 def test_new_operator_migrates_staging_and_finds_every_trace(console, browser):  # noqa: F811
@@ -167,60 +148,6 @@ def test_sign_in_page_passes_axe(console, browser):  # noqa: F811
     assert axe_problems(page) == []
 
 
-class Newcomer:
-    """Somebody with an application of their own: its repository, its database, its /health."""
-
-    def __init__(self, console: Console, name: str) -> None:  # noqa: F811
-        self.name = name
-        place = console.home / name
-        place.mkdir()
-        work = Work(place)
-        table = 'CREATE TABLE "users" (id int PRIMARY KEY);\n'
-        work.commit({"packages/db/prisma/migrations/20260101000000_init/migration.sql": table})
-        self.repository = f"file://{work.bare.rename(place / f'{name}.git')}"
-        with console.superuser() as cluster:
-            cluster.execute(f"CREATE ROLE {name} LOGIN CREATEDB PASSWORD 'own-password'")
-            cluster.execute(f"CREATE DATABASE {name} OWNER {name}")
-            host = cluster.info.host
-        self.database = f"postgresql://{name}:own-password@/{name}?host={host}"
-        self.page = None
-        self.acts = {"clicks": 0, "fields": 0}
-
-    def press(self, role: str, name: str) -> None:
-        self.acts["clicks"] += 1
-        self.page.get_by_role(role, name=name, exact=True).first.click()
-
-    def fill(self, label: str, text: str) -> None:
-        self.acts["fields"] += 1
-        self.page.get_by_label(label, exact=True).fill(text)
-
-    def see(self, text: str) -> None:
-        self.page.get_by_text(text).first.wait_for(timeout=60_000)
-
-
-class ByKeyboard(Newcomer):
-    """The same, without a pointer."""
-
-    def press(self, role: str, name: str) -> None:
-        self.acts["clicks"] += 1
-        self.reach(self.page.get_by_role(role, name=name, exact=True).first)
-        self.page.keyboard.press("Enter")
-
-    def fill(self, label: str, text: str) -> None:
-        self.acts["fields"] += 1
-        self.reach(self.page.get_by_label(label, exact=True))
-        self.page.keyboard.press("Control+a")
-        self.page.keyboard.type(text)
-
-    def reach(self, wanted) -> None:
-        wanted.wait_for()
-        for _stop in range(60):
-            if wanted.evaluate("one => one === document.activeElement"):
-                return
-            self.page.keyboard.press("Tab")
-        raise AssertionError(f"Tab does not lead to {wanted}")
-
-
 @pytest.mark.parametrize(("kind", "name"), [(Newcomer, "shop"), (ByKeyboard, "books")])
 def test_newcomer_adds_an_application_and_migrates_it(console, browser, kind, name):  # noqa: F811
     password = json.loads((console.home / "keys.json").read_text())["demo_password"]
@@ -257,6 +184,18 @@ def test_newcomer_adds_an_application_and_migrates_it(console, browser, kind, na
     someone.press("button", "Migrate staging: 1 pending")
     someone.see("1 migration was applied to staging")
     assert someone.acts == {"clicks": 12, "fields": 5}
+
+
+@pytest.fixture(scope="module")
+def person(console, browser) -> Person:  # noqa: F811
+    page = sign_in(console, browser, "admin", viewport={"width": 1280, "height": 800})
+    return Person(console, page)
+
+
+@pytest.mark.parametrize("script", MISTAKES, ids=lambda script: script.__name__)
+def test_mistake_is_mended_by_what_the_page_says(person, script):
+    script(person)
+    assert person.page.problems == []
 
 
 # What somebody has to know within seconds, and where it stands: of a console in which a migration
@@ -304,5 +243,12 @@ def test_answers_stand_in_the_first_screen_and_the_first_two_of_a_phone(console,
                 box = shown.bounding_box(timeout=20_000)
                 if box is None or box["y"] + box["height"] > most:
                     far[f"{question} at {width}"] = box
-    console.ops("decide", str(run["id"]), "failed", "--reason", "looked at")
+        page.goto(console.url + RUN.format(**about))
+        page.get_by_role("button", name="Settle").click()
+        # Nothing is chosen beforehand: the browser asks for it.
+        assert page.evaluate("document.activeElement.id") == "status"
+        page.get_by_label("This run…").select_option("failed")
+        page.locator("#decide-reason").fill("looked at")
+        page.get_by_role("button", name="Settle").click()
+        page.get_by_role("heading", name="Failed").wait_for()
     assert far == {}

@@ -104,6 +104,23 @@ class TestAdding:
         draft.refresh_from_db()
         assert draft.error == ""
 
+    def test_address_is_not_typed_twice_because_another_field_is_wrong(
+        self, admin_client, add, database, environment
+    ):
+        address, taken = database(), environment.name
+        answer = admin_client.post(add, FIELDS | {"name": taken, "address": address})
+        page = answer.content.decode()
+        assert answer.status_code == 422
+        for said in ("already has such an environment", "Empty keeps it", "Not tested yet."):
+            assert said in page, said
+        assert (address in page, WorkItem.objects.exists()) == (False, False)
+        draft = Draft.objects.get()
+        # Wrong a second time, and what is wrong is not kept.
+        answer = admin_client.post(draft.get_absolute_url(), FIELDS | {"name": "n" * 500})
+        assert (answer.status_code, "name" in Draft.objects.get().given) == (422, False)
+        tried(admin_client, draft.get_absolute_url(), FIELDS)
+        assert (Draft.objects.get().error, Draft.objects.count()) == ("", 1)
+
     def test_answer_to_an_earlier_try_is_not_kept(self, admin_client, add, database):
         admin_client.post(add, FIELDS | {"address": database()})
         draft = Draft.objects.get()

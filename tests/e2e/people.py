@@ -1,0 +1,85 @@
+"""People in a real browser: somebody signed in, and a newcomer with an application of their own."""
+
+from __future__ import annotations
+
+import json
+
+from tests.chaos.console import Console
+from tests.migrations_app.test_git import Work
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+]  # fmt: skip
+
+
+def sign_in(console: Console, browser, name: str, **context):
+    password = json.loads((console.home / "keys.json").read_text())["demo_password"]
+    page = browser.new_context(**context).new_page()
+    page.problems = []
+
+    def hear(said) -> None:
+        # A refused form is none.
+        if said.type in {"error", "warning"} and "status of 422" not in said.text:
+            page.problems.append(said.text)
+
+    page.on("console", hear)
+    page.goto(f"{console.url}/")
+    page.get_by_label("Username").fill(name)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+    return page
+
+
+class Newcomer:
+    """Somebody with an application of their own: its repository, its database, its /health."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self.name = name
+        place = console.home / name
+        place.mkdir()
+        work = Work(place)
+        table = 'CREATE TABLE "users" (id int PRIMARY KEY);\n'
+        work.commit({"packages/db/prisma/migrations/20260101000000_init/migration.sql": table})
+        self.repository = f"file://{work.bare.rename(place / f'{name}.git')}"
+        with console.superuser() as cluster:
+            cluster.execute(f"CREATE ROLE {name} LOGIN CREATEDB PASSWORD 'own-password'")
+            cluster.execute(f"CREATE DATABASE {name} OWNER {name}")
+            host = cluster.info.host
+        self.database = f"postgresql://{name}:own-password@/{name}?host={host}"
+        self.page = None
+        self.acts = {"clicks": 0, "fields": 0}
+
+    def press(self, role: str, name: str) -> None:
+        self.acts["clicks"] += 1
+        self.page.get_by_role(role, name=name, exact=True).first.click()
+
+    def fill(self, label: str, text: str) -> None:
+        self.acts["fields"] += 1
+        self.page.get_by_label(label, exact=True).fill(text)
+
+    def see(self, text: str) -> None:
+        self.page.get_by_text(text).first.wait_for(timeout=60_000)
+
+
+class ByKeyboard(Newcomer):
+    """The same, without a pointer."""
+
+    def press(self, role: str, name: str) -> None:
+        self.acts["clicks"] += 1
+        self.reach(self.page.get_by_role(role, name=name, exact=True).first)
+        self.page.keyboard.press("Enter")
+
+    def fill(self, label: str, text: str) -> None:
+        self.acts["fields"] += 1
+        self.reach(self.page.get_by_label(label, exact=True))
+        self.page.keyboard.press("Control+a")
+        self.page.keyboard.type(text)
+
+    def reach(self, wanted) -> None:
+        wanted.wait_for()
+        for _stop in range(60):
+            if wanted.evaluate("one => one === document.activeElement"):
+                return
+            self.page.keyboard.press("Tab")
+        raise AssertionError(f"Tab does not lead to {wanted}")
