@@ -75,7 +75,18 @@ class Backup(models.Model):
 
     class Meta:
         ordering = ["-taken_at", "-id"]
-        indexes = [models.Index(fields=["environment", "-taken_at"])]
+        indexes = [
+            models.Index(
+                fields=["-taken_at", "-id"],
+                condition=models.Q(deleted_at=None),
+                name="backup_newest",
+            ),
+            models.Index(
+                fields=["environment", "-taken_at", "-id"],
+                condition=models.Q(deleted_at=None),
+                name="backup_newest_of_environment",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"backup {self.pk} of {self.environment}"

@@ -16,7 +16,10 @@ from opsconsole.environments.forms import EnvironmentFilterForm
 from opsconsole.environments.lookup import target_or_404
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.web.forms import Given, act_on
-from opsconsole.web.pages import new_key, page_of
+from opsconsole.web.pages import Order, new_key, stretch_of
+
+# When it was taken, which is not when its row was made: that comes once its file is whole.
+BY_TAKEN = Order("taken_at")
 
 
 @require_GET
@@ -34,7 +37,7 @@ def backup_list(request: ConsoleRequest) -> HttpResponse:
         .filter(target__environment__in=environments)
         .select_related("run", "target__environment__application", "drop_work")
     )
-    context = {"page": page_of(request, rows), "form": form, "replaced": replaced}
+    context = {"page": stretch_of(request, rows, BY_TAKEN), "form": form, "replaced": replaced}
     status = 200 if form.is_valid() else 422
     return render(request, "backups_app/backup_list.html", context, status=status)
 

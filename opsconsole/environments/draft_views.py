@@ -69,9 +69,7 @@ def _has_typed_a_secret(form: NewEnvironmentForm) -> bool:
 
 
 def _kept(request: ConsoleRequest, form: NewEnvironmentForm) -> HttpResponse:
-    drafts.keep_typed(
-        actor=request.user, draft=form.draft, given=form.typed, secrets=form.secrets
-    )
+    drafts.keep_typed(actor=request.user, draft=form.draft, given=form.typed, secrets=form.secrets)
     again = NewEnvironmentForm(request.POST, draft=form.draft)
     return _shown(request, form.draft, again, status=422)
 

@@ -7,18 +7,22 @@ import uuid
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
 from backups_app import services as backups
 from backups_app.archives.encryption import new_identity, public_key
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
+from backups_app.views.backups import BY_TAKEN
 from opsconsole.environments.models import Environment
 from opsconsole.events.models import AuditEvent
 from opsconsole.runs.choices import RunKind
 from opsconsole.runs.models import Run
 from opsconsole.work.models import WorkItem
+from tests.conftest import rows_read
 from tests.worker import do_work, execute_run
 
 POLICY = {
@@ -32,13 +36,13 @@ POLICY = {
 def make_backup(environment, operator):
     """`make_backup(days=3)` lists a backup that is that old; no file belongs to it."""
 
-    def make(days: float = 0, **more) -> Backup:
+    def make(days: float = 0, place: Environment = environment, **more) -> Backup:
         run = Run.objects.create(
             operation="backup",
             kind=RunKind.BACKUP,
             status="succeeded",
-            environment=environment,
-            target=environment.targets.get(),
+            environment=place,
+            target=place.targets.get(),
             requested_by=operator,
             idempotency_key=uuid.uuid4().hex,
         )
@@ -53,12 +57,26 @@ def make_backup(environment, operator):
             },
         }  # fmt: skip
         backup = Backup.objects.create(
-            environment=environment, target=environment.targets.get(), run=run, **(values | more)
+            environment=place, target=place.targets.get(), run=run, **(values | more)
         )
         backup.copies.create(storage=Storage.objects.builtin())
         return backup
 
     return make
+
+
+@pytest.fixture
+def short_pages(monkeypatch) -> None:
+    """A page of a list holds three rows."""
+    monkeypatch.setattr("opsconsole.web.pages.PAGE_SIZE", 3)
+
+
+def listed(client: Client, query: str = "") -> tuple[list[int], dict[str, str]]:
+    """The backups of one page of the list, and where "Older" and "Newer" lead."""
+    answer = client.get(f"{reverse('backups')}{query}")
+    turns = re.findall(r'href="(\?[^"]*)">(Older|Newer)<', answer.content.decode())
+    links = {word: address.replace("&amp;", "&") for address, word in turns}
+    return [backup.pk for backup in answer.context["page"].rows], links
 
 
 def path(environment: Environment) -> str:
@@ -317,3 +335,95 @@ def test_restore_form_keeps_what_was_typed_and_queues_when_right(as_role, enviro
     assert client.post(address, form | {"typed_name": "staging"}).status_code == 302
     assert "not_used" not in str(Run.objects.latest("id").parameters)
     assert client.post(reverse("backup-prove", args=[Backup.objects.get().pk])).status_code == 302
+
+
+def test_list_goes_on_without_a_gap_or_a_double_where_backups_have_the_same_moment(
+    as_role, environment, make_environment, make_backup, short_pages
+):
+    client, moment = as_role("viewer"), timezone.now()
+    other = make_environment("production", position=2)
+    for number in range(8):
+        # Two moments, each of more backups than a page holds; the rows of the older are the newer.
+        taken_at = moment - timedelta(microseconds=number // 4)
+        make_backup(taken_at=taken_at)
+        make_backup(taken_at=taken_at, place=other)
+    wanted = Backup.objects.filter(environment=environment).order_by("-taken_at", "-pk")
+    keys = list(wanted.values_list("pk", flat=True))
+    pages, links = [], {"Older": f"?environment={environment.pk}"}
+    while "Older" in links:
+        found, links = listed(client, links["Older"])
+        pages.append(found)
+    assert [len(page) for page in pages] == [3, 3, 2]
+    assert [key for page in pages for key in page] == keys
+    found, links = listed(client, links["Newer"])
+    assert (found, set(links)) == (pages[1], {"Older", "Newer"})
+    found, links = listed(client, links["Newer"])
+    assert (found, set(links)) == (pages[0], {"Older"})
+
+
+def test_list_goes_on_where_it_was_after_a_backup_is_taken_and_another_deleted(
+    as_role, make_backup, short_pages
+):
+    client = as_role("viewer")
+    keys = [make_backup(days=days).pk for days in range(5)]
+    first, links = listed(client)
+    assert first == keys[:3]
+    make_backup()
+    Backup.objects.filter(pk=keys[2]).update(deleted_at=timezone.now())
+    assert listed(client, links["Older"])[0] == keys[3:]
+
+
+@pytest.mark.parametrize(
+    "cursor", ["nonsense", "-", "5", "-5", "5-", "1-1-1", "1e9-1", "999999999999999999-1"]
+)
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_cursor_that_is_none_leads_to_the_newest_backups(
+    as_role, make_backup, short_pages, side, cursor
+):
+    keys = [make_backup(days=days).pk for days in range(4)]
+    assert listed(as_role("viewer"), f"?{side}={cursor}")[0] == keys[:3]
+
+
+def test_list_takes_as_many_queries_for_three_backups_as_for_one(
+    as_role, make_backup, django_assert_num_queries
+):
+    client = as_role("viewer")
+    make_backup()
+    listed(client)
+    with CaptureQueriesContext(connection) as few:
+        listed(client)
+    make_backup(), make_backup()
+    with django_assert_num_queries(len(few)):
+        assert len(listed(client)[0]) == 3
+
+
+MAKE_BACKUPS = """
+    INSERT INTO backups_app_backup (environment_id, target_id, run_id, reason, key, size_bytes,
+        raw_bytes, sha256, manifest, proof, proof_problem, taken_at, hold_reason, expiry_reason,
+        deleted_at)
+    SELECT environment_id, target_id, run_id, reason, 'k' || n, 1, 1, '', '{}', 3, '',
+        taken_at - n * interval '1 hour', '', '', CASE WHEN n %% 2 = 0 THEN taken_at END
+    FROM backups_app_backup, generate_series(1, 5000) n WHERE id = %s
+"""
+
+
+@pytest.mark.parametrize("is_filtered", [False, True])
+def test_deep_page_of_the_list_reads_no_backup_to_skip_it(
+    as_role, environment, make_backup, is_filtered
+):
+    client, query = as_role("viewer"), f"?environment={environment.pk}&" if is_filtered else "?"
+    with connection.cursor() as cursor:
+        cursor.execute(MAKE_BACKUPS, [make_backup().pk])
+        cursor.execute("ANALYZE backups_app_backup, opsconsole_environment, opsconsole_application")
+    keys = list(Backup.objects.listed().values_list("pk", flat=True))
+    middle = Backup.objects.get(pk=keys[1249])
+    query += f"before={BY_TAKEN.cursor_of(middle)}"
+    with CaptureQueriesContext(connection) as asked:
+        assert listed(client, query)[0] == keys[1250:1280]
+    plans = [q["sql"] for q in asked if 'FROM "backups_app_backup"' in q["sql"]]
+    with connection.cursor() as cursor:
+        for sql in plans:
+            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
+            # With the one of the cursor's own moment.
+            assert rows_read(cursor.fetchone()[0][0]["Plan"], "backups_app_backup") <= 32
+    assert len(plans) == 2

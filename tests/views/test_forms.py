@@ -24,8 +24,7 @@ GIVEN = {"GET", "POST", "FILES"}
 # Where what was sent is read without a form, and why that is enough.
 EXCEPTIONS = {
     ("opsconsole/web/middleware.py", "process_view"): "looks into every text for a NUL",
-    ("opsconsole/web/pages.py", "page_of"): "the paginator reads any text as the number of a page",
-    ("opsconsole/web/pages.py", "stretch_of"): "any text but a number is the list's beginning",
+    ("opsconsole/web/pages.py", "stretch_of"): "any text but a cursor is the list's beginning",
     ("opsconsole/runs/views.py", "run_log_tail"): "any text but a number is the log's beginning",
     ("opsconsole/templatetags/console.py", "query"): "hands the query on as it is",
 }
