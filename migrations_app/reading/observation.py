@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from migrations_app.reading.readings import (
 )
 from migrations_app.sources.folders import engine_for
 from opsconsole.environments.migration_status import MigrationStatus
-from opsconsole.environments.models import Target, TargetState
+from opsconsole.environments.models import Environment, Target, TargetState
 from opsconsole.environments.readings import BaselineMissing, ServerRead
 from opsconsole.environments.secrets import resolve_dsn
 from opsconsole.environments.survey import survey
@@ -245,28 +245,63 @@ def observe_target(target: Target) -> TargetState:
 
 
 def try_target(target: Target) -> tuple[dict[str, Any], str]:
-    """Read a target that is not saved: what would be stored of it, or why nothing. On a worker."""
+    """Read a target that is not saved: what would be stored of it, or why nothing. On a worker.
+
+    Where nothing but its migrations is in the way, both: its server alone, and why they could not
+    be read.
+    """
     found: dict[str, Any] = {}
+    fault = ""
 
     def read() -> None:
-        seen = _read(target)
+        nonlocal fault
+        dsn = resolve_dsn(target)
+        engine, fault = _engine_or_fault(target.environment, dsn)
+        with _session(dsn) as connection:
+            if engine is None:
+                facts = survey(dsn, connection)
+                reading = Reading(server=ServerRead.model_validate(facts.as_dict()))
+            else:
+                seen = observe(
+                    engine, connection, dsn, is_protected=target.environment.is_protected
+                )
+                facts, reading = seen.facts, seen.reading
         with suppress(Target.DoesNotExist):
-            raise _taken(seen.facts)
-        found.update(seen.reading.stored())
+            raise _taken(facts)
+        found.update(reading.stored())
 
-    return found, _why_not(read, target)
+    reason = _why_not(read, target)
+    if reason and fault:
+        return {}, f"{reason}. Besides, the migrations could not be read: {fault}"
+    return found, reason or fault
+
+
+def _engine_or_fault(environment: Environment, dsn: Dsn) -> tuple[Engine | None, str]:
+    """The engine on migrations that can be read; where they cannot, none and why."""
+    try:
+        engine = engine_for(environment, dsn)
+        engine.read_folder()
+    except AdapterError as error:
+        return None, str(error)
+    return engine, ""
 
 
 def _read(target: Target) -> Observation:
     dsn = resolve_dsn(target)
     engine = engine_for(target.environment, dsn)
+    with _session(dsn) as connection:
+        return observe(engine, connection, dsn, is_protected=target.environment.is_protected)
+
+
+@contextmanager
+def _session(dsn: Dsn) -> Iterator[psycopg.Connection]:
     with (
         server.connect(
             dsn, application_name="opsconsole:observe", timeout_seconds=STATEMENT_SECONDS
         ) as connection,
         server.cut_off_after(MOST_SECONDS, connection),
     ):
-        return observe(engine, connection, dsn, is_protected=target.environment.is_protected)
+        yield connection
 
 
 def _why_not(read: Callable[[], None], target: Target) -> str:

@@ -79,7 +79,7 @@ def _shown(
 ) -> HttpResponse:
     waiting = drafts.pending_try(draft)
     state = _as_state(draft)
-    verdicts = verdicts_of(state.target, state) if state and not state.error else []
+    verdicts = verdicts_of(state.target, state) if state else []
     context: dict[str, Any] = {
         "title": _title(draft),
         "draft": draft,

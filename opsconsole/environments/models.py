@@ -256,7 +256,7 @@ class Draft(models.Model):
     With an application it is an environment of it, without one an application. `given` is what was
     typed, by field, for the form that judges it again; addresses and tokens are `sealed`. `found`
     is what the worker found, or `error` why it found nothing: of try number `tries`, begun at
-    `tried_at`.
+    `tried_at`. With both, a database was read, and `error` is why its migrations could not be.
     """
 
     application = models.ForeignKey(

@@ -103,6 +103,7 @@ def save_environment(
 def add_from_draft(*, actor: User, draft: Draft, target: Target, **addresses: Any) -> Environment:
     """Save the environment of a draft that was tried, with what was found as its first reading.
 
+    A reading is whole or an error: of a server whose migrations could not be read, it is why.
     `target` and `addresses` are as for `save_environment`. Refused (conflict) where it was not
     tried, or another took its short name meanwhile.
     """
@@ -124,7 +125,10 @@ def add_from_draft(*, actor: User, draft: Draft, target: Target, **addresses: An
                 field="slug",
             ) from None
         TargetState.objects.create(
-            target=target, data=tried.found, error=tried.error, observed_at=tried.tried_at
+            target=target,
+            data={} if tried.error else tried.found,
+            error=tried.error,
+            observed_at=tried.tried_at,
         )
         tried.delete()
     return environment

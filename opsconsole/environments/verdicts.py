@@ -17,17 +17,21 @@ WORST_FIRST = ("bad", "warn", "good")
 
 @dataclass(frozen=True)
 class Verdict:
-    """`tone`: good, warn (it works, with a risk) or bad (it will not). `remedy` is what to do,
-    `command` what somebody has to run."""
+    """`tone`: good, warn (it works, with a risk) or bad (it will not). `reason` is why, in English
+    as it was kept, `remedy` what to do, `command` what somebody has to run."""
 
     tone: str
     text: str
     remedy: str = ""
     command: str = ""
+    reason: str = ""
 
 
 def verdicts_of(target: Target, state: TargetState) -> list[Verdict]:
-    """Of a state without an error, the worst first."""
+    """The worst first; none of a state whose server could not be read.
+
+    With a server and an error, the error is about the migrations, as in a `Draft`.
+    """
     read = state.seen
     # An earlier version kept less of a server.
     if read.server is None or not read.server.user:
@@ -83,6 +87,16 @@ def _rights(in_the_way: list[Obstacle]) -> list[Verdict]:
 
 
 def _migrations(state: TargetState) -> Verdict:
+    if state.error:
+        return Verdict(
+            "bad",
+            _("The migrations could not be read:"),
+            _(
+                "Correct the migrations folder, or the application's repository in the settings, and "
+                "test it again."
+            ),
+            reason=state.error,
+        )
     known, pending = len(state.seen.migrations), len(state.pending)
     if state.seen.baseline:
         return _baseline(state.seen.baseline)

@@ -15,7 +15,7 @@ from opsconsole.environments.forms import says_production
 from opsconsole.environments.models import Draft, Environment
 from opsconsole.events.models import AuditEvent
 from opsconsole.work.models import WorkItem
-from tests.worker import as_worker, do_work, unseal
+from tests.worker import as_worker, do_work, observe_target, unseal
 
 FIELDS = {
     "name": "Next",
@@ -136,6 +136,57 @@ class TestAdding:
     ):
         draft = tried(admin_client, add, FIELDS | {"address": seen.dsn})
         assert "two environments on one database are refused" in draft.error
+
+    def test_folder_that_cannot_be_read_is_a_verdict_beside_those_of_the_database(
+        self, admin_client, add, database, folder
+    ):
+        nowhere = str(folder.path / "nowhere")
+        fields = FIELDS | {"address": database(), "migrations_folder": nowhere}
+        draft = tried(admin_client, add, fields)
+        page = admin_client.get(draft.get_absolute_url()).content.decode()
+        for said in (
+            "It can be read, but not all will work:",
+            "The migrations could not be read:",
+            f'<span lang="en">cannot read {nowhere}: No such file or directory</span>',
+            "Correct the migrations folder",
+            "the workers have pg_dump for it",
+            "is no superuser",
+            "It owns the database",
+            "Add it all the same",
+        ):
+            assert said in page, said
+        assert page.index("could not be read") < page.index("is no superuser")
+        assert "The migrations folder holds no migrations" not in page
+
+        # What is kept of the environment is what reading it anew would keep.
+        admin_client.post(reverse("draft-save", args=[draft.pk]))
+        target = Environment.objects.get(slug="next").targets.get()
+        kept = target.latest_state
+        assert (kept.data, kept.error) == ({}, draft.error)
+        read_anew = observe_target(target)
+        assert (read_anew.data, read_anew.error) == (kept.data, kept.error)
+
+    def test_folder_and_database_that_cannot_be_read_are_both_said(
+        self, admin_client, add, database, folder
+    ):
+        wrong = database().replace("target-password", "wrong-password")
+        nowhere = str(folder.path / "nowhere")
+        fields = FIELDS | {"address": wrong, "migrations_folder": nowhere}
+        draft = tried(admin_client, add, fields)
+        page = admin_client.get(draft.get_absolute_url()).content.decode()
+        for said in ("password authentication failed", f"cannot read {nowhere}"):
+            assert said in page, said
+        assert (draft.found, "is no superuser" in page) == ({}, False)
+
+    def test_database_of_another_environment_is_refused_with_a_folder_that_cannot_be_read(
+        self, admin_client, add, seen, folder
+    ):
+        nowhere = str(folder.path / "nowhere")
+        draft = tried(
+            admin_client, add, FIELDS | {"address": seen.dsn, "migrations_folder": nowhere}
+        )
+        assert "two environments on one database are refused" in draft.error
+        assert (draft.found, f"cannot read {nowhere}" in draft.error) == ({}, True)
 
     def test_short_name_taken_meanwhile_comes_back_with_the_form(
         self, admin_client, add, environment, database
