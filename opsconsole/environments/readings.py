@@ -65,6 +65,7 @@ class ServerRead(Part):
     server_limit: int = -1
     server_sessions: int = 0
     missing_schema: str = ""
+    is_direct: bool = False
     maintenance_database: str = ""
     maintenance_problem: str = ""
     tools_problem: str = ""

@@ -40,6 +40,7 @@ def verdicts_of(target: Target, state: TargetState) -> list[Verdict]:
     found = [
         *map(_of, in_the_way),
         *_server(read.server),
+        *_pooler(read.server),
         _role(read.server),
         *_rights(in_the_way),
         _migrations(state),
@@ -53,6 +54,12 @@ def _server(server: ServerRead) -> list[Verdict]:
         return []
     text = _("PostgreSQL %(version)s answers, and the workers have pg_dump for it.")
     return [Verdict("good", text % {"version": server.version})]
+
+
+def _pooler(server: ServerRead) -> list[Verdict]:
+    """Only where it is known. A pooler is refused before anything is read, but one may be there that
+    the address vouches for, and earlier versions did not look."""
+    return [Verdict("good", _("No connection pooler in between."))] if server.is_direct else []
 
 
 def _role(server: ServerRead) -> Verdict:

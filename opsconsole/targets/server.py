@@ -83,7 +83,8 @@ SELECT {identifier}, current_setting('server_version'),
            WHERE name IN ('superuser_reserved_connections', 'reserved_connections')),
        others.of_server,
        CASE WHEN EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = %(schema)s)
-            THEN '' ELSE %(schema)s END
+            THEN '' ELSE %(schema)s END,
+       pg_backend_pid() = %(pid)s
   FROM pg_database d, pg_roles r,
        LATERAL (SELECT count(*) FILTER (WHERE usesysid = r.oid) AS of_role,
                        count(*) FILTER (WHERE datid = d.oid) AS of_database,
@@ -107,8 +108,9 @@ class ServerFacts:
     (`source` of pg_settings); `may_give_to_owner` whether the role can make a database that belongs
     to this one's owner. Of role, database and server: how many sessions each takes, -1 for no limit,
     and how many are there already, without the console's. `missing_schema` is the one asked about,
-    where it is not there. The problems say why the maintenance database cannot be used and that no
-    client tools fit, each "" where not.
+    where it is not there. `is_direct`: the server itself answered, with no pooler in between. The
+    problems say why the maintenance database cannot be used and that no client tools fit, each ""
+    where not.
     """
 
     version: str
@@ -134,6 +136,7 @@ class ServerFacts:
     server_limit: int = -1
     server_sessions: int = 0
     missing_schema: str = ""
+    is_direct: bool = False
     maintenance_database: str = ""
     maintenance_problem: str = ""
     tools_problem: str = ""
@@ -257,7 +260,12 @@ def read_facts(
     be there.
     """
     key = advisory_lock or 0
-    asked = {"high": (key >> 32) & 0xFFFFFFFF, "low": key & 0xFFFFFFFF, "schema": schema}
+    asked = {
+        "high": (key >> 32) & 0xFFFFFFFF,
+        "low": key & 0xFFFFFFFF,
+        "schema": schema,
+        "pid": connection.info.backend_pid,
+    }
     own = "(SELECT system_identifier::text FROM pg_control_system())"
     membership = _membership(connection)
     try:

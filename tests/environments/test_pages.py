@@ -7,6 +7,7 @@ from django.test import Client
 from django.urls import reverse
 
 from opsconsole.environments.models import Environment
+from opsconsole.environments.verdicts import Verdict, verdicts_of
 from opsconsole.events.models import AuditEvent
 from opsconsole.health.models import HealthCheck
 from opsconsole.runs.choices import RunStatus
@@ -136,6 +137,19 @@ def test_connection_test_says_what_will_not_work_and_the_remedy(as_role, seen, c
     page = connection_page(as_role("admin"), seen)
     assert [words for words in said if words not in page] == []
     assert ("It works." in page) is (said == ["It works."])
+
+
+@pytest.mark.parametrize("read", [{"is_direct": True}, {"is_direct": False}, {}])
+def test_no_pooler_is_said_where_it_is_known_and_only_there(seen, read):
+    target = seen.targets.get()
+    facts = target.latest_state.data["server"]
+    server = {name: value for name, value in facts.items() if name != "is_direct"} | read
+    state = target.states.create(data=target.latest_state.data | {"server": server})
+    said = Verdict("good", "No connection pooler in between.")
+    assert (facts["is_direct"], said in verdicts_of(target, state)) == (
+        True,
+        bool(read.get("is_direct")),
+    )
 
 
 def test_folder_without_migrations_and_no_health_check_are_said(as_role, seen):

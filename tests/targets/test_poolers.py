@@ -12,7 +12,7 @@ import pytest
 
 from opsconsole.exceptions import AdapterError
 from opsconsole.targets.dsn import Dsn
-from opsconsole.targets.server import POOLED, connect
+from opsconsole.targets.server import POOLED, connect, read_facts
 from tests.chaos.console import free_port, wait_for
 from tests.servers import postgres_15
 
@@ -58,6 +58,12 @@ def pooled(request: pytest.FixtureRequest) -> Iterator[str]:
 def settings_of_the_application(address: str) -> list[tuple[str, str]]:
     with psycopg.connect(address, autocommit=True, prepare_threshold=None) as session:
         return session.execute(SETTINGS).fetchall()
+
+
+def test_what_answers_through_a_pooler_is_not_called_direct(pooled: str) -> None:
+    direct = Dsn.parse(f"{pooled}?pgbouncer=false")
+    with connect(direct, application_name="opsconsole:x") as session:
+        assert not read_facts(session).is_direct
 
 
 def test_proxy_that_keeps_sessions_apart_is_taken_where_the_address_says_so(pooled: str) -> None:
