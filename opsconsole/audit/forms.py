@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from opsconsole.environments.models import Environment
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.events.catalogue import CATALOGUE
+from opsconsole.web.widgets import FilterSelect
 
 
 def _events() -> list[tuple[str, Any]]:
@@ -19,10 +20,14 @@ class AuditFilterForm(forms.Form):
     """Filters of the audit trail; dates are days in the viewer's time zone, both included."""
 
     who = forms.CharField(label=_("Who"), required=False, max_length=100)
-    event = forms.ChoiceField(label=_("What"), required=False, choices=_events)
+    event = forms.ChoiceField(label=_("What"), required=False, choices=_events, widget=FilterSelect)
     what = forms.CharField(label=_("Containing"), required=False, max_length=64)
     environment = forms.ModelChoiceField(
-        Environment.objects.none(), label=_("Environment"), required=False, empty_label=_("All")
+        Environment.objects.none(),
+        label=_("Environment"),
+        required=False,
+        empty_label=_("All"),
+        widget=FilterSelect,
     )
     since = forms.DateField(
         label=_("From"), required=False, widget=forms.DateInput(attrs={"type": "date"})

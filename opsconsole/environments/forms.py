@@ -17,6 +17,7 @@ from opsconsole.environments.visibility import visible_environments
 from opsconsole.exceptions import AdapterError
 from opsconsole.targets.dsn import Dsn
 from opsconsole.web.forms import WithAdvanced
+from opsconsole.web.widgets import FilterSelect
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise
@@ -256,7 +257,11 @@ class EnvironmentFilterForm(forms.Form):
     """A list of what is in the environments that the user sees, or in one of them."""
 
     environment = forms.ModelChoiceField(
-        Environment.objects.none(), label=_("Environment"), required=False, empty_label=_("All")
+        Environment.objects.none(),
+        label=_("Environment"),
+        required=False,
+        empty_label=_("All"),
+        widget=FilterSelect,
     )
 
     def __init__(self, *args: Any, user: Any, **kwargs: Any) -> None:

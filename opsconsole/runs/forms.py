@@ -9,6 +9,7 @@ from opsconsole.environments.forms import EnvironmentFilterForm
 from opsconsole.events.reasons import LONGEST
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.web.forms import ReasonedForm
+from opsconsole.web.widgets import FilterSelect
 
 ENDS = (
     (RunStatus.SUCCEEDED.value, _("succeeded: the database is as wanted")),
@@ -20,10 +21,16 @@ CHOOSE = _("Choose how the run ended.")
 
 class RunFilterForm(EnvironmentFilterForm):
     kind = forms.ChoiceField(
-        label=_("What"), required=False, choices=[("", _("All")), *RunKind.choices]
+        label=_("What"),
+        required=False,
+        choices=[("", _("All")), *RunKind.choices],
+        widget=FilterSelect,
     )
     status = forms.ChoiceField(
-        label=_("Result"), required=False, choices=[("", _("All")), *RunStatus.choices]
+        label=_("Result"),
+        required=False,
+        choices=[("", _("All")), *RunStatus.choices],
+        widget=FilterSelect,
     )
 
 

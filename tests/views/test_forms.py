@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django import forms
 from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.test.html import parse_html
 from django.urls import reverse
 from hypothesis import given as drawn
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from opsconsole.events.models import AuditEvent
 from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.web.forms import SizeField
+from opsconsole.web.widgets import FilterSelect
 from tests.worker import observe_target
 
 GIVEN = {"GET", "POST", "FILES"}
@@ -214,3 +217,15 @@ def test_size_is_read_with_its_unit(text, expected):
 def test_size_without_a_unit_or_a_number_is_refused(text):
     with pytest.raises(ValidationError, match="Give a size with its unit"):
         SizeField().clean(text)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("chosen", ["", 'a"b', "another", None])
+def test_select_of_a_filter_is_written_as_django_writes_it(chosen):
+    choices = [("", "All"), ('a"b', "<x> & y"), (7, "Seven")]
+    attributes = {"id": "id_what", "aria-invalid": "true"}
+    written, expected = (
+        parse_html(kind(choices=choices).render("what", chosen, attributes))
+        for kind in (FilterSelect, forms.Select)
+    )
+    assert written == expected
