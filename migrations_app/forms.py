@@ -281,7 +281,7 @@ class SourceForm(WithAdvanced, forms.Form):
         self.draft = draft
         if "secret" in draft.sealed:
             self.fields["secret"].help_text = _(
-                "Kept encrypted since it was typed. Empty keeps it, as long as the address stays."
+                "Kept encrypted since it was tried. Empty keeps it, as long as the address stays."
             )
 
     def clean_source(self) -> str:

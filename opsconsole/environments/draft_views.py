@@ -30,7 +30,7 @@ def add_environment(request: ConsoleRequest, application_id: int) -> HttpRespons
     application = application_or_404(request, application_id, "settings.edit")
     draft = Draft(application=application)
     form = NewEnvironmentForm(request.POST or None, draft=draft)
-    if _has_typed_a_secret(form):
+    if form.is_bound and not form.is_valid() and form.has_typed_an_address:
         return _kept(request, form)
 
     def act(_given: Given) -> HttpResponse:
@@ -49,11 +49,14 @@ def edit_draft(request: ConsoleRequest, pk: int) -> HttpResponse:
     """What a worker found, and the form below it: changed, it is tried again."""
     draft = draft_or_404(request, pk, of_application=False)
     form = NewEnvironmentForm(request.POST or draft.given, draft=draft)
-    if request.method == "POST" and form.is_valid():
-        return _try(request, form)
-    if request.method == "POST" and _has_typed_a_secret(form):
+    if request.method != "POST":
+        return _shown(request, draft, form)
+    if not form.is_valid():
         return _kept(request, form)
-    return _shown(request, draft, form, status=422 if request.method == "POST" else 200)
+    try:
+        return _try(request, form)
+    except Refused as refusal:
+        return _shown(request, draft, form, status=add_refusal(form, refusal))
 
 
 def _try(request: ConsoleRequest, form: NewEnvironmentForm) -> HttpResponse:
@@ -63,15 +66,19 @@ def _try(request: ConsoleRequest, form: NewEnvironmentForm) -> HttpResponse:
     return redirect(kept)
 
 
-def _has_typed_a_secret(form: NewEnvironmentForm) -> bool:
-    """In a form that is wrong elsewhere: a page does not show it again, so that it would be lost."""
-    return form.is_bound and not form.is_valid() and any(form.secrets.values())
-
-
 def _kept(request: ConsoleRequest, form: NewEnvironmentForm) -> HttpResponse:
-    drafts.keep_typed(actor=request.user, draft=form.draft, given=form.typed, secrets=form.secrets)
-    again = NewEnvironmentForm(request.POST, draft=form.draft)
-    return _shown(request, form.draft, again, status=422)
+    """The page of a form that is wrong, with its addresses kept: it does not show them again."""
+    status = 422
+    if form.has_typed_an_address:
+        try:
+            drafts.keep_typed(
+                actor=request.user, draft=form.draft, given=form.typed, secrets=form.secrets
+            )
+        except Refused as refusal:
+            status = add_refusal(form, refusal)
+        else:
+            form = NewEnvironmentForm(request.POST, draft=form.draft)
+    return _shown(request, form.draft, form, status)
 
 
 def _shown(

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models.functions import Now
+from django.utils.translation import gettext as _
 
 from opsconsole.access.models import User
 from opsconsole.access.permissions import authorize
@@ -14,6 +15,7 @@ from opsconsole.environments import events
 from opsconsole.environments.models import Draft
 from opsconsole.environments.secrets import seal
 from opsconsole.events import recording as audit
+from opsconsole.exceptions import Kind, Refused
 from opsconsole.work import services as work
 from opsconsole.work.models import WorkItem
 from opsconsole.work.registry import work_key
@@ -46,8 +48,26 @@ def keep_typed(
     *, actor: User, draft: Draft, given: dict[str, Any], secrets: dict[str, str | None]
 ) -> None:
     """Keep what cannot be tried yet, as `keep_draft` does: nobody types a secret twice. What was
-    found before is forgotten, for it is no answer to this."""
+    found before is forgotten, for it is no answer to this.
+
+    Raises Refused when somebody changed, saved or discarded the draft since it was read.
+    """
     authorize(actor, "settings.edit", draft.place)
+    with transaction.atomic():
+        _hold(draft)
+        _keep(actor, draft, given, secrets)
+
+
+def _hold(draft: Draft) -> None:
+    present = Draft.objects.select_for_update().filter(pk=draft.pk, tries=draft.tries)
+    if draft.pk is not None and not present.exists():
+        raise Refused(
+            _("This draft was changed, saved or discarded meanwhile. Open it again."),
+            kind=Kind.CONFLICT,
+        )
+
+
+def _keep(actor: User, draft: Draft, given: dict[str, Any], secrets: dict[str, str | None]) -> None:
     changed = {name: seal(text) for name, text in secrets.items() if text}
     dropped = {name for name, text in secrets.items() if text == ""}
     kept = {name: text for name, text in draft.sealed.items() if name not in dropped}

@@ -206,19 +206,35 @@ class NewEnvironmentForm(EnvironmentForm):
         if not settings.MIGRATION_ROLLBACK_ENABLED:
             self.initial["auto_rollback"] = AutoRollback.NEVER
         for name in ADDRESSES:
-            self.fields[name].help_text = (
-                _("Kept encrypted since it was typed. Empty keeps it.")
-                if name in draft.sealed
-                else self.base_fields[name].help_text
-            )
+            self.fields[name].help_text = self._help_of(name)
+
+    def _help_of(self, name: str) -> _StrOrPromise:
+        if name in self.draft.sealed:
+            return _("Kept encrypted since it was typed. Empty keeps it.")
+        if reference := self._reference(name):
+            return _("Now %(reference)s. Empty keeps it.") % {"reference": reference}
+        return self.base_fields[name].help_text
+
+    def _reference(self, name: str) -> str:
+        """The one that the draft keeps: a page does not repeat what was typed as an address."""
+        kept = str(self.draft.given.get(name, ""))
+        return kept if is_reference(kept) else ""
 
     def clean_address(self) -> str:
-        address = super().clean_address()
+        address = super().clean_address() or self._reference("address")
         if not address and "address" not in self.draft.sealed:
             raise forms.ValidationError(_("Say where the database is."))
         return address
 
+    def clean_scratch_address(self) -> str:
+        return super().clean_scratch_address() or self._reference("scratch_address")
+
+    def clean_quarantine_address(self) -> str:
+        return super().clean_quarantine_address() or self._reference("quarantine_address")
+
     def clean_slug(self) -> str:
+        if "name" in self.errors:
+            return ""
         self.cleaned_data["slug"] = short_name(
             self.cleaned_data["slug"], self.cleaned_data.get("name", "")
         )
@@ -232,13 +248,21 @@ class NewEnvironmentForm(EnvironmentForm):
 
     @property
     def typed(self) -> dict[str, str | bool]:
-        """What a draft keeps: what was typed and is not wrong, without what is secret, and whether
-        it is protected."""
-        kept = (name for name in self.fields if name in self.data and name not in self.errors)
+        """What a draft keeps: what was typed and is not wrong, without what is secret, and, where
+        nothing is wrong, whether it is protected."""
+        kept = self.fields.keys() & self.data.keys() - self.errors.keys() - set(ADDRESSES)
         given = {name: str(self.data[name]) for name in kept}
-        secret = {name for name in ADDRESSES if not is_reference(given.get(name, ""))}
-        shown = {name: text for name, text in given.items() if name not in secret}
-        return shown | {"is_protected": self.instance.is_protected}
+        addresses = {name: str(self.cleaned_data.get(name, "")) for name in ADDRESSES}
+        references = {name: text for name, text in addresses.items() if is_reference(text)}
+        judged = {} if self.errors else {"is_protected": self.instance.is_protected}
+        return given | references | judged
+
+    @property
+    def has_typed_an_address(self) -> bool:
+        """One that a page would not show again."""
+        return any(
+            str(self.data.get(name, "")).strip() and name not in self.errors for name in ADDRESSES
+        )
 
     @property
     def secrets(self) -> dict[str, str | None]:

@@ -111,7 +111,9 @@ class Spill:
         except OSError:
             return 0
         if written < len(data):
-            return 0
+            # The disk is full: what is there of the last line is written over.
+            fits = data.count(b"\n", 0, written)
+            written = data.rfind(b"\n", 0, written) + 1
         self._end += written
         self.count += fits
         return fits

@@ -30,10 +30,16 @@ def lines_of(said: list[Line], secrets: Collection[str]) -> list[Line]:
     ):
         return said
     return [
-        (at, tone, clean_line(line))
+        (at, tone, _clean(line, secrets))
         for at, tone, text in said
         for line in redact(text, secrets).splitlines() or [""]
     ]
+
+
+def _clean(line: str, secrets: Collection[str]) -> str:
+    """A secret with a control character within is one only when that is gone."""
+    cleaned = clean_line(line)
+    return cleaned if cleaned == line else redact(cleaned, secrets)
 
 
 def clean_line(text: str) -> str:

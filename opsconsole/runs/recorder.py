@@ -89,16 +89,19 @@ class Recorder:
 
     def log(self, text: str, tone: str = "") -> None:
         """Add the lines of a text; `tone` is "", "ok", "no" or "hm"."""
+        size = len(text)
         with self._listening:
             self._said.append((time.time(), tone, text))
-            self._said_size += len(text)
+            self._said_size += size
             if len(self._said) >= MAX_LINES or self._said_size >= MAX_BYTES:
                 self._make_lines()
 
     def _make_lines(self) -> None:
         """Under `_listening`, so that lines stay in the order in which they were said."""
         said, self._said, self._said_size = self._said, [], 0
-        self._backlog.add(lines_of(said, self._secrets))
+        lines = lines_of(said, self._secrets)
+        for start in range(0, len(lines), MAX_LINES):
+            self._backlog.add(lines[start : start + MAX_LINES])
         if self._backlog.holds(MAX_CHUNKS * MAX_LINES, MAX_CHUNKS * MAX_BYTES):
             self._full.set()
 

@@ -17,13 +17,10 @@ def sign_in(console: Console, browser, name: str, **context):
     password = json.loads((console.home / "keys.json").read_text())["demo_password"]
     page = browser.new_context(**context).new_page()
     page.problems = []
-
-    def hear(said) -> None:
-        # A refused form is none.
-        if said.type in {"error", "warning"} and "status of 422" not in said.text:
-            page.problems.append(said.text)
-
-    page.on("console", hear)
+    page.on(
+        "console",
+        lambda said: page.problems.append(said.text) if said.type in {"error", "warning"} else None,
+    )
     page.goto(f"{console.url}/")
     page.get_by_label("Username").fill(name)
     page.get_by_label("Password").fill(password)

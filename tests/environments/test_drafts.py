@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from backups_app.models import BackupPolicy
+from opsconsole.environments import drafts
 from opsconsole.environments.drafts import forget_old_drafts
 from opsconsole.environments.forms import says_production
 from opsconsole.environments.models import Draft, Environment
@@ -115,11 +116,55 @@ class TestAdding:
             assert said in page, said
         assert (address in page, WorkItem.objects.exists()) == (False, False)
         draft = Draft.objects.get()
-        # Wrong a second time, and what is wrong is not kept.
-        answer = admin_client.post(draft.get_absolute_url(), FIELDS | {"name": "n" * 500})
-        assert (answer.status_code, "name" in Draft.objects.get().given) == (422, False)
+        # Wrong a second time: what is wrong is not kept, all else is.
+        wrong = FIELDS | {"name": "n" * 500, "queue": "slow", "scratch_address": address}
+        answer = admin_client.post(draft.get_absolute_url(), wrong)
+        assert answer.status_code == 422
+        assert "none can be made of this name" not in answer.content.decode()
+        kept = Draft.objects.get()
+        assert (kept.given["queue"], "name" in kept.given) == ("slow", False)
+        assert kept.sealed.keys() == {"address", "scratch_address"}
         tried(admin_client, draft.get_absolute_url(), FIELDS)
         assert (Draft.objects.get().error, Draft.objects.count()) == ("", 1)
+
+    @pytest.mark.parametrize("before", [False, True])
+    def test_reference_is_not_typed_twice_because_another_field_is_wrong(
+        self, admin_client, add, environment, before
+    ):
+        """Also one that takes the place of an address that was sealed before."""
+        where = add
+        if before:
+            admin_client.post(add, FIELDS | {"address": "postgresql://a:b@db/c", "name": ""})
+            where = Draft.objects.get().get_absolute_url()
+        answer = admin_client.post(
+            where, FIELDS | {"name": environment.name, "address": " env:NEXT_DATABASE_URL"}
+        )
+        assert (answer.status_code, "Now env:NEXT_DATABASE_URL." in answer.content.decode()) == (
+            422,
+            True,
+        )
+        draft = Draft.objects.get()
+        answer = admin_client.post(draft.get_absolute_url(), FIELDS | {"address": ""})
+        assert answer.status_code == 302, answer.content.decode()
+        draft.refresh_from_db()
+        assert (draft.given["address"], draft.sealed) == ("env:NEXT_DATABASE_URL", {})
+
+    def test_draft_that_was_discarded_meanwhile_does_not_rise_again(
+        self, admin_client, add, monkeypatch
+    ):
+        admin_client.post(add, FIELDS | {"address": "postgresql://a:b@db/c"})
+        draft = Draft.objects.get()
+        keep_draft = drafts.keep_draft
+
+        def keep_late(**given):
+            Draft.objects.all().delete()
+            return keep_draft(**given)
+
+        monkeypatch.setattr(drafts, "keep_draft", keep_late)
+        answer = admin_client.post(draft.get_absolute_url(), FIELDS)
+        assert answer.status_code == 409
+        assert "changed, saved or discarded meanwhile" in answer.content.decode()
+        assert not Draft.objects.exists()
 
     def test_answer_to_an_earlier_try_is_not_kept(self, admin_client, add, database):
         admin_client.post(add, FIELDS | {"address": database()})

@@ -78,8 +78,12 @@ def test_long_line_is_cut_and_says_so():
 
 SECRETS = ["hunter2", "sesame", ""]
 SAID = st.text() | st.sampled_from(
-    ["", "a\nb", "hunter2", "open hunter", "2 sesame\ttab", "\x1b[0m"]
+    ["", "a\nb", "hunter2", "open hunter", "2 sesame\ttab", "\x1b[0m", "x" * 20_000]
 )
+
+
+def test_secret_is_no_longer_hidden_by_a_control_character_within():
+    assert lines_of([(0.0, "", "open hun\x00ter2")], SECRETS) == [(0.0, "", f"open {REDACTED}")]
 
 
 @given(st.lists(SAID))

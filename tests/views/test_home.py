@@ -530,5 +530,6 @@ def test_people_and_runs_are_found_by_who_may_see_them(client, as_role, place):
     assert ("<b>quentin</b>" in page, "querida" in page) == (True, False)
     for text in (elsewhere.pk, f"run {elsewhere.pk}"):
         # Its number may be part of a migration's name.
-        found = client.get("/find", {"q": text}).content.decode()
-        assert f'href="{elsewhere.get_absolute_url()}"' not in found
+        found = client.get("/find", {"q": text})
+        assert found.status_code == 200
+        assert f'href="{elsewhere.get_absolute_url()}"' not in found.content.decode()
