@@ -17,8 +17,9 @@ from opsconsole.access.permissions import can, require
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.events.models import AuditEvent
 from opsconsole.runs import services as runs
-from opsconsole.runs.choices import RunStatus
+from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.forms import ENDS, CancelForm, DecideForm, RunFilterForm
+from opsconsole.runs.log_by_step import stretches_of
 from opsconsole.runs.lookup import run_or_404
 from opsconsole.runs.models import Run, Step
 from opsconsole.runs.outcome import ended_outcome, moving_outcome, usual_seconds
@@ -53,9 +54,12 @@ def run_list(request: ConsoleRequest) -> HttpResponse:
 @require("console.view")
 def run_page(request: ConsoleRequest, run_id: int) -> HttpResponse:
     run = run_or_404(request, run_id, "console.view")
+    log = _log_context(run, after=0)
     steps = list(run.steps.all())
-    context = _status_context(run, steps) | _rest_context(request, run, steps)
-    return render(request, "opsconsole/run_page.html", context | _lines_context(run, after=0))
+    context = _status_context(run, steps) | _rest_context(request, run, steps) | log
+    # Of a run that is over, only what did not succeed is open; nothing is folded while one looks.
+    context["folded"] = "" if run.state.is_moving else StepStatus.SUCCEEDED
+    return render(request, "opsconsole/run_page.html", context)
 
 
 @require_GET
@@ -130,16 +134,18 @@ def run_log_tail(request: ConsoleRequest, run_id: int) -> HttpResponse:
     """New lines and a new sentinel; 204 when nothing is new; no sentinel when it is over."""
     run = run_or_404(request, run_id, "console.view")
     after = key_from(request.GET.get("after", ""))
-    context = _lines_context(run, after=after)
-    if not context["lines"] and run.state.is_moving:
+    context = _log_context(run, after=after)
+    if not context["log"] and run.state.is_moving:
         return HttpResponse(status=204)
     return render(request, "opsconsole/_run_log_lines.html", context)
 
 
-def _lines_context(run: Run, *, after: int) -> dict[str, object]:
+def _log_context(run: Run, *, after: int) -> dict[str, object]:
+    # The lines first: a step has begun before its first line is kept.
     lines = list(islice(run.log_chunks.read_lines(after=after), LINES_AT_ONCE))
+    log = stretches_of(lines, run.steps.all()) if lines else []
     last = lines[-1].number if lines else after
-    return {"run": run, "lines": lines, "after": last, "has_more": run.log_seq > last}
+    return {"run": run, "log": log, "after": last, "has_more": run.log_seq > last}
 
 
 @require_GET

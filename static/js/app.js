@@ -1,10 +1,12 @@
-/* What HTML and htmx cannot do: follow a log, find in it, keep the title true, shortcuts. */
+/* What HTML and htmx cannot do: follow a log, fold it, find in it, keep the title true, shortcuts. */
 "use strict";
 
 (() => {
   const term = () => document.querySelector("[data-log]");
   const scroller = (list) => list.closest(".term") || list;
   let following = true;
+  // Where in the log somebody was led to last.
+  let shown = null;
 
   function isAtBottom(list) {
     return list.scrollHeight - list.scrollTop - list.clientHeight < 40;
@@ -17,17 +19,51 @@
     if (jump) jump.hidden = following;
   }
 
+  function keepPlace() {
+    following = isAtBottom(term());
+    const jump = document.querySelector("[data-jump]");
+    if (jump) jump.hidden = following;
+  }
+
   function watchScrolling() {
     const list = term();
     if (!list || list.dataset.watched) return;
     list.dataset.watched = "yes";
-    following = !location.hash.startsWith("#L");
-    list.addEventListener("scroll", () => {
-      following = isAtBottom(list);
-      const jump = document.querySelector("[data-jump]");
-      if (jump) jump.hidden = following;
-    });
-    follow();
+    list.addEventListener("scroll", keepPlace);
+    if (!showNamed(location.hash)) follow();
+  }
+
+  function unfold(inside) {
+    const step = inside.closest("[data-log] details");
+    if (step) step.open = true;
+  }
+
+  function foldAll(open) {
+    for (const step of document.querySelectorAll("[data-log] details")) step.open = open;
+    keepPlace();
+  }
+
+  // Lines of a step come in several parts: they go under the head that is there, folded or not.
+  function joinParts() {
+    for (const part of document.querySelectorAll("[data-log] > [data-step]")) {
+      const before = part.previousElementSibling;
+      if (before && before.dataset.step === part.dataset.step) {
+        before.querySelector("ol").append(...part.querySelectorAll("li"));
+        part.remove();
+      }
+    }
+  }
+
+  // The list of steps is asked for as it changes; the heads in the log say what it says.
+  function keepHeads() {
+    for (const step of document.querySelectorAll("[data-of]")) {
+      const head = document.getElementById(step.dataset.of);
+      if (!head) continue;
+      for (const part of ["svg:not(.turn)", ".visually-hidden", ".num"]) {
+        const [said, news] = [head.querySelector(part), step.querySelector(part)];
+        if (said.outerHTML !== news.outerHTML) said.replaceWith(news.cloneNode(true));
+      }
+    }
   }
 
   function findInLog(text) {
@@ -38,6 +74,7 @@
       const hit = wanted !== "" && line.textContent.toLowerCase().includes(wanted);
       line.classList.toggle("found", hit);
       if (hit) {
+        unfold(line);
         count += 1;
         first = first || line;
       }
@@ -50,24 +87,28 @@
     }
   }
 
-  function show(line) {
-    if (!line) return;
+  function show(there, focused) {
+    shown = there;
     following = false;
-    line.scrollIntoView({ block: "center" });
-    line.querySelector("a").focus({ preventScroll: true });
+    unfold(there);
+    there.scrollIntoView({ block: "center" });
+    focused.focus({ preventScroll: true });
   }
 
-  // A step leads to the first line of its time: both are written as the clock says.
-  function showSince(clock) {
-    const lines = [...document.querySelectorAll("[data-log] li[id]")];
-    show(lines.find((line) => line.querySelector("time").textContent >= clock));
+  // What an address names in the log: a line, or the head of a step, which has one once it says something.
+  function showNamed(hash) {
+    const [, kind] = hash.match(/^#(L|step-)\d+$/) || [];
+    const named = kind && document.getElementById(hash.slice(1));
+    if (named) show(named, named.querySelector("a") || named);
+    else if (kind === "step-") document.getElementById("log").scrollIntoView({ block: "nearest" });
+    return named;
   }
 
   function showNextError() {
     const lines = [...document.querySelectorAll("[data-log] li[id]")].filter((line) => line.querySelector(".no"));
-    const here = document.activeElement.closest("[data-log] li");
-    const next = lines.find((line) => here && here.compareDocumentPosition(line) & Node.DOCUMENT_POSITION_FOLLOWING);
-    show(next || lines[0]);
+    const next = lines.find((line) => shown && shown.compareDocumentPosition(line) & Node.DOCUMENT_POSITION_FOLLOWING);
+    const line = next || lines[0];
+    if (line) show(line, line.querySelector("a"));
   }
 
   function keepTitle() {
@@ -91,11 +132,12 @@
       following = true;
       follow();
     }
-    const step = event.target.closest("[data-since]");
-    if (step) {
-      event.preventDefault();
-      showSince(step.dataset.since);
-    }
+    const named = event.target.closest("a[href^='#']");
+    if (named) window.setTimeout(() => showNamed(named.hash), 0);
+    const fold = event.target.closest("[data-fold]");
+    if (fold) foldAll(fold.dataset.fold === "none");
+    const head = event.target.closest("[data-log] summary");
+    if (head) window.setTimeout(keepPlace, 0);
     if (event.target.closest("[data-next-error]")) showNextError();
     const pause = event.target.closest("[data-pause]");
     if (pause) {
@@ -161,6 +203,11 @@
   document.addEventListener("htmx:beforeSwap", (event) => {
     const { xhr, requestConfig } = event.detail;
     if (xhr.status >= 400 && requestConfig.verb !== "get") event.detail.shouldSwap = true;
+  });
+
+  document.addEventListener("htmx:afterSwap", () => {
+    joinParts();
+    keepHeads();
   });
 
   document.addEventListener("htmx:afterSettle", () => {

@@ -60,9 +60,27 @@ def test_new_operator_migrates_staging_and_finds_every_trace(console, browser): 
     assert "content equal" in log
     page.get_by_label("Find in the log").fill("health after")
     assert page.locator("[data-log] li.found").count() >= 2
-    page.locator("[data-since]", has_text="Migrate").click()
-    began = page.locator("[data-log] li:focus-within").inner_text()
-    assert "migrate: 20250728101500_add_parent_target_relationship" in began
+    # What was live stays open; a head folds its step by keyboard, and what leads there unfolds it.
+    migrated = page.locator("[data-log] details", has_text="migrate: 20250728101500_add_parent")
+    head, line = migrated.locator("summary"), migrated.locator("li").first
+    assert "Migrate, Succeeded" in head.text_content()
+    assert line.is_visible()
+    head.press("Enter")
+    assert not line.is_visible()
+    page.locator(".steps").get_by_role("link", name="Migrate").click()
+    page.wait_for_function("document.activeElement.matches('summary')")
+    assert line.is_visible()
+    page.get_by_role("button", name="Fold all", exact=True).click()
+    assert not line.is_visible()
+    page.get_by_label("Find in the log").fill("migrate: 20250728101500")
+    assert line.is_visible()
+    address = page.url.partition("#")[0]
+    page.goto(address)
+    assert not line.is_visible()
+    page.emulate_media(media="print")
+    assert line.is_visible()
+    page.emulate_media(media="screen")
+    page.goto(f"{address}#L1")
     page.get_by_role("link", name="Line 1", exact=True).click()
     assert page.url.endswith("#L1")
     assert page.title().startswith("✓ Migrate staging")
