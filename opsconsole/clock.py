@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from zoneinfo import available_timezones
 
-from django.db.models import DateTimeField, ExpressionWrapper, Value
+from django.db.models import DateTimeField, DurationField, ExpressionWrapper, Func, Value
 from django.db.models.functions import Now
 
 
@@ -14,6 +14,16 @@ def in_seconds(seconds: float) -> ExpressionWrapper:
     return ExpressionWrapper(
         Now() + Value(timedelta(seconds=seconds)), output_field=DateTimeField()
     )
+
+
+def months_ago(months: int) -> ExpressionWrapper:
+    """The database's clock minus months of the calendar, as an expression."""
+    interval = Func(
+        Value(months),
+        template="make_interval(months => %(expressions)s)",
+        output_field=DurationField(),
+    )
+    return ExpressionWrapper(Now() - interval, output_field=DateTimeField())
 
 
 def time_zones() -> list[str]:

@@ -202,6 +202,8 @@ LOGGING = {
 DATABASE_BACKUP_RETENTION_DAYS = env.int("DATABASE_BACKUP_RETENTION_DAYS", default=0)
 MIGRATION_BACKUP_ENABLED = env.bool("MIGRATION_BACKUP_ENABLED", default=True)
 MIGRATION_ROLLBACK_ENABLED = env.bool("MIGRATION_ROLLBACK_ENABLED", default=True)
+# How many months the log of a run is kept after its end; 0 for ever.
+LOG_MONTHS = env.int("OPSCONSOLE_LOG_MONTHS", default=0)
 # A migrations folder must lie under one of these. Naming some does not take the demo's away.
 _roots = [Path(root).absolute() for root in env.list("OPSCONSOLE_MIGRATIONS_ROOTS", default=[])]
 MIGRATIONS_ROOTS = [*_roots, OPSCONSOLE_HOME.path / "demo"] if _roots else [OPSCONSOLE_HOME.path]

@@ -82,6 +82,9 @@ def show_run(call: Call) -> int:
     if call.options.log:
         lines = [_log_text(line) for line in run.log_chunks.read_lines()]
         document["log"] = lines
+        if deleted := run.told_of_deleted_log():
+            document["log_deleted"] = deleted
+            lines = [deleted]
     call.print(document, lines)
     return DONE
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 from pydantic import ConfigDict, Field, JsonValue
 
-from opsconsole.events.catalogue import Data, NoData, event
+from opsconsole.events.catalogue import Audience, Data, NoData, event
 from opsconsole.runs.choices import RunKind, RunStatus
 
 
@@ -46,6 +47,18 @@ class RunDecided(_HasStatus):
     by_run: int | None = None
 
 
+class LogsDeleted(Data):
+    """The first and the last run of those whose logs went, and for how long they are kept."""
+
+    first_run: int = Field(examples=[1])
+    last_run: int = Field(examples=[522])
+    kept_months: int = Field(examples=[12])
+
+    def words(self) -> dict[str, object]:
+        kept = ngettext("%(n)d month", "%(n)d months", self.kept_months) % {"n": self.kept_months}
+        return super().words() | {"kept": kept}
+
+
 def _label(choices: type[RunKind] | type[RunStatus], value: str) -> str:
     return str(dict(choices.choices).get(value, value)).lower()
 
@@ -72,4 +85,14 @@ RUN_DECIDED = event(
 )
 CANCEL_REQUESTED = event(
     "run.cancel_requested", _("%(actor)s asked run %(run)s to stop."), data=NoData, tone="warn"
+)
+LOGS_DELETED = event(
+    "run.logs_deleted",
+    _(
+        "The logs of runs %(first_run)s to %(last_run)s were deleted: logs are kept for %(kept)s"
+        " after the last of these runs has ended."
+    ),
+    data=LogsDeleted,
+    tone="warn",
+    seen_by=Audience.CONSOLE,
 )

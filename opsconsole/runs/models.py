@@ -16,7 +16,9 @@ from django.db.models.expressions import Expression
 from django.db.models.functions import Coalesce, Now
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.translation import gettext as _g
+from django.utils.translation import ngettext
 from psycopg.types.json import Jsonb
 
 from opsconsole.environments.models import Target
@@ -216,6 +218,13 @@ class Run(Summed):
             return None
         return ((self.finished_at or timezone.now()) - self.started_at).total_seconds()
 
+    def told_of_deleted_log(self) -> str:
+        """That its log was deleted for its age, "" for a run whose log is there or never was."""
+        if not self.log_seq:
+            return ""
+        deleted = DeletedLogs.objects.filter(first_run__lte=self.pk, end_run__gt=self.pk).first()
+        return deleted.told if deleted else ""
+
     @property
     def down_ms(self) -> float | None:
         availability = self.result.get("availability")
@@ -321,10 +330,14 @@ class LinesField(models.JSONField):  # type: ignore[explicit-any]  # what JSONFi
 class LogChunk(models.Model):
     """Log lines `first_seq` to `last_seq` of a run, one row a flush.
 
-    `lines` is a list of `[seconds since the epoch, tone, text]`, already redacted.
+    `lines` is a list of `[seconds since the epoch, tone, text]`, already redacted. The table is
+    partitioned by ranges of `run_id`: see `runs/retention.py`.
     """
 
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="log_chunks")
+    # Without an index of its own: the constraint's begins with it.
+    run = models.ForeignKey(
+        Run, on_delete=models.CASCADE, related_name="log_chunks", db_index=False
+    )
     first_seq = models.PositiveIntegerField()
     last_seq = models.PositiveIntegerField()
     lines = LinesField()
@@ -337,6 +350,33 @@ class LogChunk(models.Model):
 
     def __str__(self) -> str:
         return f"lines {self.first_seq} to {self.last_seq} of run {self.run_id}"
+
+
+class DeletedLogs(models.Model):
+    """The logs of the runs from `first_run` to before `end_run` were deleted, for their age."""
+
+    first_run = models.BigIntegerField()
+    end_run = models.BigIntegerField()
+    kept_months = models.PositiveSmallIntegerField()
+    deleted_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["first_run"]
+
+    def __str__(self) -> str:
+        return f"logs of runs {self.first_run} to {self.end_run - 1}"
+
+    @property
+    def told(self) -> str:
+        """What the reader of one of these runs is told where its log would be."""
+        return ngettext(
+            "Its log was deleted on %(day)s: logs are kept for %(n)d month.",
+            "Its log was deleted on %(day)s: logs are kept for %(n)d months.",
+            self.kept_months,
+        ) % {
+            "day": date_format(timezone.localtime(self.deleted_at), "j M Y"),
+            "n": self.kept_months,
+        }
 
 
 def holder_of(target: Target) -> str:

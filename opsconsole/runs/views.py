@@ -145,20 +145,26 @@ def _log_context(run: Run, *, after: int) -> dict[str, object]:
     lines = list(islice(run.log_chunks.read_lines(after=after), LINES_AT_ONCE))
     log = stretches_of(lines, run.steps.all()) if lines else []
     last = lines[-1].number if lines else after
-    return {"run": run, "log": log, "after": last, "has_more": run.log_seq > last}
+    has_more = run.log_seq > last
+    deleted = run.told_of_deleted_log() if has_more and not lines else ""
+    return {"run": run, "log": log, "after": last, "has_more": has_more, "deleted": deleted}
 
 
 @require_GET
 @require("console.view")
 def run_log_download(request: ConsoleRequest, run_id: int) -> HttpResponseBase:
-    """The whole log as text, one line each with its UTC time."""
+    """The whole log as text, one line each with its UTC time; that it was deleted where it was."""
     run = run_or_404(request, run_id, "console.view")
+    deleted = run.told_of_deleted_log()
     body = (
         f"{line.moment.isoformat(timespec='milliseconds')} {line.text}\n"
         for line in run.log_chunks.read_lines()
     )
     return attachment(
-        body, actor=request.user, name=f"run-{run.pk}.log", environment=run.environment
+        f"{deleted}\n" if deleted else body,
+        actor=request.user,
+        name=f"run-{run.pk}.log",
+        environment=run.environment,
     )
 
 

@@ -42,11 +42,14 @@ def cut_all(other: psycopg.Connection | None = None) -> None:
 
 
 @contextmanager
-def locked(table: str) -> Iterator[None]:
-    """Keep everybody from a table: the console's database answers, and does not get on."""
+def locked(table: str, mode: str = "ACCESS EXCLUSIVE") -> Iterator[None]:
+    """Keep everybody from a table: the console's database answers, and does not get on.
+
+    A weaker mode keeps out only those whom such a session would.
+    """
     with superuser(connection.settings_dict["NAME"]) as session:
         session.execute("BEGIN")
-        session.execute(f"LOCK TABLE {table}")
+        session.execute(f"LOCK TABLE {table} IN {mode} MODE")
         yield
 
 
@@ -77,13 +80,15 @@ def cut_once(event: str, point: str, *tables: str) -> Iterator[None]:
     with superuser(database) as other:
         other.execute(
             "CREATE FUNCTION held_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-            f" IF nextval('held_' || TG_TABLE_NAME) = 1 THEN {act}; END IF; RETURN NEW; END $$"
+            f" IF nextval('held_' || TG_ARGV[0]) = 1 THEN {act}; END IF; RETURN NEW; END $$"
         )
         for table in tables:
             other.execute(f"CREATE SEQUENCE held_{table}")
             other.execute(f"GRANT USAGE ON held_{table} TO PUBLIC")
             when = f"{event} ON {table}"
-            other.execute(f"{trigger.format(when)} FOR EACH ROW EXECUTE FUNCTION held_once()")
+            other.execute(
+                f"{trigger.format(when)} FOR EACH ROW EXECUTE FUNCTION held_once({table})"
+            )
         if waits_for == "SyncRep":
             _let_commits_wait(other, "nobody")
         cutter = _Cutter(database, waits_for, len(tables))

@@ -18,6 +18,7 @@ from opsconsole.environments.drafts import forget_old_drafts
 from opsconsole.environments.models import Target
 from opsconsole.exceptions import Refused
 from opsconsole.health import services as health
+from opsconsole.runs import retention
 from opsconsole.runs import services as runs
 from opsconsole.runs.registry import PERIODIC
 from opsconsole.work import services as work
@@ -74,6 +75,8 @@ class Command(BaseCommand):
             health.forget_old_samples()
             forget_old_drafts()
             work.forget_done()
+            retention.part_log()
+            retention.delete_old_logs()
 
     def _send_what_is_due(self) -> bool:
         """Send each hint in its own time; False when the broker is away, and what is left stays due.
