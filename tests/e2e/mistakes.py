@@ -76,8 +76,8 @@ class Person(Newcomer):
         self.go("/")
         self.page.keyboard.press("Control+k")
         self.page.keyboard.type(words)
-        self.page.keyboard.press("Enter")
-        self.page.wait_for_url("**/find?**")
+        with self.page.expect_navigation():
+            self.page.keyboard.press("Enter")
 
     def has_production(self) -> None:
         """They have added their first environment, which nothing was done with."""
