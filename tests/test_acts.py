@@ -389,6 +389,7 @@ def everything() -> dict[str, list[tuple]]:
 @pytest.mark.parametrize("key", ACTS)
 def test_act_that_cannot_be_recorded_changes_nothing(there, key, monkeypatch, settings):
     settings.LOG_MONTHS = 1
+    monkeypatch.setattr(retention, "LOCK_WAIT", "20s")
 
     def refuse(event, row):
         assert event.key == key
