@@ -68,7 +68,7 @@ def test_protected_environment_asks_for_name_and_checklist_and_loses_nothing(as_
     page = answer.content.decode()
     assert answer.status_code == 422
     assert 'value="my reason"' in page
-    said = re.findall(r'<li>\s*<a href="#([\w-]+)">[^<]*</a>: <span>([^<]*)</span>', page)
+    said = re.findall(r'<li>\s*<a href="#([\w-]+)">[^<]*</a>:\s*<span>([^<]*)</span>', page)
     asked = ("tested_earlier", "staging_validated", "team_notified")
     name = ("id_typed_name", "Type staging, the environment&#x27;s short name.")
     assert said == [*((f"id_check-{key}", "Tick it once it is so.") for key in asked), name]
