@@ -207,9 +207,12 @@ def test_newcomer_adds_an_application_and_migrates_it(console, browser, kind, na
 @pytest.fixture(scope="module")
 def person(console, browser) -> Person:  # noqa: F811
     page = sign_in(console, browser, "admin", viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(60_000)
     return Person(console, page)
 
 
+# By hand: a worker that is busy with others takes its time to try what is typed here.
+@pytest.mark.long
 @pytest.mark.parametrize("script", MISTAKES, ids=lambda script: script.__name__)
 def test_mistake_is_mended_by_what_the_page_says(person, script):
     person.page.problems.clear()
