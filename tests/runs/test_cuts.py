@@ -18,6 +18,7 @@ from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import FencedOut
 from opsconsole.runs import executor, reporting
 from opsconsole.runs import services as runs
+from opsconsole.runs.backlog import Backlog
 from opsconsole.runs.choices import RunStatus, StepStatus
 from opsconsole.runs.lease import LeaseKeeper
 from opsconsole.runs.models import LogChunk, Run
@@ -160,6 +161,21 @@ def test_log_says_where_lines_were_dropped_and_how_many(run, settings, tmp_path,
         "slow, and the worker could set aside no more"
     )
     assert after == "after"
+
+
+def test_disk_that_fills_up_takes_the_lines_that_fit(tmp_path, monkeypatch):
+    """In memory is no room for any; the third line is written in part only."""
+    write, lines = os.pwrite, [(0.0, "", text) for text in ("one", "two", "three", "four")]
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: write(file, data[:40], at))
+    backlog = Backlog(tmp_path, 0, 10_000)
+    backlog.add(lines)
+    assert len(backlog) == len(lines)
+    *kept, (_at, tone, told) = backlog.take(10, 10_000)
+    assert (kept, tone) == (lines[:2], "no")
+    assert told.startswith("2 lines were dropped here")
+    backlog.add(lines[:1])
+    assert backlog.take(10, 10_000) == lines[:1]
+    backlog.close()
 
 
 @each_point

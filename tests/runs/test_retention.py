@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 import uuid
 from collections.abc import Callable
 
@@ -26,6 +25,7 @@ from opsconsole.runs.recorder import Recorder
 from opsconsole.runs.retention import delete_old_logs, part_log, partitions
 from tests.conftest import log_of
 from tests.runs.cutting import locked
+from tests.threads import at_once
 
 BEFORE = ("opsconsole", "0020_find_among_a_million")
 LONG_AGO = 14
@@ -208,26 +208,6 @@ def test_partition_is_begun_only_when_the_newest_holds_the_runs_of_a_month(made)
     Run.objects.filter(pk__lt=first.pk).update(created_at=months_ago(2))
     part_log()
     assert [each.end for each in partitions()] == [first.pk + 1, None]
-
-
-def at_once(*acts: Callable[[], None]) -> list[BaseException]:
-    together, failed = threading.Barrier(len(acts)), []
-
-    def do(act: Callable[[], None]) -> None:
-        try:
-            together.wait()
-            act()
-        except BaseException as error:
-            failed.append(error)
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=do, args=[act]) for act in acts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return failed
 
 
 @pytest.mark.usefixtures("whole_again")
