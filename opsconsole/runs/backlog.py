@@ -111,9 +111,9 @@ class Spill:
         except OSError:
             return 0
         if written < len(data):
-            # The disk is full: what is there of the last line is written over.
+            # The disk is full. Nothing comes behind a line that is there in part: the next one is
+            # dropped, and the file emptied, before it takes more.
             fits = data.count(b"\n", 0, written)
-            written = data.rfind(b"\n", 0, written) + 1
         self._end += written
         self.count += fits
         return fits

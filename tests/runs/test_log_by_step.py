@@ -57,9 +57,9 @@ def test_log_is_divided_where_steps_begin_and_what_is_said_before_has_no_head():
 
 
 def test_clock_that_was_set_back_leads_no_line_back_to_an_earlier_step():
-    assert divided(said(11, 9, 21), [step(0, 0), step(1, 10), step(2, 20)]) == [
-        (1, [1, 2]),
-        (2, [3]),
+    assert divided(said(11, 9, 12, 21), [step(0, 0), step(1, 10), step(2, 20)]) == [
+        (1, [1, 2, 3]),
+        (2, [4]),
     ]
 
 
