@@ -4,6 +4,10 @@ Run as `.venv/bin/python -m benchmarks.swap [MEGABYTES]`. All on the same data i
 prints the longest wait of any client for a write that was due, in milliseconds, and whether Undo is
 hash-equal. Beside it the wait where the forty sessions are ended and nothing else is done: forty
 clients that sign in again at once keep this machine busy, and no exchange can be shorter than that.
+
+An application's clients run on machines of their own. Here they share the server's cores, so their
+role's password is stored with one round of SCRAM instead of 4096: the rounds are the client's work
+alone (RFC 5802, section 3: the server keeps the result), 5 ms each, more than all the rest.
 """
 
 from __future__ import annotations
@@ -83,6 +87,18 @@ def clients(dsn: str):
         longest.append(float(process.communicate()[0]))
 
 
+def spare_the_clients(role: str) -> None:
+    """Store the role's password with one round of SCRAM: see the top of this file."""
+    import psycopg
+    from django.conf import settings
+    from psycopg import sql
+
+    superuser = settings.OPSCONSOLE_HOME.read_addresses().superuser_dsn
+    with psycopg.connect(superuser, autocommit=True) as connection:
+        connection.execute("SET scram_iterations = 1")
+        connection.execute(sql.SQL("ALTER ROLE {} PASSWORD 'pw'").format(sql.Identifier(role)))
+
+
 def end_sessions(dsn: str) -> None:
     import psycopg
 
@@ -103,6 +119,7 @@ def main(megabytes: int) -> None:
     from opsconsole.targets.tools import find_tools
 
     environment, actor = bench.make_environment(megabytes), bench.admin()
+    spare_the_clients(environment.slug)
     run = bench.execute(
         request_backup(
             actor=actor, target=environment.targets.get(), idempotency_key=uuid.uuid4().hex

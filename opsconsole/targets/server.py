@@ -42,7 +42,7 @@ SESSION = f"""
 SELECT set_config('idle_in_transaction_session_timeout', '0', false),
        set_config('statement_timeout', %s, false),
        set_config('DateStyle', 'ISO', false),
-       (SELECT set_config(name, '1s', false) FROM pg_settings
+       (SELECT set_config(name, %s, false) FROM pg_settings
          WHERE name = 'client_connection_check_interval'),
        {IDENTITY}
  WHERE pg_backend_pid() = %s OR %s
@@ -156,12 +156,13 @@ def connect(
     database: str | None = None,
     autocommit: bool = True,
     timeout_seconds: float = 0,
+    client_check_ms: int = 1000,
 ) -> psycopg.Connection:
     """Open a session that the server ends soon after this process dies.
 
     A killed client's statement must not commit later: with client_connection_check_interval
-    the server notices within a second. Raises AdapterError with the server's reason, when it is the
-    console's own database, and when a pooler is in between.
+    (`client_check_ms`) the server notices within a second. Raises AdapterError with the server's
+    reason, when it is the console's own database, and when a pooler is in between.
     """
     try:
         connection = psycopg.connect(
@@ -175,7 +176,12 @@ def connect(
         with cut_off_after(SESSION_SECONDS, connection):
             row = connection.execute(
                 SESSION,
-                [f"{int(timeout_seconds * 1000)}", connection.info.backend_pid, dsn.is_direct],
+                [
+                    f"{int(timeout_seconds * 1000)}",
+                    f"{client_check_ms}",
+                    connection.info.backend_pid,
+                    dsn.is_direct,
+                ],
             ).fetchone()
             if not autocommit:
                 connection.commit()

@@ -29,6 +29,9 @@ from opsconsole.targets.server import cut_off_after
 STATEMENT_WAIT_MS = 800
 STATEMENT_SECONDS = 5
 AUTOVACUUM_POLL_SECONDS = 0.02
+# RENAME sleeps 100 ms when it meets a client that is just being refused (CountOtherDBBackends), and
+# any signal ends the sleep: the one by which the server looks after its own client does no harm.
+CLIENT_CHECK_MS = 5
 # Beyond its patience and its window, in which the server itself ends what takes too long.
 STUCK_AFTER_SECONDS = 10.0
 
@@ -76,6 +79,7 @@ class Swap:
             application_name=self.order.application_name,
             database=self.order.dsn.maintenance_database,
             timeout_seconds=STATEMENT_SECONDS,
+            client_check_ms=CLIENT_CHECK_MS,
         )
         connection.execute(f"SET lock_timeout = {STATEMENT_WAIT_MS}")
         return connection
@@ -97,7 +101,7 @@ class Swap:
             set_open(self.connection, self.order.live, is_open=False)
             self.say("closed")
             self._end_sessions()
-            self.say("emptied")
+            self.say("ended")
             self._rename()
         except BaseException:
             self._reopen()
@@ -106,8 +110,8 @@ class Swap:
         self.say("renamed")
 
     def _let_autovacuum_leave(self) -> None:
-        """Wait a while, nobody is cut off yet. PostgreSQL ends one that is there when a database
-        is renamed, but looks again only after 100 ms (CountOtherDBBackends), behind closed doors.
+        """Wait a while, nobody is cut off yet: one that is there when a database is renamed is ended
+        by PostgreSQL, which waits for it behind closed doors.
         """
         deadline = time.monotonic() + self.order.autovacuum_patience_seconds
         while self._autovacuum_is_there() and time.monotonic() < deadline:
@@ -123,13 +127,15 @@ class Swap:
         return found.fetchone() is not None
 
     def _end_sessions(self) -> None:
-        while pids := self._sessions():
-            self._terminate(pids)
-            if time.monotonic() > self.deadline:
-                raise TimeoutError(f"sessions of {self.order.live} do not end: {len(pids)} left")
-            time.sleep(0.002)
+        """Tell each to end, and leave it to RENAME to see them gone: it holds a lock meanwhile, at
+        which clients that sign in again wait, instead of being refused over and over.
+        """
+        told: set[int] = set()
+        while new := self._sessions() - told:
+            self._terminate(sorted(new))
+            told |= new
 
-    def _sessions(self) -> list[int]:
+    def _sessions(self) -> set[int]:
         # Autovacuum may not be ended by a role that is no superuser; the renaming ends it itself.
         names = [self.order.live, self.order.built]
         rows = self.connection.execute(
@@ -137,7 +143,7 @@ class Swap:
             " AND backend_type <> 'autovacuum worker'",
             [names],
         )
-        return [row[0] for row in rows]
+        return {row[0] for row in rows}
 
     def _terminate(self, pids: list[int]) -> None:
         """All in one statement: each round trip would stand in line behind the clients that already
@@ -148,10 +154,9 @@ class Swap:
             self.connection.execute(ending, [pids])
         except psycopg.errors.InsufficientPrivilege:
             for pid in pids:
+                # One that stays is met by RENAME; the deadline then reopens the database.
                 with suppress(psycopg.errors.InsufficientPrivilege):
                     self.connection.execute(ending, [[pid]])
-            # Found again by the next look; the deadline then reopens the database.
-            time.sleep(0.02)
 
     def _rename(self) -> None:
         rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
@@ -165,10 +170,15 @@ class Swap:
                     self.connection.execute(rename.format(built, live))
             except (psycopg.errors.ObjectInUse, psycopg.errors.LockNotAvailable):
                 if time.monotonic() > self.deadline:
+                    if left := self._sessions():
+                        raise TimeoutError(self._who_stays(len(left))) from None
                     raise
                 self._end_sessions()
             else:
                 return
+
+    def _who_stays(self, count: int) -> str:
+        return f"sessions of {self.order.live} do not end: {count} left"
 
     def _reopen(self) -> None:
         for _attempt in range(5):

@@ -460,7 +460,7 @@ def test_killed_swap_child_leaves_the_live_database_open(
 
     from opsconsole.runs.step import RunContext
 
-    # A stopped backend does not end: the exchange is held open between closed and emptied.
+    # A stopped backend does not end: the exchange is held open between ended and renamed.
     stubborn = psycopg.connect(environment.dsn)
     os.kill(stubborn.info.backend_pid, signal.SIGSTOP)
     original = RunContext.log

@@ -174,7 +174,7 @@ def test_killed_server_fails_the_backup_and_leaves_no_half(
         "content equal",
         "swap: closing",
         "swap: closed",
-        "swap: emptied",
+        "swap: ended",
         "swap: renamed",
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 import uuid
@@ -77,18 +79,39 @@ def test_restore_waits_only_a_while_for_autovacuum(backup, environment, operator
     assert run.status == RunStatus.SUCCEEDED, run.summary
 
 
-def test_nobody_is_cut_off_before_autovacuum_has_left(environment, target):
+def order_beside(environment, target, **limits):
+    """An order to exchange the environment's database with an empty one, which is made here."""
     live = target.info.dbname
     built = f"{live}_built"
     target.execute(f"CREATE DATABASE {built}")
-    order = swap.Order(
+    return swap.Order(
         dsn=Dsn.parse(environment.dsn),
         application_name="opsconsole:swap",
         live=live,
         built=built,
         replaced=f"{live}_old",
-        autovacuum_patience_seconds=60,
+        **limits,
     )
+
+
+def test_exchange_that_cannot_end_a_session_reopens_soon_after_its_window(environment, target):
+    order = order_beside(environment, target, window_seconds=0.2)
+    steps = []
+    os.kill(target.info.backend_pid, signal.SIGSTOP)
+    try:
+        with swap.Swap(order, steps.append) as exchange:
+            began = time.monotonic()
+            with pytest.raises(TimeoutError, match="do not end: 1 left"):
+                exchange.run()
+    finally:
+        os.kill(target.info.backend_pid, signal.SIGCONT)
+    assert steps == ["closing", "closed", "ended", "reopened"]
+    # By itself the server looks for it every 100 ms, 50 times.
+    assert time.monotonic() - began < 4
+
+
+def test_nobody_is_cut_off_before_autovacuum_has_left(environment, target):
+    order = order_beside(environment, target, autovacuum_patience_seconds=60)
     steps = []
     with autovacuum_at_work(environment.dsn), swap.Swap(order, steps.append) as exchange:
         swapping = threading.Thread(target=exchange.run)
@@ -100,7 +123,7 @@ def test_nobody_is_cut_off_before_autovacuum_has_left(environment, target):
         with suppress(psycopg.errors.AdminShutdown):
             target.execute("DROP TABLE vacuumed")
         swapping.join(timeout=60)
-    assert steps == ["closing", "closed", "emptied", "renamed"]
+    assert steps == ["closing", "closed", "ended", "renamed"]
 
 
 @pytest.mark.parametrize("name", ["postgres", "template1", "x" * 64, "a\0b"])

@@ -83,7 +83,7 @@ Hold = Callable[[Console], AbstractContextManager[None]]
 HOLDS: dict[str, tuple[Hold, Callable[[Console], bool]]] = {
     "closing": (catalogue_locked, lambda c: waits_for_lock(c.superuser(), "ALTER DATABASE")),
     "closed": (session_that_stays, lambda c: not is_open(c)),
-    "emptied": (name_locked, lambda c: waits_for_lock(c.superuser(), "ALTER DATABASE")),
+    "ended": (name_locked, lambda c: waits_for_lock(c.superuser(), "ALTER DATABASE")),
 }
 
 
@@ -104,7 +104,7 @@ class HeldSwap:
 @contextmanager
 def swap_held(console: Console, moment: str, start: Callable[[], int]) -> Iterator[HeldSwap]:
     """Start a run and hold its swap open at that moment until the block ends."""
-    hold, is_there = HOLDS["emptied" if moment == "renamed" else moment]
+    hold, is_there = HOLDS["ended" if moment == "renamed" else moment]
     with ExitStack() as unwritten:
         with ExitStack() as held:
             with swaps_locked(console):
