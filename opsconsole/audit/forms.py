@@ -1,19 +1,30 @@
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from django import forms
+from django.utils.translation import get_language, gettext, override
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.environments.models import Environment
 from opsconsole.environments.visibility import visible_environments
 from opsconsole.events.catalogue import CATALOGUE
+from opsconsole.language import ENGLISH
 from opsconsole.web.widgets import FilterSelect
 
 
-def _events() -> list[tuple[str, Any]]:
+def _events() -> list[tuple[str, str]]:
     """Every event with its sentence, events of one subject side by side."""
-    return [("", _("All")), *((key, CATALOGUE[key].outline) for key in sorted(CATALOGUE))]
+    return _events_in(get_language() or ENGLISH)
+
+
+# A hundred sentences on every page of the trail.
+@lru_cache(maxsize=32)
+def _events_in(language: str) -> list[tuple[str, str]]:
+    with override(language):
+        outlines = [(key, str(CATALOGUE[key].outline)) for key in sorted(CATALOGUE)]
+        return [("", gettext("All")), *outlines]
 
 
 class AuditFilterForm(forms.Form):

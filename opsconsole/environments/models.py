@@ -6,13 +6,13 @@ from datetime import timedelta
 
 from django.core.validators import MinValueValidator
 from django.db import models
-from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.access.models import User
 from opsconsole.access.places import CONSOLE, Place, Spot
+from opsconsole.addresses import page
 from opsconsole.environments.choices import AutoRollback
 from opsconsole.environments.migration_status import MigrationStatus
 from opsconsole.environments.readings import MigrationSeen, TargetRead
@@ -48,7 +48,7 @@ class Application(models.Model):
         return Spot(self.pk)
 
     def get_absolute_url(self) -> str:
-        return reverse("application", args=[self.slug])
+        return page("application", self.slug)
 
 
 class EnvironmentQuerySet(models.QuerySet["Environment"]):
@@ -142,7 +142,7 @@ class Environment(models.Model):
         return self.is_protected or self.backup_before_migrate
 
     def get_absolute_url(self) -> str:
-        return reverse("environment", args=[self.application.slug, self.slug])
+        return page("environment", self.application.slug, self.slug)
 
 
 class TargetQuerySet(models.QuerySet["Target"]):
@@ -285,4 +285,4 @@ class Draft(models.Model):
         return self.application or CONSOLE
 
     def get_absolute_url(self) -> str:
-        return reverse("draft-edit" if self.application else "source-edit", args=[self.pk])
+        return page("draft-edit" if self.application else "source-edit", self.pk)

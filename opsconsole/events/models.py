@@ -14,6 +14,7 @@ from django.utils.functional import SimpleLazyObject
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole.addresses import page
 from opsconsole.events.catalogue import CATALOGUE, LOOKS, Look
 from opsconsole.language import ENGLISH
 
@@ -49,7 +50,11 @@ class AuditQuerySet(models.QuerySet["AuditEvent"]):
 
         Rows from before sentences were kept are not found by theirs.
         """
-        events = self.select_related("environment__application", "run")
+        events = self.select_related("environment__application").only(
+            *(field.attname for field in self.model._meta.concrete_fields),
+            *("environment__slug", "environment__name"),
+            *("environment__application__slug", "environment__application__name"),
+        )
         if who:
             events = events.filter(actor_label__icontains=who)
         if run := RUN.fullmatch(what.strip()):
@@ -124,6 +129,13 @@ class AuditEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} by {self.actor_label}"
+
+    def get_absolute_url(self) -> str:
+        return page("audit-event", self.pk)
+
+    @property
+    def run_url(self) -> str:
+        return page("run", self.run_id)
 
     @property
     def told(self) -> str:

@@ -43,7 +43,7 @@ def started(call: Call, run: Run) -> int:
         return DONE
     seen = 0
     while True:
-        run = Run.objects.for_list().get(pk=run.pk)
+        run = Run.objects.whole().get(pk=run.pk)
         if not call.options.json:
             for line in run.log_chunks.read_lines(after=seen):
                 call.output.write(_log_text(line))
@@ -60,7 +60,7 @@ def run_of(call: Call) -> Run:
     number = key_from(str(call.options.run))
     if not number:
         raise Refused(f"{call.options.run} is not the number of a run")
-    run = Run.objects.for_list().filter(pk=number).first()
+    run = Run.objects.whole().filter(pk=number).first()
     if run is None:
         raise Refused(f"there is no run {call.options.run}", kind=Kind.NOT_FOUND)
     authorize(call.actor(), "console.view", run.environment)

@@ -12,7 +12,7 @@ from opsconsole.runs.models import Run
 
 def run_or_404(request: ConsoleRequest, run_id: int, action: str) -> Run:
     run = get_object_or_404(
-        Run.objects.for_list().select_related(
+        Run.objects.whole().select_related(
             "target__environment__application", "way_back", "way_back_of"
         ),
         pk=run_id,

@@ -14,13 +14,13 @@ from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.expressions import Expression
 from django.db.models.functions import Coalesce, Now
-from django.urls import reverse
 from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.translation import gettext as _g
 from django.utils.translation import ngettext
 from psycopg.types.json import Jsonb
 
+from opsconsole.addresses import page
 from opsconsole.environments.models import Target
 from opsconsole.language import tell_again
 from opsconsole.runs.choices import RunKind, RunStatus, StepStatus
@@ -68,8 +68,19 @@ class Plan(models.Model):
 
 
 class RunQuerySet(models.QuerySet["Run"]):
-    def for_list(self) -> RunQuerySet:
+    def whole(self) -> RunQuerySet:
+        """With what the page of one needs."""
         return self.select_related("environment__application", "requested_by", "plan")
+
+    def for_list(self) -> RunQuerySet:
+        """With what a row of a list shows, and no more: the plan of one may hold a megabyte."""
+        return self.select_related("environment__application", "requested_by").only(
+            *("operation", "kind", "changes_target", "status", "target"),
+            *("parameters", "parameters_version", "result", "summary"),
+            *("created_at", "started_at", "finished_at"),
+            *("requested_by__username", "environment__slug", "environment__name"),
+            *("environment__application__slug", "environment__application__name"),
+        )
 
     def newest_of(self, targets: Sequence[Target]) -> RunQuerySet:
         """The newest run of each target: one look into an index for each."""
@@ -184,7 +195,7 @@ class Run(Summed):
         return _g("Run %(id)s") % {"id": self.pk}
 
     def get_absolute_url(self) -> str:
-        return reverse("run", args=[self.pk])
+        return page("run", self.pk)
 
     @property
     def state(self) -> RunStatus:

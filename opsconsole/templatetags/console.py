@@ -9,8 +9,8 @@ from typing import Any
 
 from django import template
 from django.contrib.humanize.templatetags.humanize import naturaltime
-from django.template.defaultfilters import date as format_date
 from django.templatetags.static import static
+from django.utils.dates import MONTHS_3
 from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import capfirst
@@ -32,6 +32,7 @@ STRIP_TONES = {0: "", 1: "w", 2: "b", None: "n"}
 
 
 @register.simple_tag
+@lru_cache(maxsize=512)
 def icon(name: str, tone: str = "") -> SafeString:
     spin = " spin" if name == "loader" else ""
     return format_html(
@@ -60,10 +61,18 @@ def ago(moment: datetime | None) -> SafeString:
     """An age in words, with the exact moment in the viewer's time zone as its title."""
     if moment is None:
         return format_html('<span class="muted">{}</span>', _("never"))
-    exact = format_date(localtime(moment), "j M Y, H:i:s T")
+    exact = f"{to_the_second(moment)} {localtime(moment):%Z}"
     return format_html(
         '<time datetime="{}" title="{}">{}</time>', moment.isoformat(), exact, naturaltime(moment)
     )
+
+
+@register.filter
+def to_the_second(moment: datetime) -> str:
+    """`3 Nov 2026, 09:05:00`, in the viewer's time zone. In long lists: `date` takes ten times as
+    long."""
+    local = localtime(moment)
+    return f"{local.day} {MONTHS_3[local.month].title()} {local.year}, {local:%H:%M:%S}"
 
 
 @register.filter
