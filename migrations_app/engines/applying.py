@@ -25,6 +25,7 @@ from migrations_app.engines.statements import Part, is_one_transaction, parts_of
 from opsconsole.exceptions import Cancelled
 from opsconsole.formats import duration
 from opsconsole.targets import activity
+from opsconsole.targets.notices import notices_to
 from opsconsole.targets.server import reason_of
 
 FAILS_WHEN_RUN = "SELECT 1 / 0;"
@@ -57,18 +58,16 @@ class Applying:
 
     def run(self) -> Outcome:
         """Apply it; raises ScriptFailed, also when cancelled between two tries, or ScriptUnknown."""
-        self.connection.add_notice_handler(self._log_notice)
-        try:
-            if not self.script.is_atomic or self._may_end_itself():
-                self._have_it_read()
-            return self.at_once() if self.script.is_atomic else self.part_by_part()
-        except Cancelled as error:
-            statement = self.current[-1]
-            raise ScriptFailed(
-                self.script, statement.line, statement, "cancelled", self.outcome
-            ) from error
-        finally:
-            self.connection.remove_notice_handler(self._log_notice)
+        with notices_to(self.connection, self._log_notice):
+            try:
+                if not self.script.is_atomic or self._may_end_itself():
+                    self._have_it_read()
+                return self.at_once() if self.script.is_atomic else self.part_by_part()
+            except Cancelled as error:
+                statement = self.current[-1]
+                raise ScriptFailed(
+                    self.script, statement.line, statement, "cancelled", self.outcome
+                ) from error
 
     def at_once(self) -> Outcome:
         """All statements and the history row's end in one transaction: the row is the evidence."""
@@ -233,13 +232,10 @@ class Applying:
             self.script, _error_line(statement, error), statement, reason_of(error), self.outcome
         ) from error
 
-    def _log_notice(self, notice: psycopg.errors.Diagnostic) -> None:
+    def _log_notice(self, severity: str, sqlstate: str, message: str) -> None:
         where = f" ({self.script.file} line {self.current[-1].line})" if self.current else ""
-        severity = notice.severity_nonlocalized
-        self.log(
-            f"  {severity} {notice.sqlstate}: {notice.message_primary}{where}",
-            "hm" if severity == "WARNING" else "",
-        )
+        tone = "hm" if severity == "WARNING" else ""
+        self.log(f"  {severity} {sqlstate}: {message}{where}", tone)
 
     def _drop_invalid_index(self, statement: Statement) -> None:
         name = statement.concurrent_index
