@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from django.db.models import Case, Count, Max, Min, Q, When
+from django.db.models import Case, Count, Max, Min, Q, When, prefetch_related_objects
 from django.template.defaultfilters import date as date_format
 from django.template.loader import render_to_string
 from django.urls import reverse
@@ -98,12 +98,20 @@ def first_backup(user: User, target: Target) -> FirstStep:
 def backup_tile(target: Target) -> Fact:
     """The newest proven one, and when the next is due."""
     fact = newest_proven([target])[target.pk]
-    policy = BackupPolicy.objects.by_environment([target.environment]).get(target.environment_id)
+    policy = _policies_of([target.environment]).get(target.environment_id)
     if not policy or not policy.backup_cron:
         return replace(fact, detail=_joined(fact.detail, _("none scheduled")))
     due = localtime(next_due(policy.backup_cron, policy.time_zone, now()))
     said = _("next %(when)s") % {"when": date_format(due, "D H:i")}
     return replace(fact, detail=_joined(fact.detail, said))
+
+
+def _policies_of(environments: list[Environment]) -> dict[int, BackupPolicy]:
+    """By environment, of those that have one. Read once for all parts of a page, which share the
+    environments."""
+    prefetch_related_objects(environments, "backup_policy")
+    own = (getattr(environment, "backup_policy", None) for environment in environments)
+    return {policy.environment_id: policy for policy in own if policy}
 
 
 def _joined(*parts: str) -> str:
@@ -113,7 +121,7 @@ def _joined(*parts: str) -> str:
 def backup_needs(user: User, stages: list[Stage]) -> Iterable[Need]:
     """What is wrong with the backups of each stage, in one line, and a schedule that is missing."""
     targets = [stage.target for stage in stages]
-    policies = BackupPolicy.objects.by_environment([stage.environment for stage in stages])
+    policies = _policies_of([stage.environment for stage in stages])
     alarms = alarms_of(targets, policies)
     proven = dict(
         Backup.objects.proven()
@@ -140,7 +148,7 @@ def backup_needs(user: User, stages: list[Stage]) -> Iterable[Need]:
 
 def scheduled(targets: list[Target], until: datetime) -> Iterable[Coming]:
     """The next backup and the next proof of each target."""
-    policies = BackupPolicy.objects.by_environment([target.environment for target in targets])
+    policies = _policies_of([target.environment for target in targets])
     for target in targets:
         policy = policies.get(target.environment_id)
         if not policy:
@@ -240,7 +248,7 @@ def storages_card(request: ConsoleRequest) -> SafeString:
 
 def backups_card(request: ConsoleRequest, target: Target) -> SafeString:
     environment = target.environment
-    policies = BackupPolicy.objects.by_environment([environment])
+    policies = _policies_of([environment])
     policy = policies.get(environment.pk) or BackupPolicy.objects.default(environment)
     context = {
         "alarms": alarms_of([target], policies)[target.pk],

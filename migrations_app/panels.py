@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import cast
 
 from django.template.loader import render_to_string
 from django.urls import reverse
@@ -14,7 +15,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from migrations_app.engines import ENGINES
 from migrations_app.forms import BoardFilterForm
 from migrations_app.parameters import MigrateParameters
-from migrations_app.reading.drift import comparisons_of, drifts_of
+from migrations_app.reading.drift import Comparison, comparisons_of, drifts_of
 from migrations_app.reading.matrix import read_board, read_names, url_of
 from migrations_app.reading.readings import reading_of
 from migrations_app.services import doctor
@@ -108,8 +109,16 @@ def migrations_card(request: ConsoleRequest, target: Target) -> SafeString:
     return render_to_string("migrations_app/_environment_panel.html", context, request)
 
 
+def _compared(target: Target) -> Comparison:
+    """Read once for all parts of a page, which share the target."""
+    read = vars(target)
+    if "compared" not in read:
+        read["compared"] = comparisons_of([target])[target.pk]
+    return cast("Comparison", read["compared"])
+
+
 def drift_card(request: ConsoleRequest, target: Target) -> SafeString:
-    compared = comparisons_of([target])[target.pk]
+    compared = _compared(target)
     drift = compared.drift
     log = drift.log if drift else []
     context = {
@@ -237,7 +246,7 @@ def drift_facts(targets: list[Target]) -> dict[int, Fact]:
 
 
 def drift_tile(target: Target) -> Fact:
-    compared = comparisons_of([target])[target.pk]
+    compared = _compared(target)
     if compared.drift and compared.drift.changes:
         return _drifted(target, len(compared.drift.changes))
     if compared.reading is None:

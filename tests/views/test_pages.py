@@ -119,6 +119,20 @@ def test_queries_do_not_grow_with_the_rows(as_role, seen, path, django_assert_nu
         client.get(path)
 
 
+@pytest.mark.parametrize("page", ["home", "environment", "runs", "audit", "backups", "settings"])
+def test_page_asks_nothing_twice(as_role, seen, page):
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+
+    client = as_role("admin")
+    path = url(seen, page) if page == "environment" else reverse(page)
+    client.get(path)
+    with CaptureQueriesContext(connection) as asked:
+        assert client.get(path).status_code == 200
+    queries = [query["sql"] for query in asked]
+    assert sorted(queries) == sorted(set(queries))
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
