@@ -120,7 +120,10 @@ def nothing_is_left(console: Console, run_id: int) -> None:
             ).fetchall()
         return [*beside, *console.tools(), *sessions(console, f"opsconsole:{run_id}:")]
 
-    wait_for(patiently(lambda: not left()), f"run {run_id} left something")
+    try:
+        wait_for(patiently(lambda: not left()), f"run {run_id} left something")
+    except AssertionError as error:
+        raise AssertionError(f"run {run_id} left {left()}") from error
 
 
 def is_served(console: Console) -> None:
