@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -41,8 +40,6 @@ from opsconsole.work.sending import send_short
 
 logger = logging.getLogger(__name__)
 End = tuple[RunStatus, Text]
-CLEANUP_SECONDS = 8
-CLEANUP_PAUSE_SECONDS = 0.5
 
 
 def execute_run(run_id: int, worker_name: str) -> None:
@@ -152,24 +149,12 @@ def _start_sampler(context: RunContext) -> AvailabilitySampler | None:
 def _finish(context: RunContext, operation: Operation, sampler: AvailabilitySampler | None) -> None:
     if sampler:
         context.result.availability = sampler.stop()
-    _clean_up(context, operation)
+    try:
+        context.resume_for_rollback()
+        operation.cleanup(context)
+    except (AdapterError, psycopg.Error) as error:
+        context.log(f"cleaning up: {error}", "hm")
     context.close_sessions()
-
-
-def _clean_up(context: RunContext, operation: Operation) -> None:
-    """Nothing tidies up later, and a server that fell or cut us off is back within seconds."""
-    deadline = time.monotonic() + CLEANUP_SECONDS
-    while True:
-        try:
-            context.resume_for_rollback()
-            operation.cleanup(context)
-        except (AdapterError, psycopg.Error) as error:
-            if time.monotonic() > deadline:
-                context.log(f"cleaning up: {error}", "hm")
-                return
-            time.sleep(CLEANUP_PAUSE_SECONDS)
-        else:
-            return
 
 
 def _run_steps(context: RunContext, operation: Operation) -> End:
