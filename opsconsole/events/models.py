@@ -135,7 +135,7 @@ class AuditEvent(models.Model):
 
     @property
     def run_url(self) -> str:
-        return page("run", self.run_id)
+        return page("run", self.run_id) if self.run_id else ""
 
     @property
     def told(self) -> str:
