@@ -76,7 +76,7 @@ class RunQuerySet(models.QuerySet["Run"]):
         """With what a row of a list shows, and no more: the plan of one may hold a megabyte."""
         return self.select_related("environment__application", "requested_by").only(
             *("operation", "kind", "changes_target", "status", "target"),
-            *("parameters", "parameters_version", "result", "summary"),
+            *("reason", "parameters", "parameters_version", "result", "summary", "summary_parts"),
             *("created_at", "started_at", "finished_at"),
             *("requested_by__username", "environment__slug", "environment__name"),
             *("environment__application__slug", "environment__application__name"),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import uuid
 from pathlib import Path
 
 import pytest
 from celery import current_app
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from backups_app.models import Backup
 from opsconsole.access.models import Membership, User
@@ -89,6 +92,24 @@ def test_lists_are_json_arrays(ops, shop):
     assert isinstance(ops("audit"), list)
     assert ops.status == 0
     assert "1 pending, 1 applied" in ops("environments", as_json=False)
+
+
+def test_list_of_runs_takes_as_many_queries_for_three_as_for_one(ops, shop):
+    def queries_for(number: int) -> int:
+        for _run in range(number - Run.objects.count()):
+            Run.objects.create(
+                kind="backup",
+                operation="backup",
+                status=RunStatus.FAILED,
+                environment=shop,
+                target=shop.targets.get(),
+                idempotency_key=uuid.uuid4().hex,
+            )
+        with CaptureQueriesContext(connection) as asked:
+            assert len(ops("runs")) == number
+        return len(asked)
+
+    assert queries_for(1) == queries_for(3)
 
 
 def test_migrate_wait_prints_one_document(ops, shop):
