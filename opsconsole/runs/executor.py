@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,7 +26,7 @@ from opsconsole.exceptions import (
 from opsconsole.redaction import redact
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunStatus, StepStatus
-from opsconsole.runs.lease import LeaseKeeper
+from opsconsole.runs.lease import LeaseKeeper, worker_is_ending
 from opsconsole.runs.models import Run
 from opsconsole.runs.operation import Operation
 from opsconsole.runs.patience import Lease, is_away, patiently, surviving
@@ -40,6 +41,8 @@ from opsconsole.work.sending import send_short
 
 logger = logging.getLogger(__name__)
 End = tuple[RunStatus, Text]
+CLEANUP_SECONDS = 8
+CLEANUP_PAUSE_SECONDS = 0.5
 
 
 def execute_run(run_id: int, worker_name: str) -> None:
@@ -149,12 +152,26 @@ def _start_sampler(context: RunContext) -> AvailabilitySampler | None:
 def _finish(context: RunContext, operation: Operation, sampler: AvailabilitySampler | None) -> None:
     if sampler:
         context.result.availability = sampler.stop()
-    try:
-        context.resume_for_rollback()
-        operation.cleanup(context)
-    except (AdapterError, psycopg.Error) as error:
-        context.log(f"cleaning up: {error}", "hm")
+    _clean_up(context, operation)
     context.close_sessions()
+
+
+def _clean_up(context: RunContext, operation: Operation) -> None:
+    """Nothing tidies up later, and a server that fell or cut us off is back within seconds.
+
+    A worker that is asked to end tries once: it may be ended with all else at any moment.
+    """
+    deadline = time.monotonic() + CLEANUP_SECONDS
+    while True:
+        try:
+            context.resume_for_rollback()
+            operation.cleanup(context)
+        except (AdapterError, psycopg.Error) as error:
+            if time.monotonic() > deadline or worker_is_ending.wait(CLEANUP_PAUSE_SECONDS):
+                context.log(f"cleaning up: {error}", "hm")
+                return
+        else:
+            return
 
 
 def _run_steps(context: RunContext, operation: Operation) -> End:

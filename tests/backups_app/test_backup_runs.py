@@ -6,6 +6,7 @@ import json
 import os
 import uuid
 from pathlib import Path
+from unittest.mock import Mock
 
 import psycopg
 import pytest
@@ -19,7 +20,7 @@ from backups_app.parameters import RestoreParameters
 from backups_app.runs import building, operations, restore_check, swapping
 from backups_app.stores.local import LocalStore
 from opsconsole.environments import survey
-from opsconsole.exceptions import AdapterError, Kind, Refused
+from opsconsole.exceptions import AdapterError, Kind, Refused, StepFailed
 from opsconsole.runs import services as runs
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
@@ -336,6 +337,29 @@ def test_swap_that_cannot_empty_the_database_reopens_it(
     assert "reopened" in log_of(run)
     psycopg.connect(environment.dsn).close()
     assert not ReplacedDatabase.objects.exclude(swapped_at=None).exists()
+
+
+def test_database_built_in_vain_is_dropped_though_the_first_try_is_cut_off(
+    backup, environment, operator, monkeypatch
+):
+    drop, cut_off = building.server.drop_database, []
+
+    def cut_off_once(connection, name):
+        if "cleanup" in connection.info.dsn and not cut_off:
+            cut_off.append(name)
+            with superuser() as cluster:
+                cluster.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
+        drop(connection, name)
+
+    monkeypatch.setattr(building.server, "drop_database", cut_off_once)
+    monkeypatch.setattr(swapping, "swap_in", Mock(side_effect=StepFailed("not exchanged")))
+    run = restore(operator, backup, environment)
+    assert run.status == RunStatus.FAILED
+    with psycopg.connect(environment.dsn) as connection:
+        name = building.built_name(connection.info.dbname, run.pk)
+        assert building.server.database_oid(connection, name) is None
+    assert cut_off == [name]
+    assert "cleaning up" not in log_of(run)
 
 
 def test_drop_removes_only_the_replaced_database(backup, environment, operator, admin):
