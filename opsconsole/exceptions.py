@@ -36,6 +36,7 @@ class Kind(Enum):
     NOT_FOUND = auto()  # what it is about is not there
     CONFLICT = auto()  # things are not as it takes, or no longer
     INVALID = auto()  # what was given cannot be used
+    TOO_MANY = auto()  # asked too often; the same may be asked later
     UNAVAILABLE = auto()  # what it needs does not answer
     NO_ROOM = auto()  # what was given cannot be kept
 

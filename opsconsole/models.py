@@ -1,6 +1,6 @@
 """The platform's tables."""
 
-from opsconsole.access.models import Membership, User
+from opsconsole.access.models import Membership, RecentGuesses, User
 from opsconsole.audit.models import StrangerCount
 from opsconsole.environments.models import Application, Draft, Environment, Target, TargetState
 from opsconsole.events.models import AuditEvent
@@ -21,6 +21,7 @@ __all__ = [
     "LogChunk",
     "Membership",
     "Plan",
+    "RecentGuesses",
     "Run",
     "Step",
     "StrangerCount",

@@ -19,6 +19,8 @@ from backups_app.services import backups, policies, restores, storages
 from migrations_app.models import ExpectedSchema, Repository, SchemaReading, SchemaText, Waiver
 from migrations_app.services import applications, drift, findings, repositories
 from opsconsole.access import people
+from opsconsole.access.choices import Guesser
+from opsconsole.access.guessing import MOST, take_guess
 from opsconsole.access.models import Membership, User
 from opsconsole.audit.models import StrangerCount
 from opsconsole.audit.refusals import record_strangers
@@ -74,6 +76,12 @@ class There:
     @property
     def check(self) -> HealthCheck:
         return self.environment.health_checks.get()
+
+    def one_guess_too_many(self) -> Callable[[], object]:
+        guess = partial(take_guess, name="maja", address="192.0.2.1")
+        for _time in range(MOST[Guesser.NAME]):
+            guess()
+        return guess
 
     def run(self, status: RunStatus = RunStatus.SUCCEEDED, **fields) -> Run:
         asked = BackupParameters()
@@ -195,6 +203,16 @@ ACTS: dict[str, Callable[[There], Callable[[], object]]] = {
     "person.disabled": lambda x: partial(people.lock_out, actor=x.admin, user=x.other),
     "person.enabled": lambda x: partial(
         people.let_in, actor=x.admin, user=User.objects.create_user("out", is_active=False)
+    ),
+    "person.guessing_stopped": lambda x: x.one_guess_too_many(),
+    "person.password_changed": lambda x: partial(
+        people.change_password, user=x.other, password="new"
+    ),
+    "person.password_link_made": lambda x: partial(
+        people.make_password_link, actor=x.admin, user=x.other
+    ),
+    "person.password_set": lambda x: partial(
+        people.set_password_by_link, user=x.other, password="new"
     ),
     "access.strangers_refused": lambda x: (x.stranger(), record_strangers)[1],
     "role.granted": lambda x: partial(

@@ -11,3 +11,12 @@ class Role(models.TextChoices):
     OPERATOR = "operator", _("Operator")
     REVIEWER = "reviewer", _("Reviewer")
     ADMIN = "admin", _("Admin")
+
+
+class Guesser(models.TextChoices):
+    """Whose wrong passwords are counted together: its value and its word."""
+
+    NAME = "name", _("for one name")
+    ADDRESS = "address", _("from one address")
+    ANYBODY = "anybody", _("from anywhere")
+    DEVICE = "device", _("on one known device")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.utils.translation import gettext_lazy as _
 from pydantic import Field
 
+from opsconsole.access.choices import Guesser
 from opsconsole.events.catalogue import Audience, Data, NoData, event
 
 
@@ -18,6 +19,17 @@ class RoleOf(Data):
 
 class SignInFailed(Data):
     username: str = Field(examples=["maja"])
+
+
+class GuessingStopped(Data):
+    """`guesser` is what the guesses were counted by, `username` the last one that was typed."""
+
+    guesser: str = Field(examples=["name"])
+    username: str = Field(examples=["maja"])
+    guesses: int = Field(examples=[10])
+
+    def words(self) -> dict[str, object]:
+        return super().words() | {"guesser": dict(Guesser.choices).get(self.guesser, self.guesser)}
 
 
 PERSON_ADDED = event(
@@ -71,5 +83,35 @@ SIGN_IN_FAILED = event(
     _("A sign-in as %(username)s failed."),
     data=SignInFailed,
     tone="bad",
+    seen_by=Audience.CONSOLE,
+)
+GUESSING_STOPPED = event(
+    "person.guessing_stopped",
+    _(
+        "%(guesses)s passwords were guessed within an hour %(guesser)s, the last as %(username)s. "
+        "More are refused."
+    ),
+    data=GuessingStopped,
+    tone="bad",
+    seen_by=Audience.CONSOLE,
+)
+PASSWORD_CHANGED = event(
+    "person.password_changed",
+    _("%(actor)s changed their password."),
+    data=NoData,
+    seen_by=Audience.CONSOLE,
+)
+PASSWORD_LINK_MADE = event(
+    "person.password_link_made",
+    _("%(actor)s made a link with which %(object)s can set a new password."),
+    data=NoData,
+    tone="warn",
+    seen_by=Audience.CONSOLE,
+)
+PASSWORD_SET = event(
+    "person.password_set",
+    _("%(object)s set a new password with a link."),
+    data=NoData,
+    tone="warn",
     seen_by=Audience.CONSOLE,
 )

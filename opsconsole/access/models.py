@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from django.contrib.auth.models import AbstractUser
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.access.choices import Role
+from opsconsole.access.choices import Guesser, Role
 from opsconsole.access.places import CONSOLE, Place
 
 
@@ -60,3 +61,22 @@ class Membership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} is {self.role} of {self.environment or self.application or 'all'}"
+
+
+class RecentGuesses(models.Model):
+    """When passwords were guessed within the last hour, by what they are counted by.
+
+    `key` is a digest: what was typed as a name may be a password.
+    """
+
+    guesser = models.CharField(max_length=8, choices=Guesser.choices)
+    key = models.CharField(max_length=64)
+    at = ArrayField(models.DateTimeField())
+    # When the audit trail was told that no more are let through.
+    told_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["guesser", "key"], name="guesses_once")]
+
+    def __str__(self) -> str:
+        return f"{len(self.at)} guesses {self.get_guesser_display()}"

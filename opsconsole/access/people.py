@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.utils.translation import gettext as _
 
-from opsconsole.access import events
+from opsconsole.access import events, password_links
 from opsconsole.access.choices import Role
 from opsconsole.access.models import Membership, User
 from opsconsole.access.names import CONSOLE_NAME, taken_for
@@ -119,6 +119,38 @@ def lock_out(*, actor: User, user: User) -> None:
         if changed:
             _require_an_admin()
             audit.record(events.PERSON_DISABLED, actor=actor, about=user)
+
+
+def change_password(*, user: User, password: str) -> None:
+    """Set the person's own new password. It ends every session of theirs but one that is told."""
+    with transaction.atomic():
+        _set_password(user, password)
+        audit.record(events.PASSWORD_CHANGED, actor=user, about=user)
+
+
+def make_password_link(*, actor: User, user: User) -> str:
+    """The path of a page on which whoever has it can set the person's password, once, for a day.
+
+    Refused for somebody who may not sign in.
+    """
+    with _alone(actor, CONSOLE):
+        person = User.objects.get(pk=user.pk)
+        if not person.is_active:
+            raise Refused(_("%(user)s may not sign in. Enable them first.") % {"user": person})
+        audit.record(events.PASSWORD_LINK_MADE, actor=actor, about=person)
+        return password_links.path_for(person)
+
+
+def set_password_by_link(*, user: User, password: str) -> None:
+    """Set the password of whoever came by a link. It ends the link, and every session of theirs."""
+    with transaction.atomic():
+        _set_password(user, password)
+        audit.record(events.PASSWORD_SET, actor=None, about=user)
+
+
+def _set_password(user: User, password: str) -> None:
+    user.set_password(password)
+    user.save(update_fields=["password"])
 
 
 def let_in(*, actor: User, user: User) -> None:

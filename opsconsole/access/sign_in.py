@@ -4,22 +4,78 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib.auth.backends import ModelBackend
+from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 from django.contrib.auth.views import LoginView, LogoutView
 from django.db import transaction
 from django.dispatch import receiver
+from django.forms import ValidationError
+from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import method_decorator
 
 from opsconsole.access import events
+from opsconsole.access.devices import known_device, remember_device
+from opsconsole.access.guessing import give_back, take_guess
 from opsconsole.access.models import User
 from opsconsole.events import recording as audit
 from opsconsole.events.models import AuditEvent
+from opsconsole.exceptions import Refused
+from opsconsole.web.errors import status_of
 
 
-@method_decorator(transaction.atomic, name="dispatch")
+class LimitedBackend(ModelBackend):
+    """Looks at passwords, of which only so many may be guessed."""
+
+    def authenticate(
+        self,
+        request: HttpRequest | None,
+        username: str | None = None,
+        password: str | None = None,
+        **others: Any,
+    ) -> Any:
+        """The person whose password that is. Raises Refused (too many)."""
+        if request is None or not username or password is None:
+            return None
+        guess = take_guess(
+            name=username,
+            address=request.META.get("REMOTE_ADDR", ""),
+            device=known_device(request, username),
+        )
+        user = super().authenticate(request, username, password, **others)
+        if user:
+            give_back(guess)
+        return user
+
+
+class SignInForm(AuthenticationForm):
+    refusal: Refused | None = None
+
+    def clean(self) -> dict[str, Any]:
+        try:
+            return super().clean()
+        except Refused as refusal:
+            self.refusal = refusal
+            raise ValidationError(str(refusal)) from refusal
+
+
 class SignInView(LoginView):
     template_name = "opsconsole/sign_in.html"
     redirect_authenticated_user = True
+    authentication_form = SignInForm
+
+    @method_decorator(transaction.atomic)
+    def form_valid(self, form: AuthenticationForm) -> HttpResponse:
+        answer = super().form_valid(form)
+        user: Any = form.get_user()
+        remember_device(self.request, answer, user)
+        return answer
+
+    def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
+        answer = super().form_invalid(form)
+        refusal = getattr(form, "refusal", None)
+        answer.status_code = status_of(refusal) if refusal else answer.status_code
+        return answer
 
 
 @method_decorator(transaction.atomic, name="dispatch")

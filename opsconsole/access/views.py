@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.http import HttpResponse
-from django.shortcuts import get_object_or_404, redirect
+from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
@@ -74,6 +74,16 @@ def lock_out(request: ConsoleRequest, pk: int) -> HttpResponse:
     return redirect("settings")
 
 
+@require_POST
+@require_on_console("settings.edit")
+def make_password_link(request: ConsoleRequest, pk: int) -> HttpResponse:
+    """The link is on this one answer, and nowhere else."""
+    user = get_object_or_404(User, pk=pk)
+    path = people.make_password_link(actor=request.user, user=user)
+    link = request.build_absolute_uri(path)
+    return render(request, "opsconsole/password_link_made.html", {"person": user, "link": link})
+
+
 def preferences(request: ConsoleRequest) -> HttpResponse:
     """Every person's own look and time zone."""
     form = PreferencesForm(request.POST or None, instance=request.user)
@@ -81,4 +91,5 @@ def preferences(request: ConsoleRequest) -> HttpResponse:
         form.save()
         messages.success(request, _("Saved."))
         return redirect("preferences")
-    return form_page(request, form, _("Preferences"), "home")
+    template = "opsconsole/preferences.html"
+    return form_page(request, form, _("Preferences"), "home", template=template)

@@ -68,6 +68,8 @@ def _kind_of(request: HttpRequest, response: HttpResponse) -> Stranger | None:
             return Stranger.FORGED
         case 404:
             return Stranger.NOTHING_THERE
+        case 429:
+            return Stranger.GUESSING
         case 302 if _is_sent_to_sign_in(request, response):
             return Stranger.SIGNED_OUT
     return None

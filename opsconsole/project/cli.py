@@ -1,4 +1,4 @@
-"""The verbs of `manage.py ops demo`: put the demo back, break it, mend it, load it."""
+"""The verbs of `manage.py ops` on the console itself: a way in for people, and the demo."""
 
 from __future__ import annotations
 
@@ -11,12 +11,24 @@ from datetime import UTC, datetime
 from django.conf import settings
 
 from migrations_app.services.migrations import request_observation
+from opsconsole.access import people
+from opsconsole.access.models import User
 from opsconsole.cli import DONE, Call, Verb
 from opsconsole.demo.address import APPLICATION, dsn_of, find
 from opsconsole.demo.traffic import Traffic
 from opsconsole.environments.models import Target
 from opsconsole.exceptions import Kind, Refused
 from opsconsole.project import demo
+
+
+def make_password_link(call: Call) -> int:
+    user = User.objects.filter(username=call.options.name).first()
+    if user is None:
+        raise Refused(f"there is no user {call.options.name}", kind=Kind.NOT_FOUND)
+    path = people.make_password_link(actor=call.actor(), user=user)
+    shown = f"{call.options.url.rstrip('/')}{path}"
+    call.print({"link": shown}, [shown, "it works once, for a day"])
+    return DONE
 
 
 def reset(call: Call) -> int:
@@ -109,6 +121,13 @@ def _traffic_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=0, help="stop by itself after")
 
 
+def _link_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name")
+    parser.add_argument(
+        "--url", default=f"http://localhost:{settings.PORT}", help="the console's (%(default)s)"
+    )
+
+
 DEMO = [
     Verb("reset", "put everything back", reset, _reset_arguments),
     Verb("services", "list the backends to run", list_services),
@@ -117,4 +136,12 @@ DEMO = [
     Verb("break-health", "add one that breaks /health", break_health),
     Verb("traffic", "read and write until stopped", make_traffic, _traffic_arguments),
 ]
-VERBS = [Verb("demo", "the demo application", verbs=DEMO)]
+VERBS = [
+    Verb(
+        "password-link",
+        "make a link to set somebody's password",
+        make_password_link,
+        _link_arguments,
+    ),
+    Verb("demo", "the demo application", verbs=DEMO),
+]

@@ -16,6 +16,7 @@ STATUSES = {
     Kind.NOT_FOUND: 404,
     Kind.CONFLICT: 409,
     Kind.INVALID: 422,
+    Kind.TOO_MANY: 429,
     Kind.UNAVAILABLE: 503,
     Kind.NO_ROOM: 507,
 }

@@ -25,6 +25,7 @@ Given = dict[str, Any]
 
 # Refusals of these kinds are about the person or the address, not about what was typed.
 NOT_OF_FORMS = {Kind.FORBIDDEN, Kind.NOT_FOUND}
+FORM_PAGE = "opsconsole/form_page.html"
 
 
 class WithAdvanced:
@@ -100,13 +101,16 @@ class ReasonedForm(forms.Form):
     reason = forms.CharField(label=_("Reason"), required=False, max_length=LONGEST)
 
 
-def form_page(request: HttpRequest, form: Any, title: str, back: Any) -> HttpResponse:
+def form_page(
+    request: HttpRequest, form: Any, title: str, back: Any, *, template: str = FORM_PAGE
+) -> HttpResponse:
     """A form on a page of its own; a refused one comes back with what was typed, as 422.
 
     `back` is where its link leads: an address, the name of one, or a model that has one.
     """
     status = 422 if form.is_bound and not form.is_valid() else 200
-    return _shown(request, form, title, back, submit=gettext("Save"), status=status)
+    submit = gettext("Save")
+    return _shown(request, form, title, back, submit=submit, status=status, template=template)
 
 
 def act_on(
@@ -137,12 +141,19 @@ def act_on(
 
 
 def _shown(
-    request: HttpRequest, form: Any, title: str, back: Any, *, submit: str, status: int
+    request: HttpRequest,
+    form: Any,
+    title: str,
+    back: Any,
+    *,
+    submit: str,
+    status: int,
+    template: str = FORM_PAGE,
 ) -> HttpResponse:
     if is_of_a_part(request):
         return refused_part(request, _problems(form), status)
     context = {"form": form, "title": title, "back": resolve_url(back), "submit": submit}
-    return render(request, "opsconsole/form_page.html", context, status=status)
+    return render(request, template, context, status=status)
 
 
 def _problems(form: forms.BaseForm) -> list[str]:

@@ -107,7 +107,7 @@ def addresses_of(environment: Environment, keys: dict[str, int]) -> list[tuple[s
         "application": environment.application.slug, "environment": environment.slug,
         "name": MIGRATION, "environment_id": environment.pk, "run_id": keys["run"],
         "application_id": environment.application_id, "event_id": keys["audit"],
-        "check_id": keys["check"], "thing": "role",
+        "check_id": keys["check"], "thing": "role", "uidb64": "MQ", "token": "x",
     }  # fmt: skip
     found = []
     for pattern in patterns(get_resolver().url_patterns):
@@ -206,6 +206,9 @@ TABLE: dict[str, tuple[Needs | None, Needs | None]] = {
     "console-health": (OPEN, ABSENT),
     "sign-in": (OPEN, OPEN),
     "sign-out": (ABSENT, SIGNED_IN),
+    # For whoever has a link: see test_passwords.py.
+    "password-link": (ABSENT, ABSENT),
+    "password-change": (SIGNED_IN, SIGNED_IN),
     "preferences": (SIGNED_IN, SIGNED_IN),
     "application": (SEES_A_PART, ABSENT),
     "environment": (SEES, ABSENT),
@@ -283,6 +286,7 @@ TABLE: dict[str, tuple[Needs | None, Needs | None]] = {
     "role-add": (ADMIN_SOMEWHERE, ADMIN_SOMEWHERE),
     "role-revoke": (ABSENT, ADMIN_HERE),
     "person-add": (ADMIN_OF_ALL, ADMIN_OF_ALL),
+    "person-link": (ABSENT, ADMIN_OF_ALL),
     "person-let-in": (ABSENT, ADMIN_OF_ALL),
     "person-lock-out": (ABSENT, ADMIN_OF_ALL),
     "storage-add": (ADMIN_OF_ALL, ADMIN_OF_ALL),

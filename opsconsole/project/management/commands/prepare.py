@@ -50,4 +50,4 @@ class Command(BaseCommand):
         password = random_secrets.token_urlsafe(12)
         user = User.objects.create_user("admin", password=password)
         Membership.objects.create(user=user, role=Role.ADMIN)
-        return f"sign in as admin, password {password} (shown once: change it)"
+        return f"sign in as admin, password {password} (shown once: change it under Preferences)"

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError, connection, connections
 
+from opsconsole.access.guessing import forget_old_guesses
 from opsconsole.audit.refusals import record_strangers
 from opsconsole.environments.drafts import forget_old_drafts
 from opsconsole.environments.models import Target
@@ -74,6 +75,7 @@ class Command(BaseCommand):
             self._housekeeping_at = time.monotonic() + 3600
             health.forget_old_samples()
             forget_old_drafts()
+            forget_old_guesses()
             work.forget_done()
             retention.part_log()
             retention.delete_old_logs()
