@@ -257,15 +257,20 @@ def _address(port: int) -> str:
     return f"http://127.0.0.1:{port}/health"
 
 
-def make_people() -> None:
-    """One person of each role, with the password that `up` prints."""
-    password = settings.OPSCONSOLE_HOME.read_keys().demo_password
+def make_people() -> bool:
+    """One person of each role, who share a password while only this machine reaches the console.
+
+    Whoever has set one of their own keeps it. Returns whether the admin has the shared one.
+    """
+    shared = settings.OPSCONSOLE_HOME.read_keys().demo_password
     for role in Role:
         user, created = User.objects.get_or_create(username=role.value)
         if created:
-            user.set_password(password)
-            user.save()
             Membership.objects.create(user=user, role=role)
+        if created or (not settings.IS_HERE_ONLY and user.check_password(shared)):
+            user.set_password(shared if settings.IS_HERE_ONLY else None)
+            user.save(update_fields=["password"])
+    return User.objects.get(username=Role.ADMIN.value).check_password(shared)
 
 
 def services() -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from csp.constants import NONE, SELF
 
 from opsconsole.embedded.home import Home
 from opsconsole.outgoing import DENIED, CallPolicy
-from opsconsole.project.networks import networks_named
+from opsconsole.project.networks import is_loopback, networks_named
 
 env = environ.Env()
 BASE_DIR = Path(__file__).resolve().parents[2]
@@ -34,6 +34,8 @@ ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[:
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 HTTPS = env.bool("OPSCONSOLE_HTTPS", default=not EMBEDDED)
 TRUSTED_PROXIES = networks_named("OPSCONSOLE_TRUSTED_PROXIES")
+# Whether nobody but this machine can reach it: the people of the demo share a password.
+IS_HERE_ONLY = is_loopback(BIND) and not TRUSTED_PROXIES
 
 INSTALLED_APPS = [
     "django.contrib.auth",

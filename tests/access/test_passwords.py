@@ -93,6 +93,7 @@ def test_link_of_an_admin_sets_a_password_once(as_role, operator):
     answer = client.post(page, TWICE)
     assert (answer.status_code, answer["Location"]) == (302, "/sign-in")
     assert told()[0] == "operator set a new password with a link."
+    assert "Your password is set. Sign in with it." in client.get("/sign-in").content.decode()
     assert session.get("/").status_code == 302
     assert second[0].post(page, TWICE | {"new_password1": "x"}).status_code == 404
     gone = Client().get(link)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from celery import current_app
+from django.contrib.auth.hashers import make_password
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
@@ -410,6 +411,29 @@ def test_prepare_makes_people_once_and_says_how_to_sign_in(settings, monkeypatch
     call_command("prepare", stdout=out, stderr=io.StringIO())
     assert "sign in as admin, operator, reviewer or viewer, password" in out.getvalue()
     assert (User.objects.count(), made) == (4, [1])
+
+
+def test_shared_password_ends_once_others_reach_the_console(settings, monkeypatch):
+    monkeypatch.setattr(demo, "reset", lambda: None)
+    settings.DEMO = True
+
+    def prepare() -> str:
+        out = io.StringIO()
+        call_command("prepare", stdout=out, stderr=io.StringIO())
+        return out.getvalue().strip()
+
+    assert prepare().startswith("sign in as admin, operator, reviewer or viewer, password")
+    User.objects.filter(username="viewer").update(password=make_password("own"))
+    settings.IS_HERE_ONLY = False
+    said = "sign in; `manage.py ops password-link admin` makes a link to set a password"
+    assert prepare() == said
+    able = {user.username for user in User.objects.all() if user.has_usable_password()}
+    assert able == {"viewer"}
+    User.objects.all().delete()
+    assert prepare() == said
+    assert not any(user.has_usable_password() for user in User.objects.all())
+    settings.IS_HERE_ONLY = True
+    assert prepare() == "sign in"
 
 
 def test_prepare_without_the_demo_makes_one_admin_and_shows_its_password_once(settings):

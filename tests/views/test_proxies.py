@@ -9,7 +9,7 @@ from django.test import Client, RequestFactory
 from opsconsole.events.models import AuditEvent
 from opsconsole.outgoing import networks
 from opsconsole.project.checks import check_proxies
-from opsconsole.project.networks import networks_named
+from opsconsole.project.networks import is_loopback, networks_named
 from opsconsole.web.proxies import TOLD_BY_PROXIES, TrustedProxiesMiddleware
 
 NAMED = networks(["10.0.0.0/24", "fd00::/64"])
@@ -110,3 +110,21 @@ def test_what_is_no_network_is_refused_at_the_start(monkeypatch, setting, text):
 def test_check_says_when_https_is_required_and_no_proxy_named(settings, https, named, found):
     settings.SECURE_SSL_REDIRECT, settings.TRUSTED_PROXIES = https, named
     assert [message.id for message in check_proxies()] == found
+
+
+@pytest.mark.parametrize(
+    ("host", "is_one"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("ops.example", False),
+        ("", False),
+    ],
+)
+def test_loopback_is_what_only_this_machine_reaches(host, is_one):
+    assert is_loopback(host) is is_one

@@ -33,14 +33,11 @@ class Command(BaseCommand):
         call_command("collectstatic", verbosity=0, interactive=False)
         if settings.DEMO:
             first = not demo.exists()
-            demo.make_people()
+            share_a_password = demo.make_people()
             if first:
                 self.stderr.write("making the demo, Sales Commission (once)")
                 demo.reset()
-            password = settings.OPSCONSOLE_HOME.read_keys().demo_password
-            self.stdout.write(
-                f"sign in as admin, operator, reviewer or viewer, password {password}"
-            )
+            self.stdout.write(_way_in(share_a_password))
         else:
             self.stdout.write(self._first_admin())
 
@@ -51,3 +48,12 @@ class Command(BaseCommand):
         user = User.objects.create_user("admin", password=password)
         Membership.objects.create(user=user, role=Role.ADMIN)
         return f"sign in as admin, password {password} (shown once: change it under Preferences)"
+
+
+def _way_in(share_a_password: bool) -> str:
+    if share_a_password:
+        password = settings.OPSCONSOLE_HOME.read_keys().demo_password
+        return f"sign in as admin, operator, reviewer or viewer, password {password}"
+    if settings.IS_HERE_ONLY:
+        return "sign in"
+    return "sign in; `manage.py ops password-link admin` makes a link to set a password"
