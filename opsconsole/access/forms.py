@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.contrib.auth.forms import BaseUserCreationForm
+from django.contrib.auth.forms import UsernameField
 from django.utils.translation import gettext_lazy as _
 
 from opsconsole.access.choices import Role
@@ -14,14 +14,16 @@ from opsconsole.access.permissions import reach_of
 from opsconsole.clock import time_zones
 
 
-class PersonForm(BaseUserCreationForm):
-    """A new person, with one role everywhere."""
+class PersonForm(forms.ModelForm):
+    """A new person, with one role everywhere. They set their password themselves, by a link."""
 
     role = forms.ChoiceField(label=_("Role"), choices=Role.choices)
 
-    class Meta(BaseUserCreationForm.Meta):
+    class Meta:
         model = User
-        fields = ("username", "email")
+        fields = ["username", "email"]
+        field_classes = {"username": UsernameField}
+        labels = {"username": _("Username"), "email": _("Email address (optional)")}
 
 
 class MembershipForm(forms.ModelForm):

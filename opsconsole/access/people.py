@@ -54,12 +54,13 @@ def _require_distinct(name: str) -> None:
 
 
 def add_person(*, actor: User, user: User, role: str) -> User:
-    """Save a new user (password already set on it) with one role everywhere.
+    """Save a new user with one role everywhere, who sets their password by a link.
 
     Raises Refused (invalid) for a name that could be taken for somebody's, or for the console's.
     """
     with _alone(actor, CONSOLE):
         _require_distinct(user.get_username())
+        user.set_unusable_password()
         user.save()
         membership = Membership.objects.create(user=user, role=Role(role))
         audit.record(

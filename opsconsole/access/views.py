@@ -29,10 +29,9 @@ def add_person(request: ConsoleRequest) -> HttpResponse:
     def act(given: Given) -> HttpResponse:
         user = form.save(commit=False)
         people.add_person(actor=request.user, user=user, role=given["role"])
-        messages.success(request, _("%(user)s can sign in now.") % {"user": user})
-        return redirect("settings")
+        return _password_link(request, user)
 
-    return act_on(request, form, act, title=_("Add a person"), back="settings", submit=_("Save"))
+    return act_on(request, form, act, title=_("Add a person"), back="settings", submit=_("Add"))
 
 
 @require("settings.edit")
@@ -77,8 +76,11 @@ def lock_out(request: ConsoleRequest, pk: int) -> HttpResponse:
 @require_POST
 @require_on_console("settings.edit")
 def make_password_link(request: ConsoleRequest, pk: int) -> HttpResponse:
+    return _password_link(request, get_object_or_404(User, pk=pk))
+
+
+def _password_link(request: ConsoleRequest, user: User) -> HttpResponse:
     """The link is on this one answer, and nowhere else."""
-    user = get_object_or_404(User, pk=pk)
     path = people.make_password_link(actor=request.user, user=user)
     link = request.build_absolute_uri(path)
     return render(request, "opsconsole/password_link_made.html", {"person": user, "link": link})

@@ -68,13 +68,13 @@ def test_every_line_of_the_table_is_a_pair_that_is_taken_for_one():
 
 def test_new_person_gets_no_name_that_is_taken_for_anothers(as_role, admin):
     client = as_role("admin")
-    given = {"password1": "correct-horse-9", "password2": "correct-horse-9", "role": "viewer"}
+    given = {"role": "viewer"}
     User.objects.filter(pk=admin.pk).update(is_active=False)
     for name in ("ADMIN", "аdmin", "Console", "сonsole"):
         answer = client.post(reverse("person-add"), given | {"username": name})
         assert (answer.status_code, name in answer.content.decode()) == (422, True)
         assert "could be taken for" in answer.content.decode()
-    assert client.post(reverse("person-add"), given | {"username": "maja"}).status_code == 302
+    assert client.post(reverse("person-add"), given | {"username": "maja"}).status_code == 200
 
 
 @pytest.mark.django_db(transaction=True)

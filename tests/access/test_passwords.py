@@ -7,6 +7,7 @@ from io import StringIO
 
 import pytest
 from django.core.management import call_command
+from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -68,7 +69,11 @@ def test_current_password_is_guessed_ten_times(operator):
 
 
 def link_of(client: Client, user: User) -> str:
-    page = client.post(reverse("person-link", args=[user.pk])).content.decode()
+    return link_in(client.post(reverse("person-link", args=[user.pk])))
+
+
+def link_in(answer: HttpResponse) -> str:
+    page = answer.content.decode()
     return page.split('translate="no">http://testserver')[1].split("<")[0]
 
 
@@ -99,6 +104,15 @@ def test_link_of_an_admin_sets_a_password_once(as_role, operator):
     gone = Client().get(link)
     assert (gone.status_code, "Ask an admin for a new one" in gone.content.decode()) == (404, True)
     signed_in("operator", NEW)
+
+
+def test_new_person_sets_their_own_password(as_role):
+    given = {"username": "maja", "role": "reviewer"}
+    answer = as_role("admin").post(reverse("person-add"), given)
+    assert not User.objects.get(username="maja").has_usable_password()
+    client, page = opened(link_in(answer))
+    assert client.post(page, TWICE).status_code == 302
+    signed_in("maja", NEW)
 
 
 def test_whoever_came_by_a_link_gets_in_while_others_guess(as_role, operator):
