@@ -12,6 +12,7 @@ def test_page_tells_each_kind_of_refusal_by_its_status():
         "NOT_FOUND": 404,
         "CONFLICT": 409,
         "INVALID": 422,
+        "TOO_MANY": 429,
         "UNAVAILABLE": 503,
         "NO_ROOM": 507,
     }
