@@ -16,6 +16,7 @@ from opsconsole.access.choices import Role
 from opsconsole.access.models import Membership, User
 from opsconsole.audit.visibility import visible_events
 from opsconsole.environments.events import TARGET_TESTED
+from opsconsole.events import models as events_models
 from opsconsole.events.catalogue import CATALOGUE, Audience
 from opsconsole.events.models import AuditEvent
 from opsconsole.events.recording import record
@@ -132,11 +133,38 @@ def test_audit_is_searched_by_what_people_type(as_role, make_environment, operat
 def test_search_of_the_audit_trail_reads_an_index(db):
     for events, index in (
         (AuditEvent.objects.matching(what="quarter end"), "audit_event_words"),
+        (AuditEvent.objects.matching(what="quarter end 33333"), "~~ '% 33333%'"),
         (AuditEvent.objects.matching(who="nobody"), "audit_event_actor"),
     ):
         with connection.cursor() as cursor:
             cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_indexscan = off")
         assert index in events.order_by().explain()
+
+
+REASONS = [
+    "quarter end 33333",
+    "Quarter  end 333334",
+    "33333 quarter end",
+    "end 33333",
+    "50% 33333",
+]
+
+
+@pytest.mark.parametrize("few", [events_models.FEW, -1], ids=["rare numbers", "common numbers"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("quarter end 33333", "QUARTER END 3", "end 33333", "r  end 3333", "33333 quarter"),
+        *("end 33333 x", " 33333", "33333", "50% 3", "5_% 33333", "quarter end", "x2y end", " "),
+    ],
+)
+def test_search_finds_what_holds_the_text_however_rare_its_number(db, monkeypatch, few, text):
+    monkeypatch.setattr(events_models, "FEW", few)
+    for reason in REASONS:
+        AuditEvent.objects.create(action="x", actor_label="x", reason=reason, sentence="x")
+    found = AuditEvent.objects.matching(what=text).values_list("reason", flat=True)
+    held = [reason for reason in REASONS if text.lower() in f"x x  {reason} x".lower()]
+    assert sorted(found) == sorted(held)
 
 
 def test_console_is_upgraded_where_pg_trgm_is_out_of_reach(db):
