@@ -35,12 +35,12 @@ class LimitedBackend(ModelBackend):
         **others: Any,
     ) -> Any:
         """The person whose password that is. Raises Refused (too many)."""
-        if request is None or not username or password is None:
+        if not username or password is None:
             return None
         guess = take_guess(
             name=username,
-            address=request.META.get("REMOTE_ADDR", ""),
-            device=known_device(request, username),
+            address=request.META.get("REMOTE_ADDR", "") if request else "",
+            device=known_device(request, username) if request else "",
         )
         user = super().authenticate(request, username, password, **others)
         if user:
