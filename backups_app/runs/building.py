@@ -289,8 +289,13 @@ def count_content(context: RunContext, database: str, *, on: Dsn) -> content.Dat
 
 
 def drop_scratch(context: RunContext, *names: str, on: Dsn | None = None) -> None:
-    """Drop scratch databases of this run, on a session that a stop does not touch."""
+    """Drop scratch databases of this run, on a session that a stop does not touch.
+
+    A server that the run never reached holds none, and nobody waits for it.
+    """
     place = on or context.dsn
+    if not context.has_reached(place):
+        return
     with server.connect(
         place,
         application_name=context.session_name("cleanup"),

@@ -10,9 +10,8 @@ from django.http import HttpRequest, HttpResponse
 
 from opsconsole.access.models import User
 
-COOKIE = "known_device"
 SALT = "opsconsole.known-device"
-DAYS = 365
+SECONDS = 365 * 24 * 3600
 
 
 def known_device(request: HttpRequest, name: str) -> str:
@@ -21,24 +20,29 @@ def known_device(request: HttpRequest, name: str) -> str:
     "" if not, and once all their sessions were ended.
     """
     user = User.objects.filter(username=name).first()
+    if user is None:
+        return ""
     try:
         person, generation, device = signing.loads(
-            request.COOKIES.get(COOKIE, ""), salt=SALT, max_age=DAYS * 24 * 3600
+            request.COOKIES.get(_cookie(user), ""), salt=SALT, max_age=SECONDS
         )
     except (signing.BadSignature, TypeError, ValueError):
         return ""
-    is_theirs = user and [person, generation] == [user.pk, user.session_generation]
-    return str(device) if is_theirs else ""
+    return str(device) if [person, generation] == [user.pk, user.session_generation] else ""
 
 
-def remember_device(request: HttpRequest, response: HttpResponse, user: User) -> None:
-    """Know the device again for a year, as one of this person."""
-    device = known_device(request, user.get_username()) or secrets.token_urlsafe(16)
+def remember_device(response: HttpResponse, user: User) -> None:
+    """Know the device again for a year, as one of this person, who has not guessed on it yet."""
     response.set_cookie(
-        COOKIE,
-        signing.dumps([user.pk, user.session_generation, device], salt=SALT),
-        max_age=DAYS * 24 * 3600,
+        _cookie(user),
+        signing.dumps([user.pk, user.session_generation, secrets.token_urlsafe(16)], salt=SALT),
+        max_age=SECONDS,
         secure=settings.SESSION_COOKIE_SECURE,
         httponly=True,
         samesite="Lax",
     )
+
+
+def _cookie(user: User) -> str:
+    """Its name: people who share a device are each known on it."""
+    return f"known_device_{user.pk}"

@@ -16,14 +16,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from unicodedata import normalize
 
 from django.db import connection, transaction
+from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from opsconsole.access import events
 from opsconsole.access.choices import Guesser
 from opsconsole.access.models import RecentGuesses
+from opsconsole.access.names import folded
 from opsconsole.events import recording as audit
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Kind, Refused
@@ -44,6 +45,7 @@ WHERE guesser = %s AND key = %s
 TELL = """
 UPDATE {table} SET told_at = clock_timestamp() WHERE guesser = %s AND key = %s
 AND coalesce(told_at < clock_timestamp() - interval '1 hour', true)
+RETURNING 1
 """
 FORGET = """
 DELETE FROM {table} WHERE coalesce(at[cardinality(at)] < clock_timestamp() - interval '1 hour', true)
@@ -86,7 +88,7 @@ def take_guess(*, name: str, address: str, device: str = "") -> Guess:
             return Guess(tuple((one, _take(one)) for one in _counted(name, address, device)))
     except _Full as full:
         _tell(full.counted, name)
-        raise Refused(_why(_minutes_left(full.counted)), kind=Kind.TOO_MANY) from None
+        raise Refused(_why(full.counted), kind=Kind.TOO_MANY) from None
 
 
 def give_back(guess: Guess) -> None:
@@ -104,9 +106,8 @@ def _counted(name: str, address: str, device: str) -> list[Counted]:
     """Always in this order: two that are taken at the same time wait for each other in it."""
     if device:
         return [Counted(Guesser.DEVICE, _digest(device))]
-    folded = normalize("NFKC", normalize("NFKC", name).casefold())
     return [
-        Counted(Guesser.NAME, _digest(folded)),
+        Counted(Guesser.NAME, _digest(folded(name))),
         Counted(Guesser.ADDRESS, _digest(address)),
         Counted(Guesser.ANYBODY, ""),
     ]
@@ -126,7 +127,7 @@ def _take(counted: Counted) -> datetime:
 
 def _tell(counted: Counted, name: str) -> None:
     with transaction.atomic():
-        if _execute(f"{TELL} RETURNING 1", counted.row):
+        if _execute(TELL, counted.row):
             audit.record(
                 events.GUESSING_STOPPED,
                 actor=None,
@@ -142,14 +143,17 @@ def _minutes_left(counted: Counted) -> int:
     return max(1, math.ceil(float(found[0] or 0) / 60)) if found else 1
 
 
-def _why(minutes: int) -> str:
-    return ngettext(
-        "Too many wrong passwords. Wait %(n)d minute, sign in on a device that you have used "
-        "before, or ask an admin for a link to set a new password.",
-        "Too many wrong passwords. Wait %(n)d minutes, sign in on a device that you have used "
-        "before, or ask an admin for a link to set a new password.",
-        minutes,
-    ) % {"n": minutes}
+def _why(counted: Counted) -> str:
+    minutes = _minutes_left(counted)
+    wait = ngettext("Wait %(n)d minute", "Wait %(n)d minutes", minutes) % {"n": minutes}
+    if counted.guesser is Guesser.DEVICE:
+        says = _("Too many wrong passwords. %(wait)s, or ask an admin for a link to set a new one.")
+    else:
+        says = _(
+            "Too many wrong passwords. %(wait)s, sign in on a device that you have used before, or "
+            "ask an admin for a link to set a new one."
+        )
+    return says % {"wait": wait}
 
 
 def _execute(sql: str, parameters: Sequence[str | int | datetime]) -> tuple | None:

@@ -79,4 +79,4 @@ class RecentGuesses(models.Model):
         constraints = [models.UniqueConstraint(fields=["guesser", "key"], name="guesses_once")]
 
     def __str__(self) -> str:
-        return f"{len(self.at)} guesses {self.get_guesser_display()}"
+        return f"Guesses {self.get_guesser_display()}: {len(self.at)}"

@@ -38,7 +38,7 @@ def forms_of(name: str) -> frozenset[str]:
     """What a name is taken for: itself and its look in ASCII, in any case, and by its shapes."""
     latin = _in_latin(name)
     by_shape = _in_latin_folded(latin.translate(SAME_SHAPE)).replace("rn", "m")
-    return frozenset({_folded(name), _in_latin_folded(latin), by_shape})
+    return frozenset({folded(name), _in_latin_folded(latin), by_shape})
 
 
 def taken_for(name: str, others: set[str]) -> str | None:
@@ -52,11 +52,11 @@ def _in_latin(text: str) -> str:
     return normalize("NFKC", normalize("NFKD", text).translate(TO_LATIN))
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     """The text in any case and any way to encode it."""
     return normalize("NFKC", normalize("NFKC", text).casefold())
 
 
 def _in_latin_folded(text: str) -> str:
     """The same in ASCII; what only a small letter looks like is found after folding."""
-    return _folded(_in_latin(_folded(text)))
+    return folded(_in_latin(folded(text)))

@@ -85,7 +85,7 @@ class PasswordLinkView(PasswordResetConfirmView):
     def form_valid(self, form: SetPasswordForm) -> HttpResponse:
         answer = super().form_valid(form)
         user: Any = form.user
-        remember_device(self.request, answer, user)
+        remember_device(answer, user)
         messages.success(self.request, _("Your password is set. Sign in with it."))
         return answer
 

@@ -68,7 +68,7 @@ class SignInView(LoginView):
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         answer = super().form_valid(form)
         user: Any = form.get_user()
-        remember_device(self.request, answer, user)
+        remember_device(answer, user)
         return answer
 
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:

@@ -85,6 +85,7 @@ class RunContext(Generic[P_co, R_co]):
         self._fenced = False
         self._why_fenced = "this worker no longer holds the run"
         self._connections: list[psycopg.Connection] = []
+        self._reached: list[Dsn] = []
         self._guard = threading.Lock()
 
     @property
@@ -133,8 +134,9 @@ class RunContext(Generic[P_co, R_co]):
         `on` is another server's address.
         """
         self.check()
+        place = on or self.dsn
         connection = server.connect(
-            on or self.dsn,
+            place,
             application_name=self.session_name(part),
             database=database,
             autocommit=autocommit,
@@ -142,7 +144,13 @@ class RunContext(Generic[P_co, R_co]):
         with self._guard:
             self._connections = [c for c in self._connections if not c.closed]
             self._connections.append(connection)
+            if place not in self._reached:
+                self._reached.append(place)
         return connection
+
+    def has_reached(self, place: Dsn) -> bool:
+        """Whether this run had a session there, so that it may have left something behind."""
+        return place in self._reached
 
     def check_fence(self) -> None:
         """Raise FencedOut when this worker must write nothing more."""

@@ -109,6 +109,8 @@ def test_known_device_has_ten_guesses_of_its_own(operator):
     known = Client()
     assert sign_in(known, "operator", "pw") == 302
     assert [sign_in(known, "operator", "no") for _ in range(11)] == [200] * 10 + [429]
+    page = known.post("/sign-in", {"username": "operator", "password": "pw"}).content.decode()
+    assert "Wait 60 minutes, or ask an admin for a link to set a new one." in page
     assert sign_in(Client(), "operator", "pw") == 302
 
 
@@ -143,6 +145,23 @@ def test_device_of_somebody_else_or_of_ended_sessions_is_not_known(client, opera
     assert sign_in(client, "admin", "pw") == 429
 
 
+def test_people_who_share_a_device_are_each_known_on_it(client, operator, admin):
+    assert (sign_in(client, "operator", "pw"), sign_in(client, "admin", "pw")) == (302, 302)
+    for name in ("operator", "admin"):
+        for _ in range(11):
+            stopped = sign_in(Client(), name, "no")
+        assert stopped == 429
+    assert (sign_in(client, "operator", "pw"), sign_in(client, "admin", "pw")) == (302, 302)
+
+
+def test_cookie_of_one_person_is_none_of_another(client, operator, admin):
+    assert sign_in(client, "admin", "pw") == 302
+    client.cookies[f"known_device_{operator.pk}"] = client.cookies[f"known_device_{admin.pk}"].value
+    for _ in range(10):
+        sign_in(Client(), "operator", "no")
+    assert sign_in(client, "operator", "pw") == 429
+
+
 def test_forged_device_is_not_known(client, operator):
     for _ in range(10):
         sign_in(client, "operator", "no")
@@ -154,7 +173,7 @@ def test_forged_device_is_not_known(client, operator):
         signing.dumps([operator.pk, 0, "d"], salt="x"),
         signing.dumps(7, salt=SALT),
     ):
-        client.cookies["known_device"] = forged
+        client.cookies[f"known_device_{operator.pk}"] = forged
         assert sign_in(client, "operator", "pw") == 429
 
 

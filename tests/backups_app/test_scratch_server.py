@@ -55,6 +55,7 @@ def test_scratch_server_that_does_not_answer_stops_a_backup_before_it_is_taken(
     assert run.status == RunStatus.FAILED
     assert "the scratch server x@127.0.0.1:1/postgres" in run.summary
     assert "s3cret" not in run.summary
+    assert "cleaning up" not in log_of(run)
     assert not Backup.objects.exists()
 
 
