@@ -88,6 +88,8 @@ def _plain_settings(settings) -> None:
         "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
     }
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    # As in production: a machine that stands still for some seconds loses no run of a test.
+    settings.LEASE_SECONDS = 30
 
 
 @pytest.fixture(autouse=True)

@@ -27,11 +27,6 @@ pytestmark = pytest.mark.usefixtures("transactional_db")
 ACKNOWLEDGEMENT = "after it was committed"
 
 
-@pytest.fixture(autouse=True)
-def _as_long_as_it_takes(settings) -> None:
-    settings.LEASE_SECONDS = 30
-
-
 def undo(replaced: ReplacedDatabase, actor) -> Run:
     return execute(
         services.request_undo(

@@ -87,9 +87,8 @@ def test_nothing_is_asked_while_the_rest_of_a_migration_is_finished(
 
 
 @pytest.fixture
-def requested(transactional_db, environment, operator, folder, settings) -> Run:
+def requested(transactional_db, environment, operator, folder) -> Run:
     """A migrate run that prints many lines, and changes the schema."""
-    settings.LEASE_SECONDS = 30
     folder.add(NAME, LOUD)
     fresh = Environment.objects.select_related("application").get(pk=environment.pk)
     check_drift(fresh.targets.get())

@@ -34,11 +34,6 @@ from tests.runs.cutting import POINTS, cut_all, cut_once, cutting, locked
 each_point = pytest.mark.parametrize("point", list(POINTS))
 
 
-@pytest.fixture(autouse=True)
-def _as_long_as_it_takes(settings) -> None:
-    settings.LEASE_SECONDS = 30
-
-
 @pytest.fixture
 def queued(transactional_db, environment, operator) -> Run:
     return runs.request_run(
