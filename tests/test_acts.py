@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
+from allauth.mfa.models import Authenticator
 from django.apps import apps
 from django.db import connection
 from django.utils import timezone
@@ -82,6 +83,10 @@ class There:
         for _time in range(MOST[Guesser.NAME]):
             guess()
         return guess
+
+    def with_a_factor(self) -> User:
+        Authenticator.objects.create(user=self.other, type="totp", data={})
+        return self.other
 
     def run(self, status: RunStatus = RunStatus.SUCCEEDED, **fields) -> Run:
         asked = BackupParameters()
@@ -213,6 +218,9 @@ ACTS: dict[str, Callable[[There], Callable[[], object]]] = {
     ),
     "person.password_set": lambda x: partial(
         people.set_password_by_link, user=x.other, password="new"
+    ),
+    "person.factors_taken": lambda x: partial(
+        people.take_factors, actor=x.admin, user=x.with_a_factor()
     ),
     "access.strangers_refused": lambda x: (x.stranger(), record_strangers)[1],
     "role.granted": lambda x: partial(
@@ -378,6 +386,11 @@ ELSEWHERE = {
     "person.signed_in",
     "person.signed_out",
     "person.sign_in_failed",
+    "person.factor_added",
+    "person.factor_removed",
+    "person.factor_failed",
+    "person.recovery_codes_made",
+    "person.recovery_code_used",
     "access.refused",
     "file.downloaded",
     "demo.created",

@@ -20,3 +20,11 @@ class Guesser(models.TextChoices):
     ADDRESS = "address", _("from one address")
     ANYBODY = "anybody", _("from anywhere")
     DEVICE = "device", _("on one known device")
+
+
+class Factor(models.TextChoices):
+    """What people prove besides a password that it is them: django-allauth's value and our word."""
+
+    APP = "totp", _("an authenticator app")
+    PASSKEY = "webauthn", _("a passkey")
+    CODES = "recovery_codes", _("recovery codes")

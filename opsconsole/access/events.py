@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.utils.translation import gettext_lazy as _
 from pydantic import Field
 
-from opsconsole.access.choices import Guesser
+from opsconsole.access.choices import Factor, Guesser
 from opsconsole.events.catalogue import Audience, Data, NoData, event
 
 
@@ -30,6 +30,17 @@ class GuessingStopped(Data):
 
     def words(self) -> dict[str, object]:
         return super().words() | {"guesser": dict(Guesser.choices).get(self.guesser, self.guesser)}
+
+
+class FactorOf(Data):
+    """`name` is what the person calls it, "" where there is only one."""
+
+    factor: str = Field(examples=["webauthn"])
+    name: str = Field(default="", examples=["Laptop"])
+
+    def words(self) -> dict[str, object]:
+        word = dict(Factor.choices).get(self.factor, self.factor)
+        return super().words() | {"factor": f"{word} ({self.name})" if self.name else word}
 
 
 PERSON_ADDED = event(
@@ -111,6 +122,46 @@ PASSWORD_LINK_MADE = event(
 PASSWORD_SET = event(
     "person.password_set",
     _("%(object)s set a new password with a link."),
+    data=NoData,
+    tone="warn",
+    seen_by=Audience.CONSOLE,
+)
+FACTOR_ADDED = event(
+    "person.factor_added",
+    _("%(actor)s added %(factor)s to their sign-in."),
+    data=FactorOf,
+    seen_by=Audience.CONSOLE,
+)
+FACTOR_REMOVED = event(
+    "person.factor_removed",
+    _("%(actor)s removed %(factor)s from their sign-in."),
+    data=FactorOf,
+    tone="warn",
+    seen_by=Audience.CONSOLE,
+)
+FACTORS_TAKEN = event(
+    "person.factors_taken",
+    _("%(actor)s took the second factors of %(object)s away."),
+    data=NoData,
+    tone="warn",
+    seen_by=Audience.CONSOLE,
+)
+FACTOR_FAILED = event(
+    "person.factor_failed",
+    _("Somebody who gave the password of %(object)s gave a wrong second factor."),
+    data=NoData,
+    tone="bad",
+    seen_by=Audience.CONSOLE,
+)
+RECOVERY_CODES_MADE = event(
+    "person.recovery_codes_made",
+    _("%(actor)s made new recovery codes."),
+    data=NoData,
+    seen_by=Audience.CONSOLE,
+)
+RECOVERY_CODE_USED = event(
+    "person.recovery_code_used",
+    _("%(object)s used a recovery code."),
     data=NoData,
     tone="warn",
     seen_by=Audience.CONSOLE,

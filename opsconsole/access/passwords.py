@@ -25,6 +25,13 @@ from opsconsole.access.models import User
 from opsconsole.web.forms import Given, act_on
 
 
+def require_own_password(request: HttpRequest, given: str) -> None:
+    """Raises ValidationError for another password, and Refused (too many) as the sign-in does."""
+    name = request.user.get_username()
+    if authenticate(request, username=name, password=given) is None:
+        raise forms.ValidationError(_("That is not your current password."))
+
+
 class OwnPasswordForm(PasswordChangeForm):
     """The old password is looked at as at the sign-in: so many guesses and no more."""
 
@@ -35,9 +42,7 @@ class OwnPasswordForm(PasswordChangeForm):
 
     def clean_old_password(self) -> str:
         given = str(self.cleaned_data["old_password"])
-        name = self.user.get_username()
-        if authenticate(self.request, username=name, password=given) is None:
-            raise forms.ValidationError(_("That is not your current password."))
+        require_own_password(self.request, given)
         return given
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from allauth.mfa.models import Authenticator
 from django.db import connection, transaction
 from django.db.models import F
 from django.utils.translation import gettext as _
@@ -152,6 +153,19 @@ def set_password_by_link(*, user: User, password: str) -> None:
 def _set_password(user: User, password: str) -> None:
     user.set_password(password)
     user.save(update_fields=["password"])
+
+
+def take_factors(*, actor: User, user: User) -> None:
+    """Take a person's second factors away, which they have lost; it ends every session of theirs.
+
+    Their password alone lets them in again. Refused where there are none.
+    """
+    with _alone(actor, CONSOLE):
+        taken, _rows = Authenticator.objects.filter(user_id=user.pk).delete()
+        if not taken:
+            raise Refused(_("%(user)s has no second factor.") % {"user": user})
+        User.objects.filter(pk=user.pk).update(session_generation=F("session_generation") + 1)
+        audit.record(events.FACTORS_TAKEN, actor=actor, about=user)
 
 
 def let_in(*, actor: User, user: User) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from allauth.account.internal.flows.login import perform_login, record_authentication
+from allauth.account.models import Login
+from allauth.account.signals import user_logged_in as signed_in
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
@@ -66,10 +69,10 @@ class SignInView(LoginView):
 
     @method_decorator(transaction.atomic)
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
-        answer = super().form_valid(form)
+        """Sign in, or ask for a second factor first where the person has one."""
         user: Any = form.get_user()
-        remember_device(answer, user)
-        return answer
+        record_authentication(self.request, user, method="password", reauthenticated=True)
+        return perform_login(self.request, Login(user=user, redirect_url=self.get_success_url()))
 
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
         answer = super().form_invalid(form)
@@ -81,6 +84,11 @@ class SignInView(LoginView):
 @method_decorator(transaction.atomic, name="dispatch")
 class SignOutView(LogoutView):
     pass
+
+
+@receiver(signed_in)
+def _remember_device(user: User, response: HttpResponse, **_kwargs: Any) -> None:
+    remember_device(response, user)
 
 
 @receiver(user_logged_in)

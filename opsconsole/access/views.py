@@ -75,6 +75,15 @@ def lock_out(request: ConsoleRequest, pk: int) -> HttpResponse:
 
 @require_POST
 @require_on_console("settings.edit")
+def take_factors(request: ConsoleRequest, pk: int) -> HttpResponse:
+    user = get_object_or_404(User, pk=pk)
+    people.take_factors(actor=request.user, user=user)
+    messages.success(request, _("%(user)s signs in with the password alone now.") % {"user": user})
+    return redirect("settings")
+
+
+@require_POST
+@require_on_console("settings.edit")
 def make_password_link(request: ConsoleRequest, pk: int) -> HttpResponse:
     return _password_link(request, get_object_or_404(User, pk=pk))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db.models import Prefetch, QuerySet
+from allauth.mfa.models import Authenticator
+from django.db.models import Exists, OuterRef, Prefetch, QuerySet
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
@@ -49,7 +50,8 @@ def settings_page(request: ConsoleRequest) -> HttpResponse:
 
 def people_for(user: User) -> QuerySet[User]:
     """Everybody for an admin of the console; for others those with a role where they are admin."""
-    people = User.objects.order_by("username")
+    factors = Authenticator.objects.filter(user=OuterRef("pk"))
+    people = User.objects.annotate(has_factors=Exists(factors)).order_by("username")
     if can(user, "settings.edit", CONSOLE):
         return people
     return people.filter(pk__in=memberships_for(user, "settings.edit").values("user"))

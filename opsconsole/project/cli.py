@@ -21,13 +21,24 @@ from opsconsole.exceptions import Kind, Refused
 from opsconsole.project import demo
 
 
-def make_password_link(call: Call) -> int:
+def _person(call: Call) -> User:
     user = User.objects.filter(username=call.options.name).first()
     if user is None:
         raise Refused(f"there is no user {call.options.name}", kind=Kind.NOT_FOUND)
-    path = people.make_password_link(actor=call.actor(), user=user)
+    return user
+
+
+def make_password_link(call: Call) -> int:
+    path = people.make_password_link(actor=call.actor(), user=_person(call))
     shown = f"{call.options.url.rstrip('/')}{path}"
     call.print({"link": shown}, [shown, "it works once, for a day"])
+    return DONE
+
+
+def take_factors(call: Call) -> int:
+    user = _person(call)
+    people.take_factors(actor=call.actor(), user=user)
+    call.print({"taken": True}, [f"{user} signs in with the password alone now"])
     return DONE
 
 
@@ -128,6 +139,10 @@ def _link_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _person_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name")
+
+
 DEMO = [
     Verb("reset", "put everything back", reset, _reset_arguments),
     Verb("services", "list the backends to run", list_services),
@@ -142,6 +157,12 @@ VERBS = [
         "make a link to set somebody's password",
         make_password_link,
         _link_arguments,
+    ),
+    Verb(
+        "take-factors",
+        "take somebody's second factors away, which they have lost",
+        take_factors,
+        _person_argument,
     ),
     Verb("demo", "the demo application", verbs=DEMO),
 ]

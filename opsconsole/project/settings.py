@@ -47,6 +47,9 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django_htmx",
     "csp",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
     "opsconsole",
     "backups_app",
     "migrations_app",
@@ -66,6 +69,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "opsconsole.web.middleware.VisibleTextMiddleware",
@@ -120,6 +124,22 @@ DATABASES["default"]["TEST"] = {"NAME": "test_opsconsole"}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_USER_MODEL = "opsconsole.User"
 AUTHENTICATION_BACKENDS = ["opsconsole.access.sign_in.LimitedBackend"]
+# django-allauth asks for second factors. Accounts are the console's own: nobody signs up.
+ACCOUNT_ADAPTER = "opsconsole.access.allauth_adapters.AccountAdapter"
+ACCOUNT_LOGIN_METHODS = {"username"}
+ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*", "password2*"]
+ACCOUNT_EMAIL_VERIFICATION = "none"
+# Its own limits lock a name for everybody; see opsconsole/access/guessing.py for the console's.
+ACCOUNT_RATE_LIMITS = False
+ACCOUNT_REAUTHENTICATION_TIMEOUT = 600
+MFA_ADAPTER = "opsconsole.access.allauth_adapters.FactorsAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+MFA_RECOVERY_CODES_SHOW_ONCE = True
+MFA_TOTP_ISSUER = "Ops Console"
+# A clock may be a step of 30 s early or late.
+MFA_TOTP_TOLERANCE = 1
 # What a link to set a password is good for.
 PASSWORD_RESET_TIMEOUT = 24 * 3600
 AUTH_PASSWORD_VALIDATORS = [

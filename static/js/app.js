@@ -216,6 +216,26 @@
     keepTitle();
   });
 
+  // django-allauth's script talks with the browser; a button says which way.
+  function offerPasskeys() {
+    for (const button of document.querySelectorAll("[data-passkey]")) {
+      const way = button.dataset.passkey;
+      const { credential, passwordless } = button.form.elements;
+      const ids = { [way]: button.id, credential: credential.id, data: "js_data" };
+      if (passwordless) ids.passwordless = passwordless.id;
+      window.allauth.webauthn.forms[`${way}Form`]({ ids });
+    }
+  }
+
+  // The person closed the browser's question, or it has nothing to answer with.
+  document.addEventListener("allauth.error", (event) => {
+    const problem = document.querySelector("[data-passkey-problem]");
+    if (!problem) return;
+    event.preventDefault();
+    problem.hidden = false;
+  });
+
+  offerPasskeys();
   watchScrolling();
   keepTitle();
 })();

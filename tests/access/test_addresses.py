@@ -205,11 +205,27 @@ TABLE: dict[str, tuple[Needs | None, Needs | None]] = {
     "find": (ANY_ROLE, ABSENT),
     "console-health": (OPEN, ABSENT),
     "sign-in": (OPEN, OPEN),
+    "account_login": (OPEN, OPEN),
+    # After the password, and for those who give none: see test_second_factors.py.
+    "mfa_authenticate": (SIGNED_IN, SIGNED_IN),
+    "mfa_login_webauthn": (SIGNED_IN, SIGNED_IN),
     "sign-out": (ABSENT, SIGNED_IN),
     # For whoever has a link: see test_passwords.py.
     "password-link": (ABSENT, ABSENT),
     "password-change": (SIGNED_IN, SIGNED_IN),
     "preferences": (SIGNED_IN, SIGNED_IN),
+    "mfa_index": (SIGNED_IN, ABSENT),
+    "mfa_activate_totp": (SIGNED_IN, SIGNED_IN),
+    "mfa_add_webauthn": (SIGNED_IN, SIGNED_IN),
+    "mfa_edit_webauthn": (SIGNED_IN, SIGNED_IN),
+    "mfa_remove_webauthn": (SIGNED_IN, SIGNED_IN),
+    "mfa_generate_recovery_codes": (SIGNED_IN, SIGNED_IN),
+    "account_reauthenticate": (SIGNED_IN, SIGNED_IN),
+    "mfa_reauthenticate": (SIGNED_IN, SIGNED_IN),
+    "mfa_reauthenticate_webauthn": (SIGNED_IN, SIGNED_IN),
+    # For whoever has them: see test_second_factors.py.
+    "mfa_deactivate_totp": (ABSENT, ABSENT),
+    "mfa_view_recovery_codes": (ABSENT, ABSENT),
     "application": (SEES_A_PART, ABSENT),
     "environment": (SEES, ABSENT),
     "environment-health": (SEES, ABSENT),
@@ -287,6 +303,7 @@ TABLE: dict[str, tuple[Needs | None, Needs | None]] = {
     "role-revoke": (ABSENT, ADMIN_HERE),
     "person-add": (ADMIN_OF_ALL, ADMIN_OF_ALL),
     "person-link": (ABSENT, ADMIN_OF_ALL),
+    "person-factors": (ABSENT, ADMIN_OF_ALL),
     "person-let-in": (ABSENT, ADMIN_OF_ALL),
     "person-lock-out": (ABSENT, ADMIN_OF_ALL),
     "storage-add": (ADMIN_OF_ALL, ADMIN_OF_ALL),
@@ -349,7 +366,7 @@ def test_every_address_answers_to_those_whom_the_table_names(places, broker, per
     for number, person in enumerate(persons):
         client = Client(raise_request_exception=False)
         if person is not None:
-            user = User.objects.create_user(f"person{number}")
+            user = User.objects.create_user(f"person{number}", password="pw")
             for role, scope in person:
                 Membership.objects.create(user=user, role=role, **held[scope])
             client.force_login(user)

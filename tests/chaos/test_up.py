@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import suppress
 
 import psutil
@@ -79,8 +78,7 @@ def test_kill_9_of_up_leaves_no_child_and_next_start_tells_the_truth(console: Co
         console.reaches(run_id, "backup")
         console.up.kill()  # type: ignore[union-attr]
         console.up.wait()  # type: ignore[union-attr]
-        time.sleep(5)
-        assert [p.cmdline() for p in console.children()] == []
+        wait_for(lambda: not console.children(), "a child is left", seconds=30)
     console.start()
     assert console.wait_ended(run_id) == "failed"
     assert "run was lost" in console.run_row(run_id)["summary"]

@@ -13,8 +13,11 @@ FLAGS = [
 ]  # fmt: skip
 
 
+def demo_password(console: Console) -> str:
+    return json.loads((console.home / "keys.json").read_text())["demo_password"]
+
+
 def sign_in(console: Console, browser, name: str, **context):
-    password = json.loads((console.home / "keys.json").read_text())["demo_password"]
     page = browser.new_context(**context).new_page()
     page.problems = []
     page.on(
@@ -22,10 +25,29 @@ def sign_in(console: Console, browser, name: str, **context):
         lambda said: page.problems.append(said.text) if said.type in {"error", "warning"} else None,
     )
     page.goto(f"{console.url}/")
-    page.get_by_label("Username").fill(name)
-    page.get_by_label("Password").fill(password)
-    page.get_by_role("button", name="Sign in").click()
+    give_password(console, page, name)
     return page
+
+
+def give_password(console: Console, page, name: str) -> None:
+    page.get_by_label("Username").fill(name)
+    page.get_by_label("Password").fill(demo_password(console))
+    page.get_by_role("button", name="Sign in", exact=True).click()
+
+
+def give_authenticator(page) -> None:
+    """A device that makes passkeys, and whose owner always agrees."""
+    device = page.context.new_cdp_session(page)
+    device.send("WebAuthn.enable")
+    about = {
+        "protocol": "ctap2",
+        "transport": "internal",
+        "hasResidentKey": True,
+        "hasUserVerification": True,
+        "isUserVerified": True,
+        "automaticPresenceSimulation": True,
+    }
+    device.send("WebAuthn.addVirtualAuthenticator", {"options": about})
 
 
 class Newcomer:

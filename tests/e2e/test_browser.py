@@ -9,9 +9,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.access.test_second_factors import code_of
 from tests.chaos.conftest import console  # noqa: F401  (the running console as a fixture)
 from tests.e2e.mistakes import MISTAKES, Person
-from tests.e2e.people import FLAGS, ByKeyboard, Newcomer, sign_in
+from tests.e2e.people import (
+    FLAGS,
+    ByKeyboard,
+    Newcomer,
+    demo_password,
+    give_authenticator,
+    give_password,
+    sign_in,
+)
 from tests.toolbox import chromium
 
 pytestmark = [pytest.mark.needs_browser, pytest.mark.chaos]
@@ -102,6 +111,7 @@ STAGING = f"{DEMO}/staging"
 PATHS = (
     "/", STAGING, f"{DEMO}/production/migrate", "/runs", "/runs/1",
     "/backups", "/backups/1", "/backups/1/restore", "/audit", "/audit/1", "/settings", "/preferences",
+    "/preferences/factors",
     "/settings/applications/add", "/settings/applications/1/environments/1",
     "/settings/environments/1/checks/add", "/settings/connections/1", "/settings/people/add",
     f"{STAGING}/backup-policy", "/settings/storages/add", "/settings/storages/1",
@@ -112,7 +122,19 @@ PATHS = (
 )  # fmt: skip
 
 
-LOOKS = {"light": (1280, "light"), "dark": (1280, "dark"), "narrow": (320, "light")}
+# What a look changes is all that is asked of it again.
+LOOKS: dict[str, tuple[int, str, dict]] = {
+    "light": (1280, "light", {"type": "tag", "values": RULES}),
+    "dark": (1280, "dark", {"type": "rule", "values": ["color-contrast"]}),
+    "narrow": (
+        320,
+        "light",
+        {
+            "type": "rule",
+            "values": ["color-contrast", "target-size", "scrollable-region-focusable"],
+        },
+    ),
+}
 WIDTHS = (
     320, 360, 390, 480, 560, 641, 700, 768, 834, 900, 960, 1024, 1100, 1280, 1440, 1680, 1920,
 )  # fmt: skip
@@ -130,10 +152,10 @@ WIDE = """() => {
 }"""
 
 
-def axe_problems(page) -> list[str]:
+def axe_problems(page, rules: dict | None = None) -> list[str]:
     from axe_playwright_python.sync_playwright import Axe
 
-    result = Axe().run(page, options={"runOnly": RULES})
+    result = Axe().run(page, options={"runOnly": rules or LOOKS["light"][2]})
     return [
         f"{v['id']}: {n['html'][:120]}"
         for v in result.response["violations"]
@@ -148,10 +170,10 @@ def test_every_page_passes_axe_in_each_look_and_fits_at_any_width(console, brows
         page.goto(console.url + path)
         if path.endswith("/migrate"):
             page.get_by_role("heading", name="What will happen").wait_for()
-        for look, (width, scheme) in LOOKS.items():
+        for look, (width, scheme, rules) in LOOKS.items():
             page.set_viewport_size({"width": width, "height": 900})
             page.emulate_media(color_scheme=scheme)
-            found[f"{path}, {look}"] = axe_problems(page)
+            found[f"{path}, {look}"] = axe_problems(page, rules)
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 900})
             wide, *beyond = page.evaluate(WIDE)
@@ -168,7 +190,6 @@ def test_sign_in_page_passes_axe(console, browser):  # noqa: F811
 
 @pytest.mark.parametrize(("kind", "name"), [(Newcomer, "shop"), (ByKeyboard, "books")])
 def test_newcomer_adds_an_application_and_migrates_it(console, browser, kind, name):  # noqa: F811
-    password = json.loads((console.home / "keys.json").read_text())["demo_password"]
     someone = kind(console, name)
     with console.database() as connection:
         health = connection.execute(
@@ -177,7 +198,7 @@ def test_newcomer_adds_an_application_and_migrates_it(console, browser, kind, na
     page = someone.page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
     page.goto(f"{console.url}/")
     someone.fill("Username", "admin")
-    someone.fill("Password", password)
+    someone.fill("Password", demo_password(console))
     someone.press("button", "Sign in")
     someone.press("link", "Add application")
     someone.fill("Repository or folder", someone.repository)
@@ -202,6 +223,81 @@ def test_newcomer_adds_an_application_and_migrates_it(console, browser, kind, na
     someone.press("button", "Migrate staging: 1 pending")
     someone.see("1 migration was applied to staging")
     assert someone.acts == {"clicks": 12, "fields": 5}
+
+
+def test_passkey_app_and_recovery_code_let_a_person_in(console, browser):  # noqa: F811
+    page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    page.set_default_timeout(30_000)
+    found = {}
+
+    def look(where: str) -> None:
+        found[where] = axe_problems(page)
+
+    def press(name: str, role: str = "button") -> None:
+        page.get_by_role(role, name=name, exact=True).first.click()
+
+    def sign_out() -> None:
+        page.goto(f"{at}/preferences")
+        page.locator("form[action='/sign-out'] button").dispatch_event("click")
+        page.get_by_label("Username").wait_for()
+
+    # Browsers make passkeys for names, not for numbers.
+    at = console.url.replace("127.0.0.1", "localhost")
+    give_authenticator(page)
+    page.goto(f"{at}/preferences/factors")
+    give_password(console, page, "viewer")
+    look("no factor")
+    press("Add a passkey", "link")
+    look("adding a passkey")
+    page.get_by_label("Name").fill("Laptop")
+    press("Add the passkey")
+    page.get_by_role("heading", name="Recovery codes").wait_for()
+    look("recovery codes")
+    code = page.locator(".codes li").first.inner_text()
+    press("I have kept them", "link")
+    page.get_by_text("Laptop").wait_for()
+    look("a passkey")
+
+    sign_out()
+    press("Sign in with a passkey")
+    page.get_by_role("heading", name="Home").wait_for()
+
+    page.goto(f"{at}/preferences/factors/app")
+    look("adding an app")
+    secret = page.locator(".copyable").inner_text()
+    page.get_by_label("Authenticator code").fill(code_of(secret, -1))
+    press("Add the app")
+    page.get_by_role("link", name="Remove the app").wait_for()
+
+    sign_out()
+    give_password(console, page, "viewer")
+    page.get_by_role("heading", name="One more step").wait_for()
+    look("one more step")
+    press("Use a passkey")
+    page.get_by_role("heading", name="Home").wait_for()
+
+    for given in (code_of(secret), code):
+        sign_out()
+        give_password(console, page, "viewer")
+        page.get_by_label("Code").fill(given)
+        press("Sign in")
+        page.get_by_role("heading", name="Home").wait_for()
+
+    for other in ("", "/code", "/passkey"):
+        page.goto(f"{at}/preferences/confirm{other}?next=/preferences/factors")
+        look(f"confirming{other}")
+    press("Use a passkey")
+    page.get_by_text("9 codes are left").wait_for()
+    press("Remove Laptop", "link")
+    press("Remove it")
+    press("Remove the app", "link")
+    press("Remove it")
+    page.get_by_role("link", name="Add an app").wait_for()
+    sign_out()
+    give_password(console, page, "viewer")
+    page.get_by_role("heading", name="Home").wait_for()
+    found = {where: problems for where, problems in found.items() if problems}
+    assert found == {}, json.dumps(found, indent=1)
 
 
 @pytest.fixture(scope="module")

@@ -145,6 +145,7 @@ PARAMETER = re.compile(r"<(?:(?P<converter>\w+):)?(?P<name>\w+)>")
 # Whose key a number is, by the part of the address before it; elsewhere the part names the model.
 SEGMENTS = {
     "audit": "AuditEvent",
+    "passkeys": "Authenticator",
     "replaced": "ReplacedDatabase",
     "connections": "Environment",
     "checks": "HealthCheck",

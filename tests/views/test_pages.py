@@ -27,7 +27,7 @@ from opsconsole.runs.workers import Worker
 from tests.conftest import url
 from tests.worker import observe_target
 
-PAGES = ("home", "runs", "backups", "audit", "preferences", "password-change")
+PAGES = ("home", "runs", "backups", "audit", "preferences", "password-change", "mfa_index")
 SETTINGS = ("settings", "application-add", "person-add", "role-add")
 
 

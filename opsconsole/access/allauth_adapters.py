@@ -1,0 +1,76 @@
+"""What django-allauth asks of the console: where to go, what to say, and how secrets are kept."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from allauth.account.adapter import DefaultAccountAdapter
+from allauth.core.exceptions import ImmediateHttpResponse
+from allauth.mfa.adapter import DefaultMFAAdapter
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from django.conf import settings
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.utils.translation import gettext as _
+
+from opsconsole.exceptions import Refused
+
+PURPOSE = b"opsconsole.second-factors"
+
+
+class AccountAdapter(DefaultAccountAdapter):
+    def is_open_for_signup(self, request: HttpRequest) -> bool:
+        """Nobody lets themselves in: an admin adds people."""
+        return False
+
+    def add_message(self, *_args: Any, **_kwargs: Any) -> None:
+        """The console's own pages say what happened."""
+
+    def login(self, request: HttpRequest, user: Any) -> None:
+        """The last step of every sign-in: they may have been locked out since the first one."""
+        if not user.is_active:
+            raise ImmediateHttpResponse(self.respond_user_inactive(request, user))
+        super().login(request, user)
+
+    def respond_user_inactive(self, request: HttpRequest, user: Any) -> HttpResponse:
+        messages.error(request, _("You may not sign in. Ask an admin to let you back in."))
+        return redirect("sign-in")
+
+
+class FactorsAdapter(DefaultMFAAdapter):
+    def encrypt(self, text: str) -> str:
+        return _fernet().encrypt(text.encode()).decode()
+
+    def decrypt(self, encrypted_text: str) -> str:
+        """Raises Refused when the console's SECRET_KEY is not the one that it was encrypted under."""
+        try:
+            return _fernet().decrypt(encrypted_text.encode()).decode()
+        except InvalidToken:
+            raise Refused(
+                _(
+                    "The console's SECRET_KEY has changed, so that it cannot read your second "
+                    "factors any more. Ask an admin to take them away, and add them again."
+                )
+            ) from None
+
+    def get_totp_label(self, user: Any) -> str:
+        return str(user.get_username())
+
+    def generate_authenticator_name(self, user: Any, type: Any) -> str:
+        return ""
+
+
+def _fernet() -> MultiFernet:
+    """The web process reads these, so that they are not under the key that only workers have."""
+    keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
+    return MultiFernet([Fernet(_derived(str(key))) for key in keys])
+
+
+def _derived(secret: str) -> bytes:
+    """A key of its own for this purpose (RFC 5869)."""
+    key = HKDF(algorithm=SHA256(), length=32, salt=None, info=PURPOSE).derive(secret.encode())
+    return base64.urlsafe_b64encode(key)
