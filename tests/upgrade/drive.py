@@ -145,7 +145,6 @@ PARAMETER = re.compile(r"<(?:(?P<converter>\w+):)?(?P<name>\w+)>")
 # Whose key a number is, by the part of the address before it; elsewhere the part names the model.
 SEGMENTS = {
     "audit": "AuditEvent",
-    "passkeys": "Authenticator",
     "replaced": "ReplacedDatabase",
     "connections": "Environment",
     "checks": "HealthCheck",
@@ -158,6 +157,13 @@ HIDDEN = ("archived_at", "dropped_at", "undone_at")
 IN_DEBUG_MODE = {"styleguide"}
 # For whoever was handed the address: it is of no object that a page shows.
 HANDED_OUT = {"sign-in/link/<uidb64>/<token>"}
+# Of what a person has only who has added it.
+OF_FACTORS = {
+    "preferences/factors/app/remove",
+    "preferences/factors/codes",
+    "preferences/factors/passkeys/<int:pk>",
+    "preferences/factors/passkeys/<int:pk>/remove",
+}
 OWNERS = {"application", "backup", "environment", "target"}
 # Of pages about an object that are not its own (a form, a fragment, a download): so many objects.
 SAMPLE = 6
@@ -269,7 +275,9 @@ def broken_pages(reader: Reader) -> list[str]:
     problems = []
     for route, _pattern in patterns():
         parameters = list(PARAMETER.finditer(route))
-        if route in HANDED_OUT or (parameters and is_post_only(reader, route, parameters)):
+        if route in HANDED_OUT | OF_FACTORS or (
+            parameters and is_post_only(reader, route, parameters)
+        ):
             continue
         try:
             problems += broken_pages_of(reader, route, parameters)
