@@ -276,27 +276,35 @@ class FactorsView(IndexView):
         }
 
 
-class AddAppView(_Page, ActivateTOTPView):
+class _ChangePage(_Page):
+    """A page that adds a factor or removes one, and tells the audit trail, or does neither."""
+
+    event: Any
+    factor: Factor
+
+    @method_decorator(transaction.atomic)
+    def form_valid(self, form: forms.Form) -> HttpResponse:
+        data = events.FactorOf(factor=self.factor.value, name=self.name_of(form))
+        answer: HttpResponse = super().form_valid(form)  # type: ignore[misc]
+        user: Any = self.request.user  # type: ignore[attr-defined]
+        audit.record(self.event, actor=user, about=user, data=data)
+        return answer
+
+    def name_of(self, form: forms.Form) -> str:
+        return ""
+
+
+class AddAppView(_ChangePage, ActivateTOTPView):
     template_name = "opsconsole/factor_app.html"
     title = gettext_lazy("Add an authenticator app")
     submit = gettext_lazy("Add the app")
-
-    @method_decorator(transaction.atomic)
-    def form_valid(self, form: forms.Form) -> HttpResponse:
-        answer = super().form_valid(form)
-        _told(self.request, events.FACTOR_ADDED, Factor.APP)
-        return answer
+    event, factor = events.FACTOR_ADDED, Factor.APP
 
 
-class RemoveAppView(_Page, DeactivateTOTPView):
+class RemoveAppView(_ChangePage, DeactivateTOTPView):
     title = gettext_lazy("Remove the authenticator app")
     submit = gettext_lazy("Remove it")
-
-    @method_decorator(transaction.atomic)
-    def form_valid(self, form: forms.Form) -> HttpResponse:
-        answer = super().form_valid(form)
-        _told(self.request, events.FACTOR_REMOVED, Factor.APP)
-        return answer
+    event, factor = events.FACTOR_REMOVED, Factor.APP
 
 
 def _name_field(**about: Any) -> forms.CharField:
@@ -329,8 +337,9 @@ class RenamedPasskeyForm(EditWebAuthnForm):
     name = _name_field()
 
 
-class AddPasskeyView(_Page, AddWebAuthnView):
+class AddPasskeyView(_ChangePage, AddWebAuthnView):
     form_class = PasskeyForm
+    event, factor = events.FACTOR_ADDED, Factor.PASSKEY
     template_name = "opsconsole/factor_passkey.html"
     title = gettext_lazy("Add a passkey")
 
@@ -341,11 +350,8 @@ class AddPasskeyView(_Page, AddWebAuthnView):
             "is_number": _is_number(self.request.get_host()),
         }
 
-    @method_decorator(transaction.atomic)
-    def form_valid(self, form: forms.Form) -> HttpResponse:
-        answer = super().form_valid(form)
-        _told(self.request, events.FACTOR_ADDED, Factor.PASSKEY, form.cleaned_data["name"])
-        return answer
+    def name_of(self, form: forms.Form) -> str:
+        return str(form.cleaned_data["name"])
 
 
 class RenamePasskeyView(_Page, EditWebAuthnView):
@@ -355,17 +361,14 @@ class RenamePasskeyView(_Page, EditWebAuthnView):
     success_url = reverse_lazy("mfa_index")
 
 
-class RemovePasskeyView(_Page, RemoveWebAuthnView):
+class RemovePasskeyView(_ChangePage, RemoveWebAuthnView):
     title = gettext_lazy("Remove a passkey")
     submit = gettext_lazy("Remove it")
     success_url = reverse_lazy("mfa_index")
+    event, factor = events.FACTOR_REMOVED, Factor.PASSKEY
 
-    @method_decorator(transaction.atomic)
-    def form_valid(self, form: forms.Form) -> HttpResponse:
-        name = self.object.wrap().name
-        answer = super().form_valid(form)
-        _told(self.request, events.FACTOR_REMOVED, Factor.PASSKEY, name)
-        return answer
+    def name_of(self, form: forms.Form) -> str:
+        return str(self.object.wrap().name)
 
 
 class CodesView(ViewRecoveryCodesView):
@@ -392,13 +395,6 @@ def _is_number(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _told(request: HttpRequest, event: Any, factor: Factor, name: str = "") -> None:
-    user: Any = request.user
-    audit.record(
-        event, actor=user, about=user, data=events.FactorOf(factor=factor.value, name=name)
-    )
 
 
 @receiver(authentication_failed)

@@ -6,7 +6,7 @@ from opsconsole.access.sign_in import SignInView, SignOutView
 
 urlpatterns = [
     path("sign-in", SignInView.as_view(), name="sign-in"),
-    # The names that django-allauth looks for lead to the same pages.
+    # Names with an underscore are those that django-allauth looks for.
     path("sign-in", SignInView.as_view(), name="account_login"),
     path("sign-in/code", second_factors.SecondFactorView.as_view(), name="mfa_authenticate"),
     path(

@@ -235,7 +235,7 @@
     problem.hidden = false;
   });
 
-  offerPasskeys();
   watchScrolling();
   keepTitle();
+  offerPasskeys();
 })();

@@ -336,3 +336,8 @@ def test_shell_takes_lost_factors_away(maja, secret, person):
     with pytest.raises(SystemExit, match=r"^0$"):
         call_command("ops", "take-factors", "maja", stdout=StringIO())
     assert not Authenticator.objects.exists()
+
+
+def test_many_people_of_one_address_give_passkeys_within_a_minute(client, db):
+    given = [client.post("/sign-in/passkey", {"credential": "{}"}).status_code for _ in range(12)]
+    assert given == [302] * 12
