@@ -319,7 +319,7 @@ def azurite_url() -> Iterator[str]:
         cwd="/tmp",
     )
     try:
-        for _attempt in range(200):
+        for _attempt in range(1200):
             try:
                 httpx.get(url)
                 break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,13 +16,13 @@ PATH = "/applications/sales-commission/staging/migrate"
 def form(console: Console, name: str) -> tuple:
     """A signed-in client and the confirm form's fields, as the page gave them."""
     client = console.sign_in(name)
-    for _attempt in range(200):
+
+    def fields() -> dict[str, str]:
         page = client.get(PATH, headers={}).text
         found = dict(re.findall(r'name="(plan|key)" value="([0-9a-f]+)"', page))
-        if len(found) == 2:
-            return client, found
-        time.sleep(0.1)
-    raise AssertionError(page)
+        return found if len(found) == 2 else {}
+
+    return client, wait_for(fields, "the form has no plan or key")
 
 
 def statuses(console: Console) -> list[tuple]:

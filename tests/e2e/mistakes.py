@@ -261,7 +261,7 @@ def restore_without_saying_what_it_replaces(person: Person) -> None:
     person.page.get_by_label("As a new database beside the live one").check()
     person.fill("Name of the new database", "own_beside")
     person.press("button", "Restore")
-    person.page.get_by_role("heading", name="Succeeded").wait_for(timeout=60_000)
+    person.page.get_by_role("heading", name="Succeeded").wait_for()
     with person.console.superuser("own_beside") as database:
         assert database.execute("SELECT current_database()").fetchone() == ("own_beside",)
 

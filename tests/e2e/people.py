@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.chaos.console import Console
+from tests.chaos.console import PATIENCE_SECONDS, Console
 from tests.migrations_app.test_git import Work
 
 FLAGS = [
@@ -17,9 +17,17 @@ def demo_password(console: Console) -> str:
     return json.loads((console.home / "keys.json").read_text())["demo_password"]
 
 
-def sign_in(console: Console, browser, name: str, **context):
-    page = browser.new_context(**context).new_page()
+def open_page(browser, **context):
+    """A page of a person of their own, who waits as long as a busy machine takes."""
+    opened = browser.new_context(**context)
+    opened.set_default_timeout(PATIENCE_SECONDS * 1000)
+    page = opened.new_page()
     page.problems = []
+    return page
+
+
+def sign_in(console: Console, browser, name: str, **context):
+    page = open_page(browser, **context)
     page.on(
         "console",
         lambda said: page.problems.append(said.text) if said.type in {"error", "warning"} else None,
@@ -78,7 +86,7 @@ class Newcomer:
         self.page.get_by_label(label, exact=True).fill(text)
 
     def see(self, text: str) -> None:
-        self.page.get_by_text(text).first.wait_for(timeout=60_000)
+        self.page.get_by_text(text).first.wait_for()
 
 
 class ByKeyboard(Newcomer):

@@ -19,6 +19,7 @@ from tests.e2e.people import (
     demo_password,
     give_authenticator,
     give_password,
+    open_page,
     sign_in,
 )
 from tests.toolbox import chromium
@@ -59,7 +60,7 @@ def test_new_operator_migrates_staging_and_finds_every_trace(console, browser): 
 
         page.wait_for_url("**/runs/*")
         page.locator("[data-log] li[id]").nth(3).wait_for()
-        page.get_by_text("Succeeded").first.wait_for(timeout=60_000)
+        page.get_by_text("Succeeded").first.wait_for()
     page.get_by_role("button", name="Cancel run").wait_for(state="detached")
     # web.dev/articles/cls: the sum of what moved by itself, while the run was live. By hand, on a
     # machine that has nothing else to do: what is drawn late elsewhere may move there.
@@ -183,7 +184,7 @@ def test_every_page_passes_axe_in_each_look_and_fits_at_any_width(console, brows
 
 
 def test_sign_in_page_passes_axe(console, browser):  # noqa: F811
-    page = browser.new_page()
+    page = open_page(browser)
     page.goto(f"{console.url}/sign-in")
     assert axe_problems(page) == []
 
@@ -195,7 +196,7 @@ def test_newcomer_adds_an_application_and_migrates_it(console, browser, kind, na
         health = connection.execute(
             "SELECT address FROM opsconsole_healthcheck WHERE kind = 'http' LIMIT 1"
         ).fetchone()[0]
-    page = someone.page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    page = someone.page = open_page(browser, viewport={"width": 1280, "height": 800})
     page.goto(f"{console.url}/")
     someone.fill("Username", "admin")
     someone.fill("Password", demo_password(console))
@@ -226,8 +227,7 @@ def test_newcomer_adds_an_application_and_migrates_it(console, browser, kind, na
 
 
 def test_passkey_app_and_recovery_code_let_a_person_in(console, browser):  # noqa: F811
-    page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
-    page.set_default_timeout(30_000)
+    page = open_page(browser, viewport={"width": 1280, "height": 800})
     found = {}
 
     def look(where: str) -> None:
@@ -303,7 +303,6 @@ def test_passkey_app_and_recovery_code_let_a_person_in(console, browser):  # noq
 @pytest.fixture(scope="module")
 def person(console, browser) -> Person:  # noqa: F811
     page = sign_in(console, browser, "admin", viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(60_000)
     return Person(console, page)
 
 
@@ -359,7 +358,7 @@ def test_answers_stand_in_the_first_screen_and_the_first_two_of_a_phone(console,
             for question, (path, answer) in QUESTIONS.items():
                 page.goto(console.url + path.format(**about))
                 shown = page.locator("main").get_by_text(answer.format(**about)).first
-                box = shown.bounding_box(timeout=20_000)
+                box = shown.bounding_box()
                 if box is None or box["y"] + box["height"] > most:
                     far[f"{question} at {width}"] = box
         page.goto(console.url + RUN.format(**about))

@@ -40,9 +40,8 @@ def soon():
         def loop() -> None:
             from django.db import connections
 
-            for _attempt in range(400):
-                if function():
-                    break
+            deadline = time.monotonic() + 50
+            while time.monotonic() < deadline and not function():
                 time.sleep(0.02)
             connections.close_all()
 
@@ -71,8 +70,10 @@ def end_statement(environment) -> bool:
         return bool(
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE query LIKE '%%pg_sleep(60)%%' AND pid <> pg_backend_pid()"
-                " AND datname = current_database()"
+                " WHERE query LIKE %s AND pid <> pg_backend_pid()"
+                " AND datname = current_database()",
+                # Not in the text: the session of the last look may still be on its way out.
+                ["%pg_sleep(60)%"],
             ).fetchone()
         )
 
