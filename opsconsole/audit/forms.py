@@ -7,8 +7,7 @@ from django import forms
 from django.utils.translation import get_language, gettext, override
 from django.utils.translation import gettext_lazy as _
 
-from opsconsole.environments.models import Environment
-from opsconsole.environments.visibility import visible_environments
+from opsconsole.environments.forms import EnvironmentFilterForm
 from opsconsole.events.catalogue import CATALOGUE
 from opsconsole.language import ENGLISH
 from opsconsole.web.widgets import FilterSelect
@@ -27,29 +26,19 @@ def _events_in(language: str) -> list[tuple[str, str]]:
         return [("", gettext("All")), *outlines]
 
 
-class AuditFilterForm(forms.Form):
+class AuditFilterForm(EnvironmentFilterForm):
     """Filters of the audit trail; dates are days in the viewer's time zone, both included."""
 
     who = forms.CharField(label=_("Who"), required=False, max_length=100)
     event = forms.ChoiceField(label=_("What"), required=False, choices=_events, widget=FilterSelect)
     what = forms.CharField(label=_("Containing"), required=False, max_length=64)
-    environment = forms.ModelChoiceField(
-        Environment.objects.none(),
-        label=_("Environment"),
-        required=False,
-        empty_label=_("All"),
-        widget=FilterSelect,
-    )
     since = forms.DateField(
         label=_("From"), required=False, widget=forms.DateInput(attrs={"type": "date"})
     )
     until = forms.DateField(
         label=_("To"), required=False, widget=forms.DateInput(attrs={"type": "date"})
     )
-
-    def __init__(self, *args: Any, user: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["environment"].queryset = visible_environments(user)  # type: ignore[attr-defined]
+    field_order = ["who", "event", "what", "environment"]
 
     def clean(self) -> dict[str, Any]:
         given = super().clean() or {}

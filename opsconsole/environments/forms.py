@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from django import forms
 from django.conf import settings
+from django.forms.models import ModelChoiceIterator
 from django.utils.text import slugify
 from django.utils.translation import gettext_lazy as _
 
@@ -20,6 +21,8 @@ from opsconsole.web.forms import WithAdvanced
 from opsconsole.web.widgets import FilterSelect
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from django.utils.functional import _StrOrPromise
 
 
@@ -277,10 +280,22 @@ def says_production(name: str) -> bool:
     return any(word in {"live", "prd"} or word.startswith("prod") for word in words)
 
 
+class _ReadAtOnce(ModelChoiceIterator):
+    """A few rows: a cursor of the server's for them takes four round trips instead of one."""
+
+    def __iter__(self) -> Iterator[tuple[Any, str]]:
+        yield "", str(self.field.empty_label)
+        yield from map(self.choice, self.queryset.all())
+
+
+class _EnvironmentField(forms.ModelChoiceField):
+    iterator = _ReadAtOnce
+
+
 class EnvironmentFilterForm(forms.Form):
     """A list of what is in the environments that the user sees, or in one of them."""
 
-    environment = forms.ModelChoiceField(
+    environment = _EnvironmentField(
         Environment.objects.none(),
         label=_("Environment"),
         required=False,
@@ -290,7 +305,8 @@ class EnvironmentFilterForm(forms.Form):
 
     def __init__(self, *args: Any, user: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["environment"].queryset = visible_environments(user)  # type: ignore[attr-defined]
+        seen = visible_environments(user).only("name", "application__name")
+        self.fields["environment"].queryset = seen  # type: ignore[attr-defined]
 
 
 def _checked_address(address: str) -> str:

@@ -48,6 +48,12 @@ def icon(name: str, tone: str = "") -> SafeString:
 @register.simple_tag
 def tag(tone: str, name: str, word: Any) -> SafeString:
     """A status: icon and word, never colour alone."""
+    return _tag(tone, name, str(word))
+
+
+# Lists have dozens of them, of a few kinds. By type: what is marked safe is no other text's answer.
+@lru_cache(maxsize=512, typed=True)
+def _tag(tone: str, name: str, word: str) -> SafeString:
     return format_html('<span class="tag {}">{}{}</span>', tone, icon(name), word)
 
 

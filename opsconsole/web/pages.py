@@ -15,7 +15,7 @@ from django.http import HttpRequest
 
 from opsconsole.web.keys import key_from
 
-PAGE_SIZE = 30
+PAGE_SIZE = 25
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 MOMENT_AND_KEY = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")

@@ -18,6 +18,7 @@ from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
+from opsconsole.web.pages import PAGE_SIZE
 from tests.conftest import rows_read
 from tests.worker import check_drift, check_environment, observe_target
 
@@ -264,16 +265,18 @@ def test_deep_page_of_a_list_reads_no_row_to_skip_it_and_turns_both_ways(as_role
 
     keys = list(AuditEvent.objects.filter(actor_label="even").values_list("pk", flat=True))
     first, turn = page("?who=even")
-    assert (first, set(turn)) == (keys[:30], {"Older"})
+    assert (first, set(turn)) == (keys[:PAGE_SIZE], {"Older"})
     second, turn = page(turn["Older"])
-    assert (second, set(turn)) == (keys[30:60], {"Older", "Newer"})
+    assert (second, set(turn)) == (keys[PAGE_SIZE : 2 * PAGE_SIZE], {"Older", "Newer"})
     assert page(turn["Newer"])[0] == first
-    last, turn = page(f"?who=even&before={keys[-30] + 1}")
-    assert (last, set(turn)) == (keys[-30:], {"Newer"})
-    assert page(turn["Newer"])[0] == keys[-60:-30]
+    last, turn = page(f"?who=even&before={keys[-PAGE_SIZE] + 1}")
+    assert (last, set(turn)) == (keys[-PAGE_SIZE:], {"Newer"})
+    assert page(turn["Newer"])[0] == keys[-2 * PAGE_SIZE : -PAGE_SIZE]
     with CaptureQueriesContext(connection) as asked:
         page(f"?before={keys[1250]}")
     with connection.cursor() as cursor:
         for sql in (q["sql"] for q in asked if 'FROM "opsconsole_auditevent"' in q["sql"]):
             cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
-            assert rows_read(cursor.fetchone()[0][0]["Plan"], "opsconsole_auditevent") <= 31
+            assert (
+                rows_read(cursor.fetchone()[0][0]["Plan"], "opsconsole_auditevent") <= PAGE_SIZE + 1
+            )
