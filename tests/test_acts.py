@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 from allauth.mfa.models import Authenticator
+from cryptography.fernet import Fernet
 from django.apps import apps
 from django.db import connection
 from django.utils import timezone
@@ -46,10 +47,15 @@ from opsconsole.runs.choices import RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.work import services as work
 from opsconsole.work.models import WorkItem
+from tests.worker import rotate_keys
 
 HOUR = timedelta(hours=1)
 FINDING = {"rule": "r", "line": 1, "text": "t"}
 MIGRATION = {"name": "m", "state": "pending", "checksum": "c", "findings": [FINDING]}
+
+
+# The newer one first.
+KEYS = [Fernet.generate_key().decode() for _key in range(2)]
 
 
 @dataclass
@@ -87,6 +93,10 @@ class There:
     def with_a_factor(self) -> User:
         Authenticator.objects.create(user=self.other, type="totp", data={})
         return self.other
+
+    def under_an_older_key(self) -> None:
+        secret = Fernet(KEYS[1]).encrypt(b"postgresql://h/d").decode()
+        Target.objects.update(scratch_dsn_encrypted=secret)
 
     def run(self, status: RunStatus = RunStatus.SUCCEEDED, **fields) -> Run:
         asked = BackupParameters()
@@ -243,6 +253,10 @@ ACTS: dict[str, Callable[[There], Callable[[], object]]] = {
     "health.check_requested": lambda x: partial(
         health.request_check, actor=x.admin, environment=x.environment
     ),
+    "encryption.key_rotated": lambda x: (
+        x.under_an_older_key(),
+        partial(rotate_keys, actor=x.admin),
+    )[1],
     "folder.allowed": lambda x: partial(
         applications.allow_folder, actor=x.admin, folder="/usr/share"
     ),
@@ -400,6 +414,8 @@ ELSEWHERE = {
     "backup.deleted",
     "replaced.dropped",
     "recovery_kit.printed",
+    "encryption.key_added",
+    "encryption.older_keys_forgotten",
 }
 
 
@@ -420,6 +436,7 @@ def everything() -> dict[str, list[tuple]]:
 @pytest.mark.parametrize("key", ACTS)
 def test_act_that_cannot_be_recorded_changes_nothing(there, key, monkeypatch, settings):
     settings.LOG_MONTHS = 1
+    settings.ENCRYPTION_KEYS = KEYS
     monkeypatch.setattr(retention, "LOCK_WAIT", "20s")
 
     def refuse(event, row):

@@ -13,7 +13,7 @@ from backups_app import copies
 from backups_app.runs import restore_check, swapping
 from backups_app.services import recovery, storages
 from migrations_app.reading import drift, observation
-from opsconsole.environments import secrets
+from opsconsole.environments import key_rotation, secrets
 from opsconsole.health import services as health
 from opsconsole.runs import executor, resolver
 from opsconsole.work import worker
@@ -51,6 +51,7 @@ execute_run = as_worker()(executor.execute_run)
 observe_target = as_worker()(observation.observe_target)
 # The command that prints it opens the key as a worker does.
 recovery_kit = as_worker()(recovery.recovery_kit)
+rotate_keys = as_worker()(key_rotation.rotate_keys)
 resolve_dsn = as_worker()(secrets.resolve_dsn)
 resolve_lost_run = as_worker()(resolver.resolve_lost_run)
 resolve_scratch_dsn = as_worker()(secrets.resolve_scratch_dsn)

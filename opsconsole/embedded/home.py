@@ -72,9 +72,21 @@ class Home:
             self.path.chmod(0o711 if os.geteuid() == 0 else 0o700)
             keys = self.read_keys()
             if not (keys.secret_key and keys.backup_identities):
-                write_private(self.keys_file, json.dumps(_new_keys() | _set_ones(keys)))
+                self._write_keys(_new_keys() | _set_ones(keys))
         except OSError as error:
             raise HomeUnusable(f"cannot write to {self.path}: {error.strerror}") from error
+
+    def add_encryption_key(self) -> None:
+        """Put a new key in front of those in the keys file, which has some."""
+        keys = vars(self.read_keys())
+        self._write_keys(keys | {"encryption_keys": [_new_fernet_key(), *keys["encryption_keys"]]})
+
+    def keep_newest_encryption_key(self) -> None:
+        keys = vars(self.read_keys())
+        self._write_keys(keys | {"encryption_keys": keys["encryption_keys"][:1]})
+
+    def _write_keys(self, keys: dict[str, Any]) -> None:
+        write_private(self.keys_file, json.dumps(keys))
 
     def lock(self) -> int:
         """Take the folder's lock for the life of this process; returns its file descriptor.
@@ -142,8 +154,12 @@ def _new_keys() -> dict[str, Any]:
     words = secrets.token_hex(6)
     return {
         "secret_key": secrets.token_urlsafe(64),
-        # A Fernet key is 32 random bytes in URL-safe base64.
-        "encryption_keys": [base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()],
+        "encryption_keys": [_new_fernet_key()],
         "demo_password": f"{words[:4]}-{words[4:8]}-{words[8:]}",
         "backup_identities": [str(pyrage.x25519.Identity.generate())],
     }
+
+
+def _new_fernet_key() -> str:
+    """32 random bytes in URL-safe base64: github.com/fernet/spec."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from django.utils.translation import gettext_lazy as _
+from pydantic import Field
 
-from opsconsole.events.catalogue import Audience, Changed, NoData, event
+from opsconsole.events.catalogue import Audience, Changed, Data, NoData, event
 
 
 class EnvironmentChanged(Changed):
@@ -13,6 +14,12 @@ class EnvironmentChanged(Changed):
     address_changed: bool = False
     scratch_address_changed: bool = False
     quarantine_address_changed: bool = False
+
+
+class KeyRotated(Data):
+    """How many stored secrets were encrypted anew."""
+
+    secrets: int = Field(examples=[7])
 
 
 APPLICATION_ADDED = event(
@@ -59,5 +66,26 @@ DRAFT_TRIED = event(
     _("%(actor)s had %(object)s tried."),
     data=NoData,
     tone="idle",
+    seen_by=Audience.CONSOLE,
+)
+KEY_ADDED = event(
+    "encryption.key_added",
+    _("%(actor)s added an encryption key."),
+    data=NoData,
+    tone="warn",
+    seen_by=Audience.CONSOLE,
+)
+OLDER_KEYS_FORGOTTEN = event(
+    "encryption.older_keys_forgotten",
+    _("%(actor)s took the older encryption keys away."),
+    data=NoData,
+    tone="warn",
+    seen_by=Audience.CONSOLE,
+)
+KEY_ROTATED = event(
+    "encryption.key_rotated",
+    _("%(actor)s rotated the encryption key. Secrets encrypted anew: %(secrets)s."),
+    data=KeyRotated,
+    tone="warn",
     seen_by=Audience.CONSOLE,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from contextlib import suppress
 from dataclasses import replace
@@ -177,7 +178,36 @@ def backup_identities() -> list[str]:
     return list(settings.BACKUP_IDENTITIES)
 
 
+def key_marks() -> list[str]:
+    """What the keys of this process are told apart by, the newest first; it gives none away."""
+    return [hashlib.sha256(key.encode()).hexdigest()[:8] for key in settings.ENCRYPTION_KEYS]
+
+
+def with_newest_key(token: str) -> str:
+    """The sealed text encrypted with the newest key; as it is where it is that already, so that
+    nothing is written for nothing. Raises as `unseal` does.
+    """
+    newest = _keys()[0]
+    with suppress(InvalidToken):
+        newest.decrypt(token.encode())
+        return token
+    return newest.encrypt(unseal(token).encode()).decode()
+
+
 def _fernet() -> MultiFernet:
+    return MultiFernet(_keys())
+
+
+def _keys() -> list[Fernet]:
     if not settings.ENCRYPTION_KEYS:
         raise Refused("no encryption key: set OPSCONSOLE_ENCRYPTION_KEYS or run `manage.py up`")
-    return MultiFernet([Fernet(key) for key in settings.ENCRYPTION_KEYS])
+    return [_key(place, text) for place, text in enumerate(settings.ENCRYPTION_KEYS, start=1)]
+
+
+def _key(place: int, text: str) -> Fernet:
+    try:
+        return Fernet(text)
+    except ValueError:
+        raise Refused(
+            f"key {place} of OPSCONSOLE_ENCRYPTION_KEYS is no Fernet key: 32 bytes in URL-safe base64"
+        ) from None

@@ -1,4 +1,4 @@
-"""The verbs of `manage.py ops` on the console itself: a way in for people, and the demo."""
+"""The verbs of `manage.py ops` on the console itself: a way in for people, its keys, and the demo."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from django.conf import settings
 from migrations_app.services.migrations import request_observation
 from opsconsole.access import people
 from opsconsole.access.models import User
-from opsconsole.cli import DONE, Call, Verb
+from opsconsole.cli import DONE, FAILED, Call, Verb
 from opsconsole.demo.address import APPLICATION, dsn_of, find
 from opsconsole.demo.traffic import Traffic
+from opsconsole.environments import key_rotation, secrets
 from opsconsole.environments.models import Target
 from opsconsole.exceptions import Kind, Refused
+from opsconsole.formats import counted
 from opsconsole.project import demo
+from opsconsole.runs.workers import Worker
 
 
 def _person(call: Call) -> User:
@@ -40,6 +43,50 @@ def take_factors(call: Call) -> int:
     people.take_factors(actor=call.actor(), user=user)
     call.print({"taken": True}, [f"{user} signs in with the password alone now"])
     return DONE
+
+
+def add_key(call: Call) -> int:
+    key_rotation.add_key(actor=call.actor())
+    call.print(
+        {"added": True},
+        [
+            "a new encryption key is there: restart all of the console",
+            "then `ops keys rotate` encrypts with it what is stored",
+        ],
+    )
+    return DONE
+
+
+def rotate_keys(call: Call) -> int:
+    secrets.allow_opening()
+    _require_workers_with_newest_key()
+    rotation = key_rotation.rotate_keys(actor=call.actor())
+    done = f"{counted(rotation.renewed, 'secret')} encrypted anew with the newest key"
+    lines = [
+        done if rotation.renewed else "nothing is encrypted with an older key",
+        *(f"no key opens {where}: type it again" for where in rotation.lost),
+    ]
+    older = len(settings.ENCRYPTION_KEYS) - 1
+    if older and not rotation.lost:
+        lines.append("nothing needs the older keys: `ops keys forget` takes them away")
+    call.print({"renewed": rotation.renewed, "lost": rotation.lost, "older_keys": older}, lines)
+    return FAILED if rotation.lost else DONE
+
+
+def forget_keys(call: Call) -> int:
+    secrets.allow_opening()
+    _require_workers_with_newest_key()
+    older = key_rotation.forget_older_keys(actor=call.actor())
+    call.print({"forgotten": older}, [f"{counted(older, 'older key')} taken away"])
+    return DONE
+
+
+def _require_workers_with_newest_key() -> None:
+    newest = next(iter(secrets.key_marks()), "none")
+    if behind := Worker.objects.alive().without_key(newest):
+        raise Refused(
+            f"{', '.join(behind)} started without the newest key: restart all of the console first"
+        )
 
 
 def reset(call: Call) -> int:
@@ -143,6 +190,11 @@ def _person_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name")
 
 
+KEYS = [
+    Verb("add", "add a new one to the console's data folder", add_key),
+    Verb("rotate", "encrypt with the newest one what is stored", rotate_keys),
+    Verb("forget", "take older ones out of the console's data folder", forget_keys),
+]
 DEMO = [
     Verb("reset", "put everything back", reset, _reset_arguments),
     Verb("services", "list the backends to run", list_services),
@@ -164,5 +216,6 @@ VERBS = [
         take_factors,
         _person_argument,
     ),
+    Verb("keys", "the keys that stored secrets are encrypted with", verbs=KEYS),
     Verb("demo", "the demo application", verbs=DEMO),
 ]

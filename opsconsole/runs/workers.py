@@ -10,6 +10,10 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
     def alive(self) -> WorkerQuerySet:
         return self.filter(last_seen_at__gt=timezone.now() - timedelta(seconds=20))
 
+    def without_key(self, mark: str) -> list[str]:
+        """The names of those that have no encryption key of that mark."""
+        return [one.name for one in self.order_by("name") if mark not in one.key_marks.split()]
+
 
 class Worker(models.Model):
     """A Celery worker process, as it last reported itself."""
@@ -20,6 +24,8 @@ class Worker(models.Model):
     queues = models.JSONField(default=list)
     started_at = models.DateTimeField(default=timezone.now)
     last_seen_at = models.DateTimeField(default=timezone.now)
+    # What its encryption keys are told apart by, with spaces between.
+    key_marks = models.TextField(blank=True, db_default="")
 
     objects = WorkerQuerySet.as_manager()
 
