@@ -401,6 +401,7 @@ ELSEWHERE = {
     "person.signed_out",
     "person.sign_in_failed",
     "person.factor_added",
+    "person.factor_renamed",
     "person.factor_removed",
     "person.factor_failed",
     "person.recovery_codes_made",

@@ -45,4 +45,4 @@ def remember_device(response: HttpResponse, user: User) -> None:
 
 def _cookie(user: User) -> str:
     """Its name: people who share a device are each known on it."""
-    return f"known_device_{user.pk}"
+    return f"{settings.COOKIE_PREFIX}known_device_{user.pk}"

@@ -132,6 +132,12 @@ FACTOR_ADDED = event(
     data=FactorOf,
     seen_by=Audience.CONSOLE,
 )
+FACTOR_RENAMED = event(
+    "person.factor_renamed",
+    _("%(actor)s renamed a factor of their sign-in: %(factor)s."),
+    data=FactorOf,
+    seen_by=Audience.CONSOLE,
+)
 FACTOR_REMOVED = event(
     "person.factor_removed",
     _("%(actor)s removed %(factor)s from their sign-in."),

@@ -354,11 +354,15 @@ class AddPasskeyView(_ChangePage, AddWebAuthnView):
         return str(form.cleaned_data["name"])
 
 
-class RenamePasskeyView(_Page, EditWebAuthnView):
+class RenamePasskeyView(_ChangePage, EditWebAuthnView):
     form_class = RenamedPasskeyForm
+    event, factor = events.FACTOR_RENAMED, Factor.PASSKEY
     title = gettext_lazy("Rename a passkey")
     submit = gettext_lazy("Rename")
     success_url = reverse_lazy("mfa_index")
+
+    def name_of(self, form: forms.Form) -> str:
+        return str(form.cleaned_data["name"])
 
 
 class RemovePasskeyView(_ChangePage, RemoveWebAuthnView):

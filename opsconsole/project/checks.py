@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from django.conf import settings
@@ -20,6 +21,21 @@ def check_task_keys(**_options: Any) -> list[CheckMessage]:
             f"{key} is sent to workers, and they have no task of that name.", id="opsconsole.E002"
         )
         for key in sorted(TASK_KEYS - app.tasks.keys())
+    ]
+
+
+@register()
+def check_security_contact(**_options: Any) -> list[CheckMessage]:
+    """What security.txt says is an address, and one line."""
+    contact = settings.SECURITY_CONTACT
+    if not contact or re.fullmatch(r"(mailto:|https://|tel:)[!-~]+", contact):
+        return []
+    return [
+        Error(
+            f"OPSCONSOLE_SECURITY_CONTACT is no address: {contact}",
+            hint="Give one that begins with mailto:, https:// or tel:.",
+            id="opsconsole.E003",
+        )
     ]
 
 

@@ -278,6 +278,8 @@ TABLE: dict[str, tuple[Needs | None, Needs | None]] = {
     # -- settings
     # For whoever changes the looks, in debug mode.
     "styleguide": (ABSENT, ABSENT),
+    # For anybody, where a contact is set: see test_pages.py of the views.
+    "security-txt": (ABSENT, ABSENT),
     "settings": (ADMIN_SOMEWHERE, ABSENT),
     "settings-remove": (ABSENT, ADMIN_SOMEWHERE),
     "application-add": (ADMIN_OF_ALL, ADMIN_OF_ALL),

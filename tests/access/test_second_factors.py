@@ -291,6 +291,27 @@ def test_factors_of_others_are_not_found(client, maja, person, secret):
         assert client.post(f"/preferences/factors/passkeys/{passkey.pk}{way}").status_code == 404
 
 
+def test_renamed_passkey_is_in_the_audit_trail(client, maja):
+    sign_in(client)
+    passkey = Authenticator.objects.create(
+        user=maja, type=Factor.PASSKEY, data={"name": "Old", "credential": {}}
+    )
+    answer = client.post(f"/preferences/factors/passkeys/{passkey.pk}", {"name": "Blue key"})
+    assert answer["Location"] == "/preferences/factors"
+    told = AuditEvent.objects.latest("pk").told
+    assert told == "maja renamed a factor of their sign-in: a passkey (Blue key)."
+
+
+@pytest.mark.parametrize(
+    "elsewhere", ["https://evil.example/", "//evil.example", "/\\evil.example"]
+)
+def test_sign_in_leads_to_no_other_site(client, maja, elsewhere):
+    answer = client.post(
+        f"/sign-in?next={elsewhere}", {"username": "maja", "password": PASSWORD, "next": elsewhere}
+    )
+    assert answer["Location"] == "/"
+
+
 def test_passkeys_are_for_names_only(client, maja):
     sign_in(client)
     by_number = client.get("/preferences/factors/passkeys/add", headers={"host": "127.0.0.1:8000"})

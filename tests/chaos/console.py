@@ -181,7 +181,8 @@ class Console:
         return client
 
     def post(self, client: httpx.Client, path: str, **fields: str) -> httpx.Response:
-        fields["csrfmiddlewaretoken"] = client.cookies["csrftoken"]
+        (token,) = (c.value for c in client.cookies.jar if c.name.endswith("csrftoken"))
+        fields["csrfmiddlewaretoken"] = token
         return client.post(path, data=fields, headers={"Referer": str(client.base_url)})
 
     # -- what only a tester does

@@ -88,7 +88,9 @@ def test_up_on_own_servers_behind_https_restores_a_postgres_15_with_its_own_tool
         )
         client = console.sign_in("admin", password, trusting)
         assert {(c.name, c.secure) for c in client.cookies.jar} == {
-            ("csrftoken", True), ("sessionid", True), ("known_device_1", True)
+            ("__Host-csrftoken", True),
+            ("__Host-sessionid", True),
+            ("__Host-known_device_1", True),
         }  # fmt: skip
         home = client.get("/")
         assert home.headers["strict-transport-security"].startswith("max-age=31536000")

@@ -154,7 +154,8 @@ SEGMENTS = {
 }
 # A row with one of these is no longer shown: its pages may be gone, too.
 HIDDEN = ("archived_at", "dropped_at", "undone_at")
-IN_DEBUG_MODE = {"styleguide"}
+# Only in debug mode, and only where a contact is set.
+SELDOM_THERE = {"styleguide", ".well-known/security.txt"}
 # For whoever was handed the address: it is of no object that a page shows.
 HANDED_OUT = {"sign-in/link/<uidb64>/<token>"}
 # Of what a person has only who has added it.
@@ -303,7 +304,7 @@ def broken_pages_of(reader: Reader, route: str, parameters: list[re.Match[str]])
         good += status in {200, 302}
         if status == 404 and (not is_own_page or any(is_hidden(thing) for thing in things)):
             continue
-        if status == 404 and route in IN_DEBUG_MODE:
+        if status == 404 and route in SELDOM_THERE:
             continue
         # What a page refuses in the console's own words is an answer, too.
         if status not in {200, 204, 302, 405, 409}:

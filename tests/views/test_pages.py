@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from unittest.mock import Mock
 
 import pytest
@@ -21,6 +21,7 @@ from opsconsole.access.models import Membership, User
 from opsconsole.environments.models import Environment, Target, TargetState
 from opsconsole.health import services as health
 from opsconsole.health.models import HealthResult
+from opsconsole.project.checks import check_security_contact
 from opsconsole.runs.choices import RunKind, RunStatus
 from opsconsole.runs.models import Run
 from opsconsole.runs.workers import Worker
@@ -206,6 +207,28 @@ def test_no_template_has_code_or_style_in_it():
     }
     assert len(found) > 50
     assert {name: texts for name, texts in found.items() if texts} == {}
+
+
+@pytest.mark.django_db
+def test_security_txt_says_whom_to_tell_where_a_contact_is_set(client, settings):
+    assert client.get("/.well-known/security.txt").status_code == 404
+    settings.SECURITY_CONTACT = "mailto:security@example.com"
+    answer = client.get("/.well-known/security.txt")
+    contact, expires, languages = answer.content.decode().splitlines()
+    assert (contact, languages) == (
+        "Contact: mailto:security@example.com",
+        "Preferred-Languages: en",
+    )
+    left = datetime.fromisoformat(expires.removeprefix("Expires: ")) - timezone.now()
+    assert 29 <= left.days < 365
+    assert answer["Content-Type"] == "text/plain; charset=utf-8"
+
+
+@pytest.mark.parametrize("contact", ["security@example.com", "https://a.b\nContact: tel:1"])
+def test_check_says_that_a_contact_is_no_address(settings, contact):
+    settings.SECURITY_CONTACT = contact
+    (error,) = check_security_contact()
+    assert error.id == "opsconsole.E003"
 
 
 @pytest.mark.django_db

@@ -1,0 +1,68 @@
+"""When a session ends by itself: once nobody has used it for a while, and after a working day."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.models import AnonymousUser
+from django.contrib.auth.signals import user_logged_in
+from django.contrib.sessions.backends.base import SessionBase
+from django.dispatch import receiver
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext as _
+
+from opsconsole.formats import duration
+from opsconsole.web.polling import is_poll
+
+BEGAN, USED = "began", "used"
+# How much older than it is the last use may be told: a page needs no write for each request.
+WRITE_EVERY_SECONDS = 60
+
+
+class SessionEndsMiddleware:
+    """Ends a session that is too old, or that nobody used for too long; the person signs in again.
+
+    What a page asks for by itself is no use of it. OWASP ASVS 5.0, 7.3.1 and 7.3.2.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.user.is_authenticated and (why := _why_over(request.session)):
+            request.session.flush()
+            request.user = AnonymousUser()
+            messages.info(request, why)
+        response = self.get_response(request)
+        if request.user.is_authenticated and not is_poll(request):
+            _note_use(request.session)
+        return response
+
+
+def _why_over(session: SessionBase) -> str:
+    """What its person is told, "" while it goes on. One of before this was kept begins now."""
+    now = time.time()
+    if now - session.setdefault(BEGAN, now) > settings.SESSION_COOKIE_AGE:
+        return _("You signed in %(duration)s ago or more. Sign in again to go on.") % {
+            "duration": duration(settings.SESSION_COOKIE_AGE)
+        }
+    if now - session.setdefault(USED, now) > settings.SESSION_IDLE_SECONDS:
+        return _("You did nothing for %(duration)s or more. Sign in again to go on.") % {
+            "duration": duration(settings.SESSION_IDLE_SECONDS)
+        }
+    return ""
+
+
+def _note_use(session: SessionBase) -> None:
+    now = time.time()
+    if now - session[USED] > WRITE_EVERY_SECONDS:
+        session[USED] = now
+
+
+@receiver(user_logged_in)
+def _begin(request: HttpRequest, **_kwargs: Any) -> None:
+    request.session[BEGAN] = request.session[USED] = time.time()
