@@ -9,7 +9,7 @@ from opsconsole.access.models import User
 
 
 class ConsoleRequest(HttpRequest):
-    """Only a type, never made: a request as LoginRequiredMiddleware and htmx's leave it."""
+    """Only a type, never made: a request as SignInMiddleware and htmx's leave it."""
 
     user: User
     htmx: HtmxDetails

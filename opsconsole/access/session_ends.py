@@ -1,4 +1,4 @@
-"""When a session ends by itself: once nobody has used it for a while, and after a working day."""
+"""When a session ends by itself, and what a page that is still open is answered then."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
+from django.contrib.auth.middleware import LoginRequiredMiddleware
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.auth.signals import user_logged_in
 from django.contrib.sessions.backends.base import SessionBase
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.http import urlencode
 from django.utils.translation import gettext as _
+from django_htmx.http import HttpResponseClientRedirect
 
 from opsconsole.formats import duration
 from opsconsole.web.polling import is_poll
@@ -36,24 +40,37 @@ class SessionEndsMiddleware:
         if request.user.is_authenticated and (why := _why_over(request.session)):
             request.session.flush()
             request.user = AnonymousUser()
-            messages.info(request, why)
+            messages.warning(request, why)
         response = self.get_response(request)
         if request.user.is_authenticated and not is_poll(request):
             _note_use(request.session)
         return response
 
 
+class SignInMiddleware(LoginRequiredMiddleware):
+    """Asks whoever is not signed in to sign in: for a part of a page that is open, in place of all
+    of the page, and back to it afterwards."""
+
+    def handle_no_permission(self, request: HttpRequest, view_func: Callable) -> Any:
+        if not request.headers.get("HX-Request"):
+            return super().handle_no_permission(request, view_func)
+        page = request.htmx.current_url_abs_path or "/"  # type: ignore[attr-defined]
+        answer = HttpResponseClientRedirect(f"{reverse('sign-in')}?{urlencode({'next': page})}")
+        answer.status_code = 401
+        return answer
+
+
 def _why_over(session: SessionBase) -> str:
     """What its person is told, "" while it goes on. One of before this was kept begins now."""
     now = time.time()
     if now - session.setdefault(BEGAN, now) > settings.SESSION_COOKIE_AGE:
-        return _("You signed in %(duration)s ago or more. Sign in again to go on.") % {
+        return _("Your session ended %(duration)s after you signed in. Sign in again to go on.") % {
             "duration": duration(settings.SESSION_COOKIE_AGE)
         }
     if now - session.setdefault(USED, now) > settings.SESSION_IDLE_SECONDS:
-        return _("You did nothing for %(duration)s or more. Sign in again to go on.") % {
-            "duration": duration(settings.SESSION_IDLE_SECONDS)
-        }
+        return _(
+            "Your session ended: it was not used for %(duration)s. Sign in again to go on."
+        ) % {"duration": duration(settings.SESSION_IDLE_SECONDS)}
     return ""
 
 

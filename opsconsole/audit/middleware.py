@@ -70,6 +70,8 @@ def _kind_of(request: HttpRequest, response: HttpResponse) -> Stranger | None:
             return Stranger.NOTHING_THERE
         case 429:
             return Stranger.GUESSING
+        case 401:
+            return Stranger.SIGNED_OUT
         case 302 if _is_sent_to_sign_in(request, response):
             return Stranger.SIGNED_OUT
     return None

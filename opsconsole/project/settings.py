@@ -67,7 +67,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    "opsconsole.access.session_ends.SignInMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "opsconsole.access.session_ends.SessionEndsMiddleware",
     "allauth.account.middleware.AccountMiddleware",

@@ -6,6 +6,8 @@ import pytest
 from django.contrib.sessions.models import Session
 
 from opsconsole.access.session_ends import BEGAN, USED
+from opsconsole.audit.choices import Stranger
+from opsconsole.audit.models import StrangerCount
 
 pytestmark = pytest.mark.django_db
 MINUTE, HOUR = 60, 3600
@@ -21,8 +23,16 @@ def shift(client, name: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("name", "seconds", "said"),
     [
-        (USED, 2 * HOUR + 1, "You did nothing for 2 h or more. Sign in again to go on."),
-        (BEGAN, 12 * HOUR + 1, "You signed in 12 h ago or more. Sign in again to go on."),
+        (
+            USED,
+            2 * HOUR + 1,
+            "Your session ended: it was not used for 2 h. Sign in again to go on.",
+        ),
+        (
+            BEGAN,
+            12 * HOUR + 1,
+            "Your session ended 12 h after you signed in. Sign in again to go on.",
+        ),
     ],
 )
 def test_session_that_is_over_asks_for_a_sign_in_and_is_gone(as_role, name, seconds, said):
@@ -42,7 +52,7 @@ def test_session_that_is_not_over_goes_on(as_role, name, seconds):
     assert client.get("/runs").status_code == 200
 
 
-def test_use_is_written_once_a_minute(as_role, django_assert_num_queries):
+def test_use_is_written_once_a_minute(as_role):
     client = as_role("operator")
     began = client.session[USED]
     client.get("/runs")
@@ -83,3 +93,18 @@ def test_act_after_the_end_changes_nothing(as_role, environment):
     client = as_role("operator")
     shift(client, USED, 3 * HOUR)
     assert client.post("/preferences", {"theme": "dark"})["Location"].startswith("/sign-in")
+
+
+def test_open_page_that_asks_after_the_end_becomes_the_sign_in_and_leads_back(as_role):
+    client = as_role("operator")
+    shift(client, USED, 3 * HOUR)
+    of_a_page = {"HX-Request": "true", "HX-Current-URL": "http://testserver/runs?kind=migrate"}
+    answer = client.get("/", headers=of_a_page)
+    assert answer.status_code == 401
+    assert answer["HX-Redirect"] == "/sign-in?next=%2Fruns%3Fkind%3Dmigrate"
+    assert "it was not used for 2 h" in client.get("/sign-in").content.decode()
+
+
+def test_part_of_a_page_that_a_stranger_asks_for_is_counted(client):
+    client.get("/runs", headers={"HX-Request": "true", "HX-Current-URL": "https://evil.example/"})
+    assert StrangerCount.objects.get().kind == Stranger.SIGNED_OUT
