@@ -179,7 +179,7 @@ def run_dbmate(folder: Path, dsn: str) -> subprocess.CompletedProcess[str]:
         [dbmate(), "--migrations-dir", folder, "--no-dump-schema", "migrate"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env=os.environ | {"DATABASE_URL": url},
     )
 

@@ -34,7 +34,7 @@ SEED = int(os.environ.get("OPSCONSOLE_TEST_SEED", "0")) or (
     random.SystemRandom().randrange(10**6) if COUNT else 7
 )
 NAME = "20250101000000_a"
-pytestmark = pytest.mark.timeout(3600 if COUNT else 120)
+pytestmark = pytest.mark.timeout(3600 if COUNT else 600)
 
 # Refused although the tool applies it: see "Deliberate differences" in docs/engines.md.
 ON_PURPOSE = re.compile(

@@ -169,7 +169,7 @@ class TestDbmate(NativeContract):
             [dbmate(), "--migrations-dir", folder, "--no-dump-schema", *words],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             env=os.environ | {"DATABASE_URL": f"{address}&sslmode=disable"},
         )
         assert done.returncode == 0, done.stderr

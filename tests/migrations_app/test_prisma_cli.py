@@ -50,7 +50,7 @@ def run_prisma(project: Path, dsn: str, *arguments: str) -> str:
         cwd=project,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         env=os.environ
         | {
             "DATABASE_URL": url_for_prisma(dsn),
