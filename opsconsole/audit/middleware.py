@@ -64,14 +64,14 @@ def _is_refusal(request: HttpRequest, response: HttpResponse) -> bool:
 def _kind_of(request: HttpRequest, response: HttpResponse) -> Stranger | None:
     """What a stranger was refused for; None for what is open, and for the way to the front door."""
     match response.status_code:
+        case 401:
+            return Stranger.SIGNED_OUT
         case 403:
             return Stranger.FORGED
         case 404:
             return Stranger.NOTHING_THERE
         case 429:
             return Stranger.GUESSING
-        case 401:
-            return Stranger.SIGNED_OUT
         case 302 if _is_sent_to_sign_in(request, response):
             return Stranger.SIGNED_OUT
     return None

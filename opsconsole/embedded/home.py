@@ -82,6 +82,7 @@ class Home:
         self._write_keys(keys | {"encryption_keys": [_new_fernet_key(), *keys["encryption_keys"]]})
 
     def keep_newest_encryption_key(self) -> None:
+        """Take the other ones out of the keys file, for good."""
         keys = vars(self.read_keys())
         self._write_keys(keys | {"encryption_keys": keys["encryption_keys"][:1]})
 
