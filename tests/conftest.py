@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,6 +18,7 @@ from django.urls import reverse
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis
 from psycopg import sql
+from xdist.scheduler import LoadFileScheduling
 
 from tests.toolbox import MISSING
 
@@ -40,10 +42,29 @@ STARTS_PROGRAMS = (
     "migrations_app/test_sources.py",
     "test_outgoing_calls.py",
 )
+# What takes the longest begins first.
+LONGEST = "tests/chaos/"
 TAKES_LONG = {"database", "transactional_db", "bucket", "server"}
 
 
+class ByFileAndOneConsole(LoadFileScheduling):
+    """Each process of the tests takes file after file, and one of them all that kill a console.
+
+    More than one console at a time would each be slower than what is promised of it.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return LONGEST if nodeid.startswith(LONGEST) else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFileAndOneConsole:
+    return ByFileAndOneConsole(config, log)
+
+
+# After pytest-django, which sorts by what tests do with the database.
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
     for item in items:
         for marker, (find, why) in MISSING.items():
             if item.get_closest_marker(marker) and not find():

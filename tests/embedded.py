@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests import scratch
+
 TIME_SCALE = "0.05"
 
 
@@ -27,6 +29,10 @@ def start() -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     for name in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "OPSCONSOLE_ENCRYPTION_KEYS"):
         os.environ.pop(name, None)
+    scratch.use_memory()
+    # Each process that a test starts would compile the console anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     folder = Path(tempfile.mkdtemp(prefix="opsc-"))
     folder.chmod(0o711)
     os.environ["OPSCONSOLE_HOME"] = str(folder / "home")

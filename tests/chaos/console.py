@@ -49,6 +49,13 @@ def wait_for(what: Callable[[], object], why: str, *, seconds: float = PATIENCE_
     raise AssertionError(f"not within {seconds} s: {why}")
 
 
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 class Console:
     """`manage.py up` on a home of its own."""
 
@@ -130,18 +137,22 @@ class Console:
 
     def ops(self, *arguments: str, ok: bool = True) -> object:
         """Run `manage.py ops ... --json`; returns the document."""
-        assert self.commands is not None
-        assert self.commands.stdin is not None
-        assert self.commands.stdout is not None
         out, err = self.home / "ops.out", self.home / "ops.err"
         order = {"arguments": ["ops", *arguments, "--json"], "stdout": str(out), "stderr": str(err)}
-        self.commands.stdin.write(json.dumps(order) + "\n")
-        self.commands.stdin.flush()
-        self.status, self.said = int(self.commands.stdout.readline()), err.read_text()
+        self.status, self.said = self._order(**order), err.read_text()
         if ok:
             assert self.status in {0, 1}, self.said
         said = out.read_text()
         return json.loads(said) if said.strip() else None
+
+    def _order(self, **order: object) -> int:
+        """Give an order to tests.chaos.forking; returns its answer."""
+        assert self.commands is not None
+        assert self.commands.stdin is not None
+        assert self.commands.stdout is not None
+        self.commands.stdin.write(json.dumps(order) + "\n")
+        self.commands.stdin.flush()
+        return int(self.commands.stdout.readline())
 
     def migrate_to_attention(self) -> dict:
         """Migrate until the run needs a decision; one that got no lock in time is tried again."""
@@ -160,13 +171,18 @@ class Console:
                 "SELECT id FROM opsconsole_run WHERE status = 'needs_attention'"
             ).fetchall()
         for (run_id,) in undecided:
-            self.ops("decide", str(run_id), "failed", "--reason", "the next test begins")
+            self.settle(run_id)
         self.ops("demo", "reset", "staging")
         with self.superuser() as cluster:
             for (name,) in cluster.execute(
                 "SELECT datname FROM pg_database WHERE datname LIKE 'sales_commission_staging\\_\\_%'"
             ).fetchall():
                 cluster.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+    def settle(self, run_id: int) -> None:
+        """Wait for the run's end, and decide it if it asks."""
+        if self.wait_ended(run_id) == "needs_attention":
+            self.ops("decide", str(run_id), "failed", "--reason", "the next one begins")
 
     def sign_in(
         self, name: str = "operator", password: str = "", client: httpx.Client | None = None
@@ -190,27 +206,16 @@ class Console:
     @contextmanager
     def traffic(self) -> Iterator[None]:
         """`ops demo traffic` on staging, in a process of its own, once its clients write."""
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                str(ROOT / "manage.py"),
-                "ops",
-                "demo",
-                "traffic",
-                STAGING,
-                "--clients",
-                CLIENTS,
-            ],
-            env=self.environment,
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-        )
+        arguments = ["ops", "demo", "traffic", STAGING, "--clients", CLIENTS]
+        out, err = str(self.home / "traffic.out"), str(self.home / "traffic.err")
+        number = self._order(arguments=arguments, stdout=out, stderr=err, goes_on=True)
+        process = psutil.Process(number)
         try:
             wait_for(self._has_traffic, "no traffic")
             yield
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=30)
+            wait_for(lambda: has_ended(process), "traffic goes on")
 
     def _has_traffic(self) -> bool:
         with self.superuser() as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from tempfile import NamedTemporaryFile
 
 import pytest
 from cryptography.fernet import Fernet
@@ -43,11 +44,14 @@ def test_only_a_worker_opens():
 
 
 @pytest.mark.django_db
-def test_references_are_resolved_on_the_worker(monkeypatch, tmp_path):
+def test_references_are_resolved_on_the_worker(monkeypatch):
     monkeypatch.setenv("SHOP_URL", DSN)
-    (tmp_path / "url").write_text(DSN + "\n")
-    for reference in ("env:SHOP_URL", f"file:{tmp_path}/url"):
-        assert resolve_dsn(Target(dsn_reference=reference)).database == "d"
+    # Temporary files may be below /dev, where no file is read.
+    with NamedTemporaryFile("w", dir="/var/tmp") as file:
+        file.write(DSN + "\n")
+        file.flush()
+        for reference in ("env:SHOP_URL", f"file:{file.name}"):
+            assert resolve_dsn(Target(dsn_reference=reference)).database == "d"
 
 
 @pytest.mark.parametrize("reference", ["env:NOT_SET_URL", "file:/no/such/file", "vault:x", "env:"])
