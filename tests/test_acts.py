@@ -399,6 +399,7 @@ ACTS: dict[str, Callable[[There], Callable[[], object]]] = {
 ELSEWHERE = {
     "person.signed_in",
     "person.signed_out",
+    "person.confirmed",
     "person.sign_in_failed",
     "person.factor_added",
     "person.factor_renamed",

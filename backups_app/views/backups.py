@@ -12,6 +12,7 @@ from backups_app.forms import LEVELS, BackUpForm, HoldForm, ProveForm
 from backups_app.models import Backup, ReplacedDatabase
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import authorize, require
+from opsconsole.access.sudo import require_sudo
 from opsconsole.environments.forms import EnvironmentFilterForm
 from opsconsole.environments.lookup import target_or_404
 from opsconsole.environments.visibility import visible_environments
@@ -110,6 +111,7 @@ def prove(request: ConsoleRequest, pk: int) -> HttpResponse:
 @require("backup.download")
 def download(request: ConsoleRequest, pk: int) -> FileResponse:
     backup = backup_or_404(request, pk, "backup.download")
+    require_sudo(request, then=backup.get_absolute_url())
     path = services.open_for_download(actor=request.user, backup=backup)
     return FileResponse(path.open("rb"), as_attachment=True, filename=path.name)
 

@@ -15,6 +15,7 @@ from backups_app.parameters import RestoreParameters, UndoParameters
 from backups_app.views.backups import backup_or_404
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import authorize, require
+from opsconsole.environments.lookup import require_sudo_if_protected
 from opsconsole.environments.visibility import targets_for, visible_environments
 from opsconsole.exceptions import Refused
 from opsconsole.runs.lookup import run_or_404
@@ -77,7 +78,7 @@ def restore(request: ConsoleRequest, pk: int) -> HttpResponse:
 
 
 @require_POST
-@require("restore.start")
+@require("restore.start", changes_nothing=True)
 def check(request: ConsoleRequest, pk: int) -> HttpResponse:
     """Ask a worker what a restore into the chosen environment would meet."""
     backup = backup_or_404(request, pk, "console.view")
@@ -109,6 +110,7 @@ def check_result(request: ConsoleRequest, pk: int, check_id: int) -> HttpRespons
 @require("run.decide")
 def way_back(request: ConsoleRequest, run_id: int) -> HttpResponse:
     needing = run_or_404(request, run_id, "run.decide")
+    require_sudo_if_protected(request, needing.environment)
 
     def act(given: Given) -> HttpResponse:
         run = services.choose_way_back(

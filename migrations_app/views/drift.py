@@ -15,7 +15,7 @@ from migrations_app.reading.readings import reading_of
 from migrations_app.services import drift as services
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
-from opsconsole.environments.lookup import target_or_404
+from opsconsole.environments.lookup import require_sudo_if_protected, target_or_404
 from opsconsole.environments.models import Target
 from opsconsole.exceptions import Refused
 from opsconsole.targets import ddl_log
@@ -52,6 +52,7 @@ def acknowledge(request: ConsoleRequest, application: str, environment: str) -> 
 @require("migration.resolve")
 def adopt(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     found = target_or_404(request, application, environment, "migration.resolve")
+    require_sudo_if_protected(request, found.environment)
 
     def act(given: Given) -> HttpResponse:
         run = services.request_adoption(

@@ -23,7 +23,7 @@ from migrations_app.services import migrations as services
 from migrations_app.services.findings import as_shown
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import require
-from opsconsole.environments.lookup import target_or_404
+from opsconsole.environments.lookup import require_sudo_if_protected, target_or_404
 from opsconsole.environments.models import Target, TargetState
 from opsconsole.environments.visibility import visible_targets
 from opsconsole.exceptions import Refused
@@ -105,6 +105,7 @@ def _confirm_page(
 
 
 def _start(request: ConsoleRequest, target: Target) -> HttpResponse:
+    require_sudo_if_protected(request, target.environment)
     state = target.latest_state
     form = MigrateForm(request.POST, environment=target.environment)
     plan_names = state.pending if state and not state.error else []
@@ -197,6 +198,7 @@ def applied_text(
 @require("migration.resolve")
 def end_session(request: ConsoleRequest, application: str, environment: str) -> HttpResponse:
     found = target_or_404(request, application, environment, "migration.resolve")
+    require_sudo_if_protected(request, found.environment)
 
     def act(given: Given) -> HttpResponse:
         run = doctor.request_end_session(
@@ -216,6 +218,7 @@ def end_session(request: ConsoleRequest, application: str, environment: str) -> 
 @require("migration.resolve")
 def resolve(request: ConsoleRequest, application: str, environment: str, name: str) -> HttpResponse:
     found = target_or_404(request, application, environment, "migration.resolve")
+    require_sudo_if_protected(request, found.environment)
 
     def act(given: Given) -> HttpResponse:
         run = doctor.request_resolution(

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.core.exceptions import ImmediateHttpResponse
 from allauth.mfa.adapter import DefaultMFAAdapter
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from django.conf import settings
+from cryptography.fernet import InvalidToken
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils.translation import gettext as _
 
+from opsconsole.access.sealing import sealer
 from opsconsole.exceptions import Refused
 
-PURPOSE = b"opsconsole.second-factors"
+FACTORS = b"opsconsole.second-factors"
 
 
 class AccountAdapter(DefaultAccountAdapter):
@@ -43,12 +40,12 @@ class AccountAdapter(DefaultAccountAdapter):
 
 class FactorsAdapter(DefaultMFAAdapter):
     def encrypt(self, text: str) -> str:
-        return _fernet().encrypt(text.encode()).decode()
+        return sealer(FACTORS).encrypt(text.encode()).decode()
 
     def decrypt(self, encrypted_text: str) -> str:
         """Raises Refused when the console's SECRET_KEY is not the one that it was encrypted under."""
         try:
-            return _fernet().decrypt(encrypted_text.encode()).decode()
+            return sealer(FACTORS).decrypt(encrypted_text.encode()).decode()
         except InvalidToken:
             raise Refused(
                 _(
@@ -62,15 +59,3 @@ class FactorsAdapter(DefaultMFAAdapter):
 
     def generate_authenticator_name(self, user: Any, type: Any) -> str:
         return ""
-
-
-def _fernet() -> MultiFernet:
-    """The web process reads these, so that they are not under the key that only workers have."""
-    keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
-    return MultiFernet([Fernet(_derived(str(key))) for key in keys])
-
-
-def _derived(secret: str) -> bytes:
-    """A key of its own for this purpose (RFC 5869)."""
-    key = HKDF(algorithm=SHA256(), length=32, salt=None, info=PURPOSE).derive(secret.encode())
-    return base64.urlsafe_b64encode(key)

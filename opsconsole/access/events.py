@@ -89,6 +89,13 @@ SIGNED_OUT = event(
     tone="idle",
     seen_by=Audience.CONSOLE,
 )
+CONFIRMED = event(
+    "person.confirmed",
+    _("%(actor)s confirmed that it is them."),
+    data=NoData,
+    tone="idle",
+    seen_by=Audience.CONSOLE,
+)
 SIGN_IN_FAILED = event(
     "person.sign_in_failed",
     _("A sign-in as %(username)s failed."),

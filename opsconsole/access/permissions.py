@@ -16,6 +16,7 @@ from opsconsole.access.choices import Role
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.models import Membership, User
 from opsconsole.access.places import CONSOLE, Place
+from opsconsole.access.sudo import require_sudo
 from opsconsole.exceptions import Kind, Refused
 
 EVERYBODY = frozenset(Role)
@@ -41,6 +42,8 @@ ACTIONS: dict[str, frozenset[Role]] = {
     "health.check": frozenset({Role.OPERATOR, Role.REVIEWER, Role.ADMIN}),
     "settings.edit": frozenset({Role.ADMIN}),
 }
+# Whoever does one of these confirms who they are first: see sudo.py.
+IN_SUDO_MODE = frozenset({"settings.edit", "restore.start", "replaced.drop", "backup.prune"})
 
 
 @dataclass(frozen=True)
@@ -135,9 +138,12 @@ def console_admins() -> QuerySet[User]:
     )
 
 
-def require(action: str) -> Callable:
-    """Decorate a view: the user needs the action somewhere; the view checks the exact place."""
-    return _only_if(action, can_somewhere)
+def require(action: str, *, changes_nothing: bool = False) -> Callable:
+    """Decorate a view: the user needs the action somewhere; the view checks the exact place.
+
+    To post is to do it, which asks for sudo mode where the action does, if it changes anything.
+    """
+    return _only_if(action, can_somewhere, is_harmless=changes_nothing)
 
 
 def require_on_console(action: str) -> Callable:
@@ -145,12 +151,18 @@ def require_on_console(action: str) -> Callable:
     return _only_if(action, lambda user, action: can(user, action, CONSOLE))
 
 
-def _only_if(action: str, is_allowed: Callable[[User, str], bool]) -> Callable:
+def _only_if(
+    action: str, is_allowed: Callable[[User, str], bool], *, is_harmless: bool = False
+) -> Callable:
+    asks = action in IN_SUDO_MODE and not is_harmless
+
     def decorate(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
         @wraps(view)
         def checked(request: ConsoleRequest, *args: Any, **kwargs: Any) -> HttpResponse:
             if not is_allowed(request.user, action):
                 raise _lacks(action)
+            if asks and request.method == "POST":
+                require_sudo(request)
             return view(request, *args, **kwargs)
 
         return checked

@@ -51,6 +51,7 @@ from opsconsole.access.devices import known_device
 from opsconsole.access.guessing import give_back, take_guess
 from opsconsole.access.models import User
 from opsconsole.access.passwords import require_own_password
+from opsconsole.access.sudo import forget_what_was_held_too_long, is_held
 from opsconsole.events import recording as audit
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
@@ -237,6 +238,18 @@ class _ConfirmPage(_Page):
     title = gettext_lazy("Confirm that it is you")
     submit = gettext_lazy("Confirm")
     back = reverse_lazy("home")
+
+    def form_valid(self, form: forms.Form) -> HttpResponse:
+        request: Any = self.request  # type: ignore[attr-defined]
+        forget_what_was_held_too_long(request)
+        with transaction.atomic():
+            audit.record(events.CONFIRMED, actor=request.user, about=request.user)
+        answer: HttpResponse = super().form_valid(form)  # type: ignore[misc]
+        return answer
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        request: Any = self.request  # type: ignore[attr-defined]
+        return super().get_context_data(**kwargs) | {"is_held": is_held(request)}
 
 
 class ConfirmByPasswordView(_ConfirmPage, ReauthenticateView):

@@ -11,6 +11,7 @@ from django.shortcuts import get_object_or_404
 
 from opsconsole.access.http import ConsoleRequest
 from opsconsole.access.permissions import authorize, can
+from opsconsole.access.sudo import require_sudo
 from opsconsole.environments.models import Application, Draft, Environment, Target
 from opsconsole.environments.visibility import (
     visible_applications,
@@ -74,3 +75,9 @@ def _target(request: ConsoleRequest, action: str, **environment: str | int) -> T
         raise Http404 from None
     authorize(request.user, action, found.environment)
     return found
+
+
+def require_sudo_if_protected(request: ConsoleRequest, environment: Environment) -> None:
+    """Before a run that changes a protected environment: see access/sudo.py, also for what it raises."""
+    if environment.is_protected:
+        require_sudo(request)

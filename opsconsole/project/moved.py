@@ -24,7 +24,7 @@ REMOVALS = {
 
 
 @require_POST
-@require("settings.edit")
+@require("settings.edit", changes_nothing=True)
 def removal(_request: ConsoleRequest, thing: str, pk: int) -> HttpResponse:
     """The act of a page that was open during the upgrade, called again where it is now."""
     if thing not in REMOVALS:

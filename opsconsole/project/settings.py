@@ -196,6 +196,7 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 # Since the sign-in, and since the person last used it.
+SESSION_SERIALIZER = "opsconsole.access.sealing.SealedSerializer"
 SESSION_COOKIE_AGE = env.int("OPSCONSOLE_SESSION_HOURS", default=12) * 3600
 SESSION_IDLE_SECONDS = env.int("OPSCONSOLE_SESSION_IDLE_MINUTES", default=120) * 60
 # Whom to tell of a weakness, as an address: mailto:, https: or tel:.

@@ -21,6 +21,7 @@ from opsconsole.events.models import AuditEvent
 from opsconsole.health.models import HealthCheck
 from opsconsole.runs.models import Run
 from opsconsole.work.models import WorkItem
+from tests.access.test_sudo import TEN_MINUTES, signed_in_ago
 from tests.worker import observe_target
 
 MIGRATION = "20250101000000_init"
@@ -315,6 +316,23 @@ TABLE: dict[str, tuple[Needs | None, Needs | None]] = {
     "storage-retire": (ABSENT, ADMIN_OF_ALL),
 }
 
+# What is posted there asks who it is, once in ten minutes: see test_sudo.py.
+IN_SUDO_MODE = {
+    "application-add", "application-edit", "application-archive", "repository-edit",
+    "repository-remove", "lint-levels", "source-edit", "source-save", "draft-edit", "draft-save",
+    "draft-discard", "environment-add", "environment-edit", "environment-archive",
+    "test-connection", "health-check-add", "health-check-edit", "health-check-delete", "role-add",
+    "role-revoke", "person-add", "person-link", "person-factors", "person-let-in",
+    "person-lock-out", "storage-add", "storage-edit", "storage-test-again", "storage-retire",
+    "backup-policy", "prune", "backup-restore", "replaced-undo", "replaced-drop",
+    "backup-download", "mfa_activate_totp", "mfa_add_webauthn", "mfa_edit_webauthn",
+    "mfa_generate_recovery_codes", "mfa_remove_webauthn",
+    # They lead whoever has no second factor to the password.
+    "mfa_reauthenticate", "mfa_reauthenticate_webauthn",
+}  # fmt: skip
+# There also where the environment is protected.
+OF_PROTECTED = {"migrate", "run-way-back", "migration-resolve", "drift-adopt", "end-session"}
+
 # Which roles somebody holds where, of None for a stranger.
 Person = tuple[tuple[str, str], ...] | None
 MAY_ALL: Person = (("admin", "console"),)
@@ -383,6 +401,27 @@ def test_every_address_answers_to_those_whom_the_table_names(places, broker, per
                 if status == 500 or is_let_in != is_allowed(person, TABLE[name][column]):
                     wrong.append((person, name, method, status))
     assert wrong == []
+
+
+@pytest.mark.parametrize("is_protected", [False, True])
+def test_what_could_cost_data_or_let_somebody_in_asks_who_it_is(
+    places, broker, admin, is_protected
+):
+    _mine, addresses, data = places
+    Environment.objects.filter(slug="production").update(is_protected=is_protected)
+    client = Client(raise_request_exception=False)
+    client.force_login(admin)
+    signed_in_ago(client, TEN_MINUTES)
+    asked = set()
+    signed_in = deepcopy(client.cookies)
+    for name, address in addresses:
+        client.cookies = deepcopy(signed_in)
+        with transaction.atomic():
+            answer = client.post(address, data)
+            transaction.set_rollback(True)
+        if answer.headers.get("Location", "").startswith(reverse("account_reauthenticate")):
+            asked.add(name)
+    assert asked == IN_SUDO_MODE | (OF_PROTECTED if is_protected else set())
 
 
 def test_page_reads_the_roles_of_its_viewer_once(apart):
