@@ -13,6 +13,7 @@ from allauth.mfa.models import Authenticator
 from cryptography.fernet import Fernet
 from django.apps import apps
 from django.db import connection
+from django.test import Client
 from django.utils import timezone
 
 from backups_app.models import Backup, BackupPolicy, ReplacedDatabase, Storage
@@ -20,10 +21,10 @@ from backups_app.parameters import BackupParameters
 from backups_app.services import backups, policies, restores, storages
 from migrations_app.models import ExpectedSchema, Repository, SchemaReading, SchemaText, Waiver
 from migrations_app.services import applications, drift, findings, repositories
-from opsconsole.access import people
+from opsconsole.access import people, sessions
 from opsconsole.access.choices import Guesser
 from opsconsole.access.guessing import MOST, take_guess
-from opsconsole.access.models import Membership, User
+from opsconsole.access.models import Membership, OpenSession, User
 from opsconsole.audit.models import StrangerCount
 from opsconsole.audit.refusals import record_strangers
 from opsconsole.environments import drafts
@@ -93,6 +94,12 @@ class There:
     def with_a_factor(self) -> User:
         Authenticator.objects.create(user=self.other, type="totp", data={})
         return self.other
+
+    def open_session(self) -> OpenSession:
+        client = Client()
+        client.force_login(self.other)
+        client.get("/preferences")
+        return OpenSession.objects.get(user=self.other)
 
     def under_an_older_key(self) -> None:
         secret = Fernet(KEYS[1]).encrypt(b"postgresql://h/d").decode()
@@ -228,6 +235,12 @@ ACTS: dict[str, Callable[[There], Callable[[], object]]] = {
     ),
     "person.password_set": lambda x: partial(
         people.set_password_by_link, user=x.other, password="new"
+    ),
+    "person.session_ended": lambda x: partial(
+        sessions.end_session, actor=x.admin, session=x.open_session()
+    ),
+    "person.sessions_ended": lambda x: partial(
+        sessions.end_sessions, actor=x.admin, user=x.open_session().user
     ),
     "person.factors_taken": lambda x: partial(
         people.take_factors, actor=x.admin, user=x.with_a_factor()

@@ -14,6 +14,7 @@ from django.shortcuts import redirect
 from django.utils.translation import gettext as _
 
 from opsconsole.access.sealing import sealer
+from opsconsole.access.sudo import has_just_signed_in
 from opsconsole.exceptions import Refused
 
 FACTORS = b"opsconsole.second-factors"
@@ -32,6 +33,10 @@ class AccountAdapter(DefaultAccountAdapter):
         if not user.is_active:
             raise ImmediateHttpResponse(self.respond_user_inactive(request, user))
         super().login(request, user)
+
+    def is_reauthentication_required(self, *, app: str, **kwargs: Any) -> bool:
+        """Of the library's own pages, by the rule of sudo mode."""
+        return not has_just_signed_in(self.request)
 
     def respond_user_inactive(self, request: HttpRequest, user: Any) -> HttpResponse:
         messages.error(request, _("You may not sign in. Ask an admin to let you back in."))

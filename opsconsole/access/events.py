@@ -43,6 +43,14 @@ class FactorOf(Data):
         return super().words() | {"factor": f"{word} ({self.name})" if self.name else word}
 
 
+class SessionOf(Data):
+    session: str = Field(examples=["Firefox on Linux, 192.0.2.7"])
+
+
+class Sessions(Data):
+    count: int = Field(examples=[2])
+
+
 PERSON_ADDED = event(
     "person.added",
     _("%(actor)s added %(object)s with the role %(role)s."),
@@ -87,6 +95,20 @@ SIGNED_OUT = event(
     _("%(actor)s signed out."),
     data=NoData,
     tone="idle",
+    seen_by=Audience.CONSOLE,
+)
+SESSION_ENDED = event(
+    "person.session_ended",
+    _("%(actor)s ended a session of %(object)s: %(session)s."),
+    data=SessionOf,
+    tone="warn",
+    seen_by=Audience.CONSOLE,
+)
+SESSIONS_ENDED = event(
+    "person.sessions_ended",
+    _("%(actor)s ended sessions of %(object)s: %(count)s."),
+    data=Sessions,
+    tone="warn",
     seen_by=Audience.CONSOLE,
 )
 CONFIRMED = event(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from django.contrib.auth.models import AbstractUser
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.sessions.models import Session
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from opsconsole.access.browsers import browser_of
 from opsconsole.access.choices import Guesser, Role
 from opsconsole.access.places import CONSOLE, Place
 
@@ -61,6 +63,27 @@ class Membership(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} is {self.role} of {self.environment or self.application or 'all'}"
+
+
+class OpenSession(models.Model):
+    """What is known of a session of somebody: where it was begun, and when it was used."""
+
+    # Without a constraint: whoever ends a session waits for nobody who is just noting its use.
+    session = models.OneToOneField(
+        Session, on_delete=models.CASCADE, related_name="+", db_constraint=False
+    )
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
+    address = models.GenericIPAddressField(null=True)
+    user_agent = models.CharField(max_length=300, blank=True)
+    began_at = models.DateTimeField()
+    used_at = models.DateTimeField()
+
+    @property
+    def browser(self) -> str:
+        return browser_of(self.user_agent)
+
+    def __str__(self) -> str:
+        return f"{self.browser}, {self.address}" if self.address else self.browser
 
 
 class RecentGuesses(models.Model):

@@ -52,7 +52,8 @@ def change_password(request: ConsoleRequest) -> HttpResponse:
     form = OwnPasswordForm(request, request.POST or None)
 
     def act(given: Given) -> HttpResponse:
-        people.change_password(user=request.user, password=given["new_password1"])
+        key = str(request.session.session_key)
+        people.change_password(user=request.user, password=given["new_password1"], but=key)
         update_session_auth_hash(request, request.user)
         messages.success(request, _("Your password is changed. Your other sessions have ended."))
         return redirect("preferences")

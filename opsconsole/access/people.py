@@ -14,7 +14,7 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.utils.translation import gettext as _
 
-from opsconsole.access import events, password_links
+from opsconsole.access import events, password_links, sessions
 from opsconsole.access.choices import Role
 from opsconsole.access.models import Membership, User
 from opsconsole.access.names import CONSOLE_NAME, taken_for
@@ -120,13 +120,15 @@ def lock_out(*, actor: User, user: User) -> None:
         )
         if changed:
             _require_an_admin()
+            sessions.end_quietly(user)
             audit.record(events.PERSON_DISABLED, actor=actor, about=user)
 
 
-def change_password(*, user: User, password: str) -> None:
-    """Set the person's own new password. It ends every session of theirs but one that is told."""
+def change_password(*, user: User, password: str, but: str = "") -> None:
+    """Set the person's own new password. It ends every session of theirs but the one of that key,
+    which has to be told."""
     with transaction.atomic():
-        _set_password(user, password)
+        _set_password(user, password, but=but)
         audit.record(events.PASSWORD_CHANGED, actor=user, about=user)
 
 
@@ -150,9 +152,10 @@ def set_password_by_link(*, user: User, password: str) -> None:
         audit.record(events.PASSWORD_SET, actor=None, about=user)
 
 
-def _set_password(user: User, password: str) -> None:
+def _set_password(user: User, password: str, *, but: str = "") -> None:
     user.set_password(password)
     user.save(update_fields=["password"])
+    sessions.end_quietly(user, but=but)
 
 
 def take_factors(*, actor: User, user: User) -> None:
@@ -165,6 +168,7 @@ def take_factors(*, actor: User, user: User) -> None:
         if not taken:
             raise Refused(_("%(user)s has no second factor.") % {"user": user})
         User.objects.filter(pk=user.pk).update(session_generation=F("session_generation") + 1)
+        sessions.end_quietly(user)
         audit.record(events.FACTORS_TAKEN, actor=actor, about=user)
 
 

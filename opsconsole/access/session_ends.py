@@ -19,10 +19,13 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django_htmx.http import HttpResponseClientRedirect
 
+from opsconsole.access.sessions import note_session
 from opsconsole.formats import duration
 from opsconsole.web.polling import is_poll
 
 BEGAN, USED = "began", "used"
+# The key under which the session is listed: it gets another one now and then.
+LISTED_AS = "listed_as"
 # How much older than it is the last use may be told: a page needs no write for each request.
 WRITE_EVERY_SECONDS = 60
 
@@ -43,7 +46,7 @@ class SessionEndsMiddleware:
             messages.warning(request, why)
         response = self.get_response(request)
         if request.user.is_authenticated and not is_poll(request):
-            _note_use(request.session)
+            _note_use(request)
         return response
 
 
@@ -74,10 +77,12 @@ def _why_over(session: SessionBase) -> str:
     return ""
 
 
-def _note_use(session: SessionBase) -> None:
-    now = time.time()
-    if now - session[USED] > WRITE_EVERY_SECONDS:
-        session[USED] = now
+def _note_use(request: HttpRequest) -> None:
+    session, now = request.session, time.time()
+    is_listed = session.get(LISTED_AS) == session.session_key
+    if not is_listed or now - session[USED] > WRITE_EVERY_SECONDS:
+        session[USED], session[LISTED_AS] = now, session.session_key
+        note_session(request, began=session[BEGAN])
 
 
 @receiver(user_logged_in)

@@ -71,7 +71,7 @@ class SignInView(LoginView):
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         """Sign in, or ask for a second factor first where the person has one."""
         user: Any = form.get_user()
-        record_authentication(self.request, user, method="password", reauthenticated=True)
+        record_authentication(self.request, user, method="password")
         return perform_login(self.request, Login(user=user, redirect_url=self.get_success_url()))
 
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:

@@ -34,7 +34,7 @@ def require_sudo(request: HttpRequest, *, then: str = "") -> None:
     django-allauth's middleware answers with, and Refused (forbidden) for somebody with nothing to
     confirm with.
     """
-    if not _is_fresh(request):
+    if not (has_just_signed_in(request) or did_recently_reauthenticate(request)):
         raise ImmediateHttpResponse(_ask(request, then))
 
 
@@ -50,10 +50,9 @@ def is_held(request: HttpRequest) -> bool:
     return STATE_SESSION_KEY in request.session
 
 
-def _is_fresh(request: HttpRequest) -> bool:
-    age = time.time() - request.session.get(BEGAN, 0)
-    has_just_signed_in = age < settings.ACCOUNT_REAUTHENTICATION_TIMEOUT
-    return has_just_signed_in or bool(did_recently_reauthenticate(request))
+def has_just_signed_in(request: HttpRequest) -> bool:
+    age = time.time() - float(request.session.get(BEGAN, 0))
+    return age < settings.ACCOUNT_REAUTHENTICATION_TIMEOUT
 
 
 def _ask(request: HttpRequest, then: str) -> HttpResponseRedirect:

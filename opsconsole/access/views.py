@@ -8,17 +8,18 @@ from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_GET, require_POST
 
-from opsconsole.access import people
+from opsconsole.access import people, sessions
 from opsconsole.access.forms import MembershipForm, PersonForm, PreferencesForm
 from opsconsole.access.http import ConsoleRequest
-from opsconsole.access.models import User
+from opsconsole.access.models import OpenSession, User
 from opsconsole.access.permissions import (
     memberships_for,
     require,
     require_on_console,
 )
+from opsconsole.access.sudo import require_sudo
 from opsconsole.web.forms import Given, act_on, form_page
 
 
@@ -93,6 +94,52 @@ def _password_link(request: ConsoleRequest, user: User) -> HttpResponse:
     path = people.make_password_link(actor=request.user, user=user)
     link = request.build_absolute_uri(path)
     return render(request, "opsconsole/password_link_made.html", {"person": user, "link": link})
+
+
+@require_GET
+def own_sessions(request: ConsoleRequest) -> HttpResponse:
+    """Where the person is signed in."""
+    return _sessions(request, request.user)
+
+
+@require_POST
+def end_own(request: ConsoleRequest, pk: int) -> HttpResponse:
+    session = get_object_or_404(OpenSession, pk=pk, user=request.user)
+    require_sudo(request)
+    sessions.end_session(actor=request.user, session=session)
+    messages.success(request, _("The session has ended."))
+    return redirect("sessions")
+
+
+@require_POST
+def end_others(request: ConsoleRequest) -> HttpResponse:
+    require_sudo(request)
+    own = str(request.session.session_key)
+    sessions.end_sessions(actor=request.user, user=request.user, but=own)
+    messages.success(request, _("Your other sessions have ended."))
+    return redirect("sessions")
+
+
+@require_GET
+@require_on_console("settings.edit")
+def sessions_of(request: ConsoleRequest, pk: int) -> HttpResponse:
+    """Where somebody is signed in, for an admin."""
+    return _sessions(request, get_object_or_404(User, pk=pk))
+
+
+@require_POST
+@require_on_console("settings.edit")
+def end_all_of(request: ConsoleRequest, pk: int) -> HttpResponse:
+    user = get_object_or_404(User, pk=pk)
+    own = str(request.session.session_key)
+    sessions.end_sessions(actor=request.user, user=user, but=own)
+    messages.success(request, _("The sessions of %(user)s have ended.") % {"user": user})
+    return redirect("person-sessions", user.pk)
+
+
+def _sessions(request: ConsoleRequest, person: User) -> HttpResponse:
+    context = {"person": person, "sessions": sessions.open_sessions(person)}
+    return render(request, "opsconsole/sessions.html", context)
 
 
 def preferences(request: ConsoleRequest) -> HttpResponse:

@@ -215,17 +215,21 @@ TABLE: dict[str, tuple[Needs | None, Needs | None]] = {
     "password-link": (ABSENT, ABSENT),
     "password-change": (SIGNED_IN, SIGNED_IN),
     "preferences": (SIGNED_IN, SIGNED_IN),
+    "sessions": (SIGNED_IN, ABSENT),
+    "sessions-end-others": (ABSENT, SIGNED_IN),
+    # One's own only: see test_sessions.py.
+    "session-end": (ABSENT, ABSENT),
     "mfa_index": (SIGNED_IN, ABSENT),
     "mfa_activate_totp": (SIGNED_IN, SIGNED_IN),
     "mfa_add_webauthn": (SIGNED_IN, SIGNED_IN),
-    "mfa_edit_webauthn": (SIGNED_IN, SIGNED_IN),
-    "mfa_remove_webauthn": (SIGNED_IN, SIGNED_IN),
     "mfa_generate_recovery_codes": (SIGNED_IN, SIGNED_IN),
     "account_reauthenticate": (SIGNED_IN, SIGNED_IN),
     "mfa_reauthenticate": (SIGNED_IN, SIGNED_IN),
     "mfa_reauthenticate_webauthn": (SIGNED_IN, SIGNED_IN),
     # For whoever has them: see test_second_factors.py.
     "mfa_deactivate_totp": (ABSENT, ABSENT),
+    "mfa_edit_webauthn": (ABSENT, ABSENT),
+    "mfa_remove_webauthn": (ABSENT, ABSENT),
     "mfa_view_recovery_codes": (ABSENT, ABSENT),
     "application": (SEES_A_PART, ABSENT),
     "environment": (SEES, ABSENT),
@@ -306,6 +310,8 @@ TABLE: dict[str, tuple[Needs | None, Needs | None]] = {
     "role-revoke": (ABSENT, ADMIN_HERE),
     "person-add": (ADMIN_OF_ALL, ADMIN_OF_ALL),
     "person-link": (ABSENT, ADMIN_OF_ALL),
+    "person-sessions": (ADMIN_OF_ALL, ABSENT),
+    "person-sessions-end": (ABSENT, ADMIN_OF_ALL),
     "person-factors": (ABSENT, ADMIN_OF_ALL),
     "person-let-in": (ABSENT, ADMIN_OF_ALL),
     "person-lock-out": (ABSENT, ADMIN_OF_ALL),
@@ -323,6 +329,7 @@ IN_SUDO_MODE = {
     "draft-discard", "environment-add", "environment-edit", "environment-archive",
     "test-connection", "health-check-add", "health-check-edit", "health-check-delete", "role-add",
     "role-revoke", "person-add", "person-link", "person-factors", "person-let-in",
+    "person-sessions-end", "sessions-end-others",
     "person-lock-out", "storage-add", "storage-edit", "storage-test-again", "storage-retire",
     "backup-policy", "prune", "backup-restore", "replaced-undo", "replaced-drop",
     "backup-download", "mfa_activate_totp", "mfa_add_webauthn", "mfa_edit_webauthn",
@@ -403,25 +410,32 @@ def test_every_address_answers_to_those_whom_the_table_names(places, broker, per
     assert wrong == []
 
 
-@pytest.mark.parametrize("is_protected", [False, True])
-def test_what_could_cost_data_or_let_somebody_in_asks_who_it_is(
-    places, broker, admin, is_protected
-):
-    _mine, addresses, data = places
-    Environment.objects.filter(slug="production").update(is_protected=is_protected)
+def asking_who_it_is(admin: User, addresses: list[tuple[str, str]], data: dict) -> set[str]:
+    """Those that send an admin who signed in ten minutes ago to confirm it; nothing is changed."""
     client = Client(raise_request_exception=False)
     client.force_login(admin)
     signed_in_ago(client, TEN_MINUTES)
-    asked = set()
-    signed_in = deepcopy(client.cookies)
+    signed_in, asking = deepcopy(client.cookies), set()
     for name, address in addresses:
         client.cookies = deepcopy(signed_in)
         with transaction.atomic():
             answer = client.post(address, data)
             transaction.set_rollback(True)
         if answer.headers.get("Location", "").startswith(reverse("account_reauthenticate")):
-            asked.add(name)
-    assert asked == IN_SUDO_MODE | (OF_PROTECTED if is_protected else set())
+            asking.add(name)
+    return asking
+
+
+def test_what_could_cost_data_or_let_somebody_in_asks_who_it_is(places, broker, admin):
+    _mine, addresses, data = places
+    Environment.objects.filter(slug="production").update(is_protected=True)
+    assert asking_who_it_is(admin, addresses, data) == IN_SUDO_MODE | OF_PROTECTED
+
+
+def test_runs_of_an_environment_that_is_not_protected_do_not_ask(places, broker, admin):
+    _mine, addresses, data = places
+    runs = [there for there in addresses if there[0] in OF_PROTECTED]
+    assert asking_who_it_is(admin, runs, data) == set()
 
 
 def test_page_reads_the_roles_of_its_viewer_once(apart):

@@ -17,6 +17,7 @@ from opsconsole.access.models import User
 from opsconsole.events import recording
 from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
+from tests.access.test_sudo import TEN_MINUTES, signed_in_ago
 
 PASSWORD = "correct horse battery staple"
 
@@ -234,11 +235,9 @@ def test_removing_the_last_factor_takes_the_codes_with_it(client, maja, secret):
     assert sign_in(client)["Location"] == "/"
 
 
-def test_adding_a_factor_asks_once_more_after_ten_minutes(client, maja, monkeypatch):
+def test_adding_a_factor_asks_once_more_after_ten_minutes(client, maja):
     sign_in(client)
-    session = client.session
-    session["account_authentication_methods"][0]["at"] -= 601
-    session.save()
+    signed_in_ago(client, TEN_MINUTES)
     answer = client.get("/preferences/factors/app")
     assert answer["Location"] == "/preferences/confirm?next=%2Fpreferences%2Ffactors%2Fapp"
     page = client.get(answer["Location"])

@@ -112,7 +112,7 @@ STAGING = f"{DEMO}/staging"
 PATHS = (
     "/", STAGING, f"{DEMO}/production/migrate", "/runs", "/runs/1",
     "/backups", "/backups/1", "/backups/1/restore", "/audit", "/audit/1", "/settings", "/preferences",
-    "/preferences/factors",
+    "/preferences/factors", "/preferences/sessions", "/settings/people/2/sessions",
     "/settings/applications/add", "/settings/applications/1/environments/1",
     "/settings/environments/1/checks/add", "/settings/connections/1", "/settings/people/add",
     f"{STAGING}/backup-policy", "/settings/storages/add", "/settings/storages/1",

@@ -176,6 +176,8 @@ def test_application_page_asks_as_often_for_one_environment_as_for_three(make_en
     from django.test.utils import CaptureQueriesContext
 
     client, counts = as_role("viewer"), []
+    # Their first page also notes where they are signed in.
+    client.get("/preferences")
     for position, slug in enumerate(("development", "staging", "production"), 1):
         observe_target(make_environment(slug, position=position).targets.get())
         with CaptureQueriesContext(connection) as asked:

@@ -151,6 +151,8 @@ SEGMENTS = {
     "check": "RestoreCheck",
     "samples": "HealthResult",
     "sources": "Draft",
+    "people": "User",
+    "sessions": "OpenSession",
 }
 # A row with one of these is no longer shown: its pages may be gone, too.
 HIDDEN = ("archived_at", "dropped_at", "undone_at")

@@ -28,7 +28,16 @@ from opsconsole.runs.workers import Worker
 from tests.conftest import url
 from tests.worker import observe_target
 
-PAGES = ("home", "runs", "backups", "audit", "preferences", "password-change", "mfa_index")
+PAGES = (
+    "home",
+    "runs",
+    "backups",
+    "audit",
+    "preferences",
+    "password-change",
+    "mfa_index",
+    "sessions",
+)
 SETTINGS = ("settings", "application-add", "person-add", "role-add")
 
 
