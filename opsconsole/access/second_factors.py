@@ -97,7 +97,28 @@ class CodeForm(AuthenticateForm):
 MALFORMED = (AttributeError, LookupError, TypeError, ValueError, struct.error)
 
 
-class _Credential:
+class CredentialField(forms.JSONField):
+    """What a browser says of a passkey. Django reads JSON, but no number of 5,000 digits of it."""
+
+    widget = forms.HiddenInput
+
+    def to_python(self, value: Any) -> Any:
+        try:
+            return super().to_python(value)
+        except (ValueError, RecursionError) as error:
+            raise forms.ValidationError(_("That is no passkey.")) from error
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        """None of what cannot be read: the browser makes another one for the page that comes back."""
+        try:
+            return super().bound_data(data, initial)
+        except (ValueError, RecursionError):
+            return None
+
+
+class _Credential(forms.Form):
+    credential = CredentialField()
+
     def clean_credential(self) -> Any:
         try:
             return super().clean_credential()  # type: ignore[misc]
@@ -328,6 +349,7 @@ def _name_field(**about: Any) -> forms.CharField:
 
 
 class PasskeyForm(AddWebAuthnForm):
+    credential = CredentialField()
     name = _name_field(
         required=False,
         help_text=gettext_lazy("What you will know it by, such as Laptop or Blue key."),

@@ -19,6 +19,8 @@ from opsconsole.events.models import AuditEvent
 from opsconsole.exceptions import Refused
 from tests.access.test_sudo import TEN_MINUTES, signed_in_ago
 
+# JSON that Python does not read.
+MANY_DIGITS, TOO_DEEP = "9" * 5000, "[" * 3000
 PASSWORD = "correct horse battery staple"
 
 
@@ -105,7 +107,15 @@ def test_wrong_code_is_refused_with_the_form_and_told(client, secret):
 
 @pytest.mark.parametrize(
     "posted",
-    [{}, {"code": ""}, {"credential": "{"}, {"credential": "[]"}, {"credential": '{"id": 1}'}],
+    [
+        {},
+        {"code": ""},
+        {"credential": "{"},
+        {"credential": "[]"},
+        {"credential": '{"id": 1}'},
+        {"credential": MANY_DIGITS},
+        {"credential": TOO_DEEP},
+    ],
 )
 def test_malformed_second_factor_is_refused(client, secret, posted):
     sign_in(client)
@@ -124,11 +134,21 @@ def test_malformed_second_factor_is_refused(client, secret, posted):
         '{"id": 1}',
         '{"response": 1}',
         '{"response": {"userHandle": "eA"}}',
+        MANY_DIGITS,
+        TOO_DEEP,
     ],
 )
 def test_malformed_passkey_at_the_sign_in_leads_back_there(client, maja, posted):
     answer = client.post("/sign-in/passkey", {"credential": posted})
     assert (answer.status_code, answer["Location"]) == (302, "/sign-in")
+
+
+@pytest.mark.parametrize("posted", ["", "{", "[]", '{"id": 1}', MANY_DIGITS, TOO_DEEP])
+def test_malformed_passkey_is_not_added(client, maja, posted):
+    sign_in(client)
+    answer = client.post("/preferences/factors/passkeys/add", {"credential": posted})
+    assert answer.status_code == 422
+    assert not Authenticator.objects.exists()
 
 
 def test_page_of_the_second_factor_leads_to_the_sign_in_without_a_password(client, db):
