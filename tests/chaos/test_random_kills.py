@@ -181,7 +181,9 @@ def test_anything_killed_inside_a_migration_under_traffic_leaves_the_truth(
         assert marks(console) == [n for name in MARKS if found[name] for n in MARKS[name]]
         said = {name.partition("_")[2] for name in row["result"].get("applied", [])}
         assert {name for name in MIGRATIONS if name in said} == {n for n in found if found[n]}
-        assert (status == "succeeded") == all(found.values()), row["summary"]
+        # A session may be killed while it verifies what is all there: then a person is asked.
+        whole = {"succeeded", "needs_attention"} if all(found.values()) else {"failed"}
+        assert status in whole, row["summary"]
         console.ops("demo", "mend")
 
 
