@@ -61,18 +61,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFileAndOne
     return ByFileAndOneConsole(config, log)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    for marker, (find, why) in MISSING.items():
+        if item.get_closest_marker(marker) and not find():
+            item.add_marker(pytest.mark.skip(reason=why))
+    if item.get_closest_marker("long") and not os.environ.get("OPSCONSOLE_TEST_LONG"):
+        item.add_marker(pytest.mark.skip(reason="by hand, with OPSCONSOLE_TEST_LONG=1"))
+    if _is_fast(item):
+        item.add_marker(pytest.mark.fast)
+
+
 # After pytest-django, which sorts by what tests do with the database.
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
-    for item in items:
-        for marker, (find, why) in MISSING.items():
-            if item.get_closest_marker(marker) and not find():
-                item.add_marker(pytest.mark.skip(reason=why))
-        if item.get_closest_marker("long") and not os.environ.get("OPSCONSOLE_TEST_LONG"):
-            item.add_marker(pytest.mark.skip(reason="by hand, with OPSCONSOLE_TEST_LONG=1"))
-        if _is_fast(item):
-            item.add_marker(pytest.mark.fast)
 
 
 def _is_fast(item: pytest.Item) -> bool:
