@@ -125,8 +125,8 @@ def lock_out(*, actor: User, user: User) -> None:
 
 
 def change_password(*, user: User, password: str, but: str = "") -> None:
-    """Set the person's own new password. It ends every session of theirs but the one of that key,
-    which has to be told."""
+    """Set the person's own new password. It ends every session of theirs but the one of the key
+    `but`, whose own hash the caller then brings up to date."""
     with transaction.atomic():
         _set_password(user, password, but=but)
         audit.record(events.PASSWORD_CHANGED, actor=user, about=user)

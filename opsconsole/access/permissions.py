@@ -143,7 +143,7 @@ def require(action: str, *, changes_nothing: bool = False) -> Callable:
 
     To post is to do it, which asks for sudo mode where the action does, if it changes anything.
     """
-    return _only_if(action, can_somewhere, is_harmless=changes_nothing)
+    return _only_if(action, can_somewhere, changes_nothing=changes_nothing)
 
 
 def require_on_console(action: str) -> Callable:
@@ -152,9 +152,9 @@ def require_on_console(action: str) -> Callable:
 
 
 def _only_if(
-    action: str, is_allowed: Callable[[User, str], bool], *, is_harmless: bool = False
+    action: str, is_allowed: Callable[[User, str], bool], *, changes_nothing: bool = False
 ) -> Callable:
-    asks = action in IN_SUDO_MODE and not is_harmless
+    asks = action in IN_SUDO_MODE and not changes_nothing
 
     def decorate(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
         @wraps(view)
